@@ -1,0 +1,39 @@
+# Every target does the set-up it needs. `make help` lists them.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test check lint types floors docs clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --editable '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)  ## pre-train a small LM, study it, write runs/demo/report.html
+	$(BIN)/ontogeny demo
+
+test: $(STAMP) check  ## lint, types, import floors, docs drift, then the test suite
+	$(BIN)/python -m pytest
+
+check: lint types floors docs  ## all static checks
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/basedpyright
+
+floors: $(STAMP)
+	$(BIN)/lint-imports --no-cache
+
+docs: $(STAMP)
+	$(BIN)/python docs/generate.py --check
+
+clean:  ## remove the environment and all runs
+	rm -rf $(VENV) runs

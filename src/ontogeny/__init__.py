@@ -1,0 +1,50 @@
+"""Ontogeny: when and how the features of a language model form during pre-training.
+
+The public names, nothing else. Each is imported when it is first used, so that `import ontogeny` loads no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ontogeny.activations.stream import stream_activations as stream_activations
+    from ontogeny.config import CrosscoderConfig as CrosscoderConfig
+    from ontogeny.config import StudyConfig as StudyConfig
+    from ontogeny.corpus.pack import open_corpus as open_corpus
+    from ontogeny.dictionaries.crosscoder import Crosscoder as Crosscoder
+    from ontogeny.dictionaries.files import load_dictionary as load_dictionary
+    from ontogeny.dictionaries.losses import crosscoder_losses as crosscoder_losses
+    from ontogeny.dictionaries.train import train_crosscoder as train_crosscoder
+    from ontogeny.errors import InputError as InputError
+    from ontogeny.errors import OntogenyError as OntogenyError
+    from ontogeny.run import open_run as open_run
+    from ontogeny.study import run_study as run_study
+    from ontogeny.suites.suite import open_suite as open_suite
+
+_PLACES = {
+    "open_suite": "ontogeny.suites.suite",
+    "open_corpus": "ontogeny.corpus.pack",
+    "stream_activations": "ontogeny.activations.stream",
+    "Crosscoder": "ontogeny.dictionaries.crosscoder",
+    "crosscoder_losses": "ontogeny.dictionaries.losses",
+    "load_dictionary": "ontogeny.dictionaries.files",
+    "train_crosscoder": "ontogeny.dictionaries.train",
+    "CrosscoderConfig": "ontogeny.config",
+    "StudyConfig": "ontogeny.config",
+    "run_study": "ontogeny.study",
+    "open_run": "ontogeny.run",
+    "OntogenyError": "ontogeny.errors",
+    "InputError": "ontogeny.errors",
+}
+
+__all__ = [*_PLACES]  # noqa: PLE0604 - strings all
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'ontogeny' has no attribute '{name}'")
+    return getattr(import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_PLACES)

@@ -1,0 +1,1 @@
+"""Activations of all snapshots on the same tokens."""

@@ -1,0 +1,199 @@
+"""Stream activations: every snapshot reads the same tokens up to the hookpoint, nothing is stored.
+
+The usable tokens of a corpus (position 0 and padding left out) are numbered in an order of sequences drawn for each
+epoch from (seed, epoch). A window is a fixed count of consecutive numbers; inside it rows are shuffled by (seed,
+window). So batch n depends on nothing but the corpus, the seed, the window and the batch size: not on the size of the
+models' own batches, and not on what was read before it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ontogeny.corpus.pack import Corpus
+from ontogeny.corpus.tokenizer import tokenizer_hash
+from ontogeny.errors import CorpusError, SuiteError
+from ontogeny.models.hookpoints import check_hookpoint, parse_hookpoint, read_hookpoint
+from ontogeny.models.load import load_snapshot
+from ontogeny.suites.suite import Suite
+
+
+class Harvester:
+    """All snapshots of a suite, resident, each truncated at the hookpoint.
+
+    Raises:
+        HookpointError: the models have no such hookpoint.
+        SuiteError: snapshots differ in width, or weights cannot be loaded.
+    """
+
+    def __init__(
+        self, suite: Suite, hookpoint: str, *, dtype: str = "float32", device: torch.device | str | None = None
+    ) -> None:
+        self.hookpoint = parse_hookpoint(hookpoint)
+        check_hookpoint(suite.model_config(), self.hookpoint)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.models = [
+            load_snapshot(snapshot, dtype=dtype, device=self.device, up_to=self.hookpoint)
+            for snapshot in suite.snapshots
+        ]
+        widths = {model.config.hidden_size for model in self.models}
+        if len(widths) > 1:
+            raise SuiteError(f"suite {suite.name}: snapshots differ in width ({', '.join(map(str, sorted(widths)))})")
+        self.d_model: int = widths.pop()
+        self.n_snapshots = len(self.models)
+
+    def read(self, snapshot: int, tokens: Int[Tensor, "sequence position"]) -> Float[Tensor, "sequence position d_model"]:
+        """Raw float32 activations of one snapshot."""
+        return read_hookpoint(self.models[snapshot], tokens.to(self.device), self.hookpoint).float()
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Consecutive usable tokens: the sequences that hold them, and each row's place in those."""
+
+    sequences: np.ndarray
+    """[sequence] indices into the corpus"""
+    places: np.ndarray
+    """[row] index into the flattened [sequence, position] of `sequences`"""
+
+
+class ActivationStream:
+    """Batches of raw activations [batch, snapshot, d_model], float32; resumable at any batch, epoch after epoch."""
+
+    def __init__(
+        self,
+        harvester: Harvester,
+        corpus: Corpus,
+        *,
+        batch_size: int,
+        window_tokens: int,
+        model_batch_size: int,
+        seed: int,
+    ) -> None:
+        self.harvester, self.corpus = harvester, corpus
+        self.batch_size, self.model_batch_size, self.seed = batch_size, model_batch_size, seed
+        self.batches_per_window = max(1, window_tokens // batch_size)
+        self.usable = corpus.lengths.astype(np.int64) - 1
+        self.tokens_per_epoch = int(self.usable.sum())
+        if self.tokens_per_epoch == 0:
+            raise CorpusError(f"{corpus.folder} has no usable token: every sequence ends at its start token")
+
+    def __iter__(self) -> Iterator[Float[Tensor, "batch snapshot d_model"]]:
+        return self.starting_at(0)
+
+    def starting_at(self, batch: int) -> Iterator[Float[Tensor, "batch snapshot d_model"]]:
+        """Batches from number `batch` on, without end."""
+        window, skipped = divmod(batch, self.batches_per_window)
+        while True:
+            rows = self._harvest(self._window(window), shuffle=np.random.default_rng([self.seed, 1, window]))
+            for number in range(skipped, self.batches_per_window):
+                yield rows[number * self.batch_size : (number + 1) * self.batch_size]
+            window, skipped = window + 1, 0
+
+    def _window(self, window: int) -> _Window:
+        """Usable tokens number window·size … (window + 1)·size - 1, counted through the epochs."""
+        size = self.batches_per_window * self.batch_size
+        sequences: list[np.ndarray] = []
+        places: list[np.ndarray] = []
+        start, rows_before = window * size, 0
+        while start < (window + 1) * size:
+            epoch, first = divmod(start, self.tokens_per_epoch)
+            last = min(first + (window + 1) * size - start, self.tokens_per_epoch)
+            order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.corpus))
+            ends = self.usable[order].cumsum()
+            low, high = np.searchsorted(ends, first, side="right"), np.searchsorted(ends, last - 1, side="right") + 1
+            chosen = order[low:high]
+            lengths = self.usable[chosen]
+            row = np.repeat(np.arange(len(chosen)), lengths)
+            position = np.concatenate([np.arange(1, n + 1) for n in lengths])
+            offset = first - (ends[low] - self.usable[order[low]])
+            taken = slice(offset, offset + last - first)
+            places.append((row[taken] + rows_before) * self.corpus.sequence_length + position[taken])
+            sequences.append(chosen)
+            rows_before += len(chosen)
+            start += last - first
+        return _Window(np.concatenate(sequences), np.concatenate(places))
+
+    @torch.no_grad()
+    def _harvest(self, window: _Window, *, shuffle: np.random.Generator) -> Float[Tensor, "row snapshot d_model"]:
+        harvester = self.harvester
+        rows = torch.empty(len(window.places), harvester.n_snapshots, harvester.d_model, device=harvester.device)
+        target = torch.from_numpy(shuffle.permutation(len(window.places)))
+        places = torch.from_numpy(window.places)
+        length = self.corpus.sequence_length
+        for first in range(0, len(window.sequences), self.model_batch_size):
+            chunk = window.sequences[first : first + self.model_batch_size]
+            tokens = torch.from_numpy(self.corpus.tokens[chunk].astype(np.int64))
+            here = ((places >= first * length) & (places < (first + len(chunk)) * length)).nonzero().squeeze(1)
+            inside = (places[here] - first * length).to(harvester.device)
+            to = target[here].to(harvester.device)
+            for snapshot in range(harvester.n_snapshots):
+                rows[to, snapshot] = harvester.read(snapshot, tokens).flatten(0, 1)[inside]
+        return rows
+
+
+def require_same_tokens(suite: Suite, corpus: Corpus) -> None:
+    """Check that a corpus was packed with a suite's tokenizer and fits its context.
+
+    Raises:
+        CorpusError: it was not, or its sequences are longer than the models can read.
+    """
+    corpus.require_tokenizer(tokenizer_hash(suite.tokenizer()), owner=f"suite {suite.name}")
+    context = suite.model_config().get("max_position_embeddings")
+    if context is not None and corpus.sequence_length > context:
+        raise CorpusError(
+            f"{corpus.folder}: sequences of {corpus.sequence_length} tokens, but the models read {context} at most: "
+            f"set corpus.sequence_length to {context} or less"
+        )
+
+
+def stream_activations(
+    suite: Suite,
+    corpus: Corpus,
+    *,
+    hookpoint: str,
+    batch_size: int = 2048,
+    seed: int = 0,
+    window_tokens: int = 32_768,
+    model_batch_size: int = 16,
+    dtype: str = "float32",
+    device: torch.device | str | None = None,
+) -> ActivationStream:
+    """Raw activations of all snapshots on the same tokens, shuffled inside windows; nothing is stored.
+
+    Position 0 and padding are left out. The stream has no end: epoch follows epoch, each in its own order.
+
+    Args:
+        hookpoint: such as `resid_post.2`.
+        batch_size: tokens in a batch.
+        seed: with the window's number it decides the order.
+        window_tokens: tokens shuffled among each other; their activations are held in memory.
+        model_batch_size: sequences that a model reads at once; it changes no batch's tokens.
+        dtype: dtype of the models' weights; batches are float32.
+    Returns:
+        An iterable of float32 [batch, snapshot, d_model].
+    Raises:
+        HookpointError: the models have no such hookpoint.
+        CorpusError: the corpus was packed with another tokenizer, or is longer than the models' context.
+        SuiteError: weights cannot be loaded, or snapshots differ in width.
+    """
+    require_same_tokens(suite, corpus)
+    harvester = Harvester(suite, hookpoint, dtype=dtype, device=device)
+    return ActivationStream(
+        harvester,
+        corpus,
+        batch_size=batch_size,
+        window_tokens=window_tokens,
+        model_batch_size=model_batch_size,
+        seed=seed,
+    )
+
+
+def usable_positions(lengths: Sequence[int] | np.ndarray, sequence_length: int) -> np.ndarray:
+    """Mask [sequence, position] of the tokens that count: position 0 and padding left out."""
+    position = np.arange(sequence_length)
+    return (position >= 1) & (position < np.asarray(lengths)[:, None])

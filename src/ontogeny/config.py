@@ -1,0 +1,333 @@
+"""Every setting of every stage. Loads no torch.
+
+A study is one YAML file; `load_study` reads it, names the nearest setting for each unknown one, and returns an
+immutable `StudyConfig`. Stages take their own section and nothing else.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ontogeny.errors import ConfigError, did_you_mean
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Settings(BaseModel):
+    """A section of settings: immutable, and strict about names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_every_key(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for key in values:
+                if key not in cls.model_fields:
+                    raise ConfigError(
+                        f"unknown setting '{key}' in {cls.__name__}{did_you_mean(str(key), cls.model_fields)}; "
+                        f"it has: {', '.join(cls.model_fields)}"
+                    )
+        return values
+
+
+class TokenizerConfig(Settings):
+    """A byte-level BPE tokenizer to train on the corpus."""
+
+    vocab_size: Annotated[int, Field(ge=260)] = 4096
+
+
+class CorpusConfig(Settings):
+    """The text of a study and how it is packed."""
+
+    files: str | list[str]
+    """Globs of .txt, .md or .jsonl files, plain, .gz or .xz; or `pydocs`, the documentation in this environment."""
+    held_out: str | list[str] | None = None
+    """Files of the same kinds; without them documents are split off by the hash of their id."""
+    held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    sequence_length: Annotated[int, Field(ge=2)] = 256
+    tokenizer: Path | TokenizerConfig | None = None
+    """None: the suite's own. A path: a saved transformers tokenizer. Otherwise one is trained on the corpus."""
+    share_context: Literal["never", "source"] = "never"
+    """`source`: short documents of one source follow each other in one context, separated by the end token."""
+    min_tokens: Positive = 16
+    """Contexts with fewer tokens than this are dropped and counted."""
+    max_bytes_per_source: Positive | None = None
+    """Cap on the text taken from one source (for `pydocs`: a package)."""
+
+    @property
+    def patterns(self) -> list[str]:
+        return [self.files] if isinstance(self.files, str) else list(self.files)
+
+    @property
+    def held_out_patterns(self) -> list[str]:
+        if self.held_out is None:
+            return []
+        return [self.held_out] if isinstance(self.held_out, str) else list(self.held_out)
+
+
+class PretrainConfig(Settings):
+    """Pre-training of a small causal LM that saves snapshots on a schedule."""
+
+    model: dict[str, Any] = {}
+    """Settings of any transformers decoder configuration; `model_type` defaults to gpt_neox (Pythia's)."""
+    steps: Positive = 1000
+    batch_size: Positive = 32
+    """Sequences a step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    final_learning_rate: Share = 0.1
+    """Where the cosine ends, as a share of the peak."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: bfloat16 autocast where the processor computes in it."""
+    snapshots: list[Annotated[int, Field(ge=0)]] | Literal["log"] = "log"
+    """Steps to save; `log`: 0, the powers of two, and the last."""
+    held_out_sequences: Positive = 64
+    seed: int = 0
+
+    @property
+    def schedule(self) -> list[int]:
+        """The steps at which a snapshot is saved, ascending, the last step always among them."""
+        if self.snapshots == "log":
+            wanted = {0} | {2**n for n in range(self.steps.bit_length()) if 2**n <= self.steps}
+        else:
+            wanted = set(self.snapshots)
+        return sorted(wanted | {self.steps})
+
+    @model_validator(mode="after")
+    def _snapshots_within(self) -> "PretrainConfig":
+        if max(self.schedule) > self.steps:
+            raise ConfigError(f"snapshots: step {max(self.schedule)} lies after the last step, {self.steps}")
+        return self
+
+
+class SuiteConfig(Settings):
+    """Where the snapshots come from: a folder of saved checkpoints, or a pre-training of our own."""
+
+    folder: Path | None = None
+    pretrain: PretrainConfig | None = None
+    steps: Literal["all"] | list[Annotated[int, Field(ge=0)]] = "all"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """The dtype that weights are loaded in, whatever the files hold."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "SuiteConfig":
+        if (self.folder is None) == (self.pretrain is None):
+            raise ConfigError("suite: give either `folder` or `pretrain`")
+        return self
+
+
+class DictionaryConfig(Settings):
+    """What a dictionary is and what it is penalised for."""
+
+    kind: Literal["crosscoder"] = "crosscoder"
+    n_features: Positive = 4096
+    activation: Literal["relu", "batch_topk"] = "batch_topk"
+    k: Positive | None = 32
+    """Mean number of active features per token (batch_topk)."""
+    gate: Literal["shared"] = "shared"
+    sparsity: Literal["l1", "none"] | None = None
+    """None: `l1` for relu, `none` for batch_topk."""
+    sparsity_weight: Annotated[float, Field(ge=0)] = 2.0
+    """λ; it goes with sums over d_model, features and snapshots and a mean over tokens, in both terms."""
+    apply_b_dec_to_input: bool = False
+
+    @property
+    def sparsity_loss(self) -> str:
+        return self.sparsity or ("l1" if self.activation == "relu" else "none")
+
+    @model_validator(mode="after")
+    def _k_fits(self) -> "DictionaryConfig":
+        if self.activation == "batch_topk" and (self.k is None or self.k > self.n_features):
+            raise ConfigError(f"dictionary: batch_topk needs k in 1..n_features = {self.n_features}, found {self.k}")
+        return self
+
+
+class OptimisationConfig(Settings):
+    """How a dictionary is trained."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    warmup: Share = 0.02
+    """Share of the steps over which the learning rate rises."""
+    decay: Share = 0.2
+    """Share of the steps, at the end, over which it falls to zero."""
+    sparsity_warmup: Share = 0.1
+    """Share of the steps over which λ rises, or k falls from `k_start`."""
+    k_start: Positive | None = None
+    """None: four times k (at most half of the features)."""
+    aux_k: Annotated[int, Field(ge=0)] = 256
+    """Dead features that reconstruct the residual (AuxK); 0 switches it off."""
+    aux_weight: Annotated[float, Field(ge=0)] = 1 / 32
+    dead_after_tokens: Positive = 100_000
+    """A feature silent on this many tokens counts as dead while training."""
+    norm_tokens: Positive = 8192
+    """Tokens from which norm_scale is measured before the first step."""
+    dtype: Literal["float32"] = "float32"
+    seed: int = 0
+
+
+class CrosscoderConfig(OptimisationConfig, DictionaryConfig):
+    """Settings of `train_crosscoder`."""
+
+    steps: Positive | None = None
+    """None: until the batches end; the learning rate then falls only if their number is known."""
+
+
+class TrainConfig(OptimisationConfig):
+    """Training of a study's dictionary from a stream of activations."""
+
+    tokens: Positive = 5_000_000
+    batch_size: Positive = 2048
+    window_tokens: Positive = 32_768
+    """Tokens in one window of the stream's shuffle; a resume replays at most one."""
+    model_batch_size: Positive = 16
+    """Sequences that a model reads at once; it changes no batch."""
+
+    @property
+    def steps(self) -> int:
+        return max(1, self.tokens // self.batch_size)
+
+
+class MeasureConfig(Settings):
+    """Tables of features, trajectories and examples."""
+
+    tokens: Positive = 1_000_000
+    held_out_tokens: Positive = 200_000
+    examples: Positive = 20
+    """Top examples per feature, by the code."""
+    snapshot_examples: Positive = 4
+    """Top examples per feature and snapshot, by the snapshot's own part of the code."""
+    quantile_examples: Positive = 8
+    """Examples per feature sampled from all contexts in which it fires, in order of activation."""
+    context_before: Annotated[int, Field(ge=0)] = 20
+    context_after: Annotated[int, Field(ge=0)] = 8
+    logit_tokens: Positive = 8
+    model_batch_size: Positive = 8
+    alive_threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
+    transient_below: Share = 0.6
+    censored_last: Annotated[int, Field(ge=0)] = 3
+    seed: int = 0
+
+
+class AnalysesConfig(Settings):
+    """Settings of the analyses that read the models again."""
+
+    phase_tokens: Positive = 131_072
+    """Held-out tokens for losses and n-gram bounds."""
+    kl_tokens: Positive = 16_384
+    bootstrap: Positive = 1000
+    seed: int = 0
+
+
+class StudyConfig(Settings):
+    """A study: one YAML file, from a suite to a report."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    suite: SuiteConfig
+    corpus: CorpusConfig
+    hookpoint: Annotated[str, Field(pattern=r"^[a-z_]+\.\d+$")]
+    dictionary: DictionaryConfig = DictionaryConfig()
+    train: TrainConfig = TrainConfig()
+    measure: MeasureConfig = MeasureConfig()
+    analyses: list[str] = ["emergence", "turning_point", "phases"]
+    analysis: AnalysesConfig = AnalysesConfig()
+    report: bool = True
+
+    @field_validator("analyses")
+    @classmethod
+    def _each_once(cls, names: list[str]) -> list[str]:
+        return list(dict.fromkeys(names))
+
+    @property
+    def crosscoder(self) -> CrosscoderConfig:
+        """The dictionary and train sections as what `train_crosscoder` takes."""
+        optimisation = {name: getattr(self.train, name) for name in OptimisationConfig.model_fields}
+        return CrosscoderConfig(**self.dictionary.model_dump(), **optimisation, steps=self.train.steps)
+
+
+def parse(model: type[Settings], values: Any, *, where: str) -> Any:
+    """Build `model` from plain values; anything wrong becomes one `ConfigError` line that names the setting."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: expected settings as `key: value`, found {type(values).__name__}")
+    try:
+        return model(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        setting = ".".join(str(part) for part in first["loc"]) or "settings"
+        if first["type"] == "missing":
+            raise ConfigError(f"{where}: setting '{setting}' is missing") from None
+        raise ConfigError(f"{where}: {setting} = {first['input']!r}: {first['msg']}") from None
+
+
+def load_study(path: str | Path) -> StudyConfig:
+    """Read a study file. Relative paths in it are looked up from the working directory, then from the file's folder.
+
+    Args:
+        path: a YAML file as in the documentation's first study.
+    Raises:
+        ConfigError: the file is missing, is no YAML, or holds an unknown or impossible setting.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"no study file {path}: give the path of a YAML file (ontogeny run --help)")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    study: StudyConfig = parse(StudyConfig, values, where=str(path))
+    return _absolute_paths(study, beside=path.resolve().parent)
+
+
+def _absolute_paths(study: StudyConfig, *, beside: Path) -> StudyConfig:
+    """The same study with every path made absolute, so that any stage can run from anywhere."""
+
+    def resolve(text: str | Path) -> str:
+        text = os.path.expandvars(str(text))
+        if text == "pydocs":
+            return text
+        given = Path(text).expanduser()
+        if given.is_absolute():
+            return str(given)
+        first_glob = next((i for i, part in enumerate(given.parts) if set(part) & set("*?[")), len(given.parts))
+        fixed = Path(*given.parts[:first_glob]) if first_glob else Path()
+        base = beside if not (Path.cwd() / fixed).exists() and (beside / fixed).exists() else Path.cwd()
+        return os.path.normpath(base / given)
+
+    corpus = study.corpus.model_copy(
+        update={
+            "files": [resolve(pattern) for pattern in study.corpus.patterns],
+            "held_out": [resolve(pattern) for pattern in study.corpus.held_out_patterns] or None,
+            "tokenizer": Path(resolve(study.corpus.tokenizer))
+            if isinstance(study.corpus.tokenizer, Path)
+            else study.corpus.tokenizer,
+        }
+    )
+    suite = study.suite
+    if suite.folder is not None:
+        suite = suite.model_copy(update={"folder": Path(resolve(suite.folder))})
+    return study.model_copy(update={"corpus": corpus, "suite": suite})
+
+
+def dump_study(study: StudyConfig) -> str:
+    """The resolved study as YAML, every default written out."""
+    return yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short hash of settings and other plain values; equal values give equal fingerprints on every machine."""
+
+    def plain(value: Any) -> Any:
+        return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+    text = json.dumps([plain(part) for part in parts], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""One packed token stream: readers, tokenizer training, packing."""

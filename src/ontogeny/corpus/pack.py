@@ -1,0 +1,294 @@
+"""Packing: documents become fixed-length sequences of token ids on disk, memory-mapped.
+
+Every context starts with the start token and holds one document, padded at its end; a long document fills several
+contexts. Only when asked do short documents of one source follow each other in one context.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+import polars as pl
+
+from ontogeny.config import CorpusConfig, TokenizerConfig, fingerprint
+from ontogeny.corpus.pydocs import environment_key
+from ontogeny.corpus.readers import Document, expand, read_documents
+from ontogeny.corpus.tokenizer import load_tokenizer, start_token, tokenizer_hash, train_tokenizer
+from ontogeny.errors import CorpusError
+from ontogeny.progress import progress_bar
+from ontogeny.run import atomic_path, default_cache, file_hash, write_json, write_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+T = TypeVar("T")
+DOCUMENTS_AT_ONCE = 256
+
+
+class Corpus:
+    """A packed token stream, opened from its folder and memory-mapped.
+
+    Attributes:
+        tokens: token ids [sequence, position]; ids at and after a sequence's length are padding.
+        lengths: tokens of each sequence [sequence], the start token among them.
+        documents: index of the document that each sequence begins with [sequence].
+        manifest: counts, hashes and settings.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        path = self.folder / "manifest.json"
+        if not path.is_file():
+            raise CorpusError(f"{self.folder} is not a packed corpus: it has no manifest.json")
+        self.manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        shape = (self.manifest["sequences"], self.manifest["sequence_length"])
+        dtype = np.dtype(self.manifest["dtype"])
+        file = self.folder / "tokens.bin"
+        if not file.is_file() or file.stat().st_size != shape[0] * shape[1] * dtype.itemsize:
+            raise CorpusError(f"{file} is missing or cut short: remove {self.folder} and pack again")
+        self.tokens = np.memmap(file, dtype=dtype, mode="r", shape=shape)
+        self.lengths = np.load(self.folder / "lengths.npy")
+        self.documents = np.load(self.folder / "documents.npy")
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __repr__(self) -> str:
+        return f"Corpus({str(self.folder)!r}, {len(self):,} sequences, {self.n_tokens:,} tokens)"
+
+    @property
+    def sequence_length(self) -> int:
+        return self.manifest["sequence_length"]
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens without padding."""
+        return self.manifest["tokens"]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever a token, the tokenizer or the packing changes."""
+        return self.manifest["fingerprint"]
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerFast":
+        return load_tokenizer(self.folder.parent / "tokenizer")
+
+    def require_tokenizer(self, digest: str, *, owner: str) -> None:
+        """Check that the corpus was packed with the tokenizer of a suite.
+
+        Raises:
+            CorpusError: it was not; rows would be other tokens than the models know.
+        """
+        if self.manifest["tokenizer_hash"] != digest:
+            raise CorpusError(
+                f"{self.folder} was packed with another tokenizer ({self.manifest['vocab_size']:,} tokens, "
+                f"{self.manifest['tokenizer_hash'][:12]}) than {owner}'s ({digest[:12]}): pack it with the suite's own"
+            )
+
+
+def pack_study_corpus(
+    config: CorpusConfig, folder: Path, *, tokenizer: "PreTrainedTokenizerFast | None"
+) -> tuple[Corpus, Corpus]:
+    """Pack a study's text into `folder`/train and `folder`/held_out, the tokenizer beside them.
+
+    Whatever an earlier call finished under the same `corpus_key` is kept.
+
+    Args:
+        tokenizer: the suite's; None where the study trains one of its own.
+    Raises:
+        CorpusError: files are missing or empty, or `config.tokenizer` is not the suite's.
+    """
+    if isinstance(config.tokenizer, Path):
+        own = load_tokenizer(config.tokenizer)
+        if tokenizer is not None and tokenizer_hash(own) != tokenizer_hash(tokenizer):
+            raise CorpusError(
+                f"the tokenizer in {config.tokenizer} ({len(own):,} tokens) is not the suite's "
+                f"({len(tokenizer):,} tokens): leave corpus.tokenizer out to use the suite's own"
+            )
+        tokenizer = own
+    key = corpus_key(config)
+    if not (folder / "key").is_file() or (folder / "key").read_text() != key:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_text(folder / "key", key)
+    train, held_out = _split(config)
+    if tokenizer is None and (folder / "tokenizer").is_dir():
+        tokenizer = load_tokenizer(folder / "tokenizer")
+    if tokenizer is None:
+        settings = config.tokenizer if isinstance(config.tokenizer, TokenizerConfig) else TokenizerConfig()
+        train = list(train)
+        if not train:
+            raise CorpusError(f"the corpus is empty: {', '.join(config.patterns)} hold no text")
+        tokenizer = train_tokenizer((document.text for document in train), vocab_size=settings.vocab_size)
+    with atomic_path(folder / "tokenizer") as temporary:
+        tokenizer.save_pretrained(temporary)
+    corpora = []
+    for name, documents in (("train", train), ("held_out", held_out)):
+        if not (folder / name).is_dir():
+            pack_documents(documents, folder / name, tokenizer=tokenizer, config=config)
+        corpora.append(Corpus(folder / name))
+    return corpora[0], corpora[1]
+
+
+def corpus_key(config: CorpusConfig) -> str:
+    """Fingerprint of the settings and of the state of every file that they name.
+
+    Raises:
+        CorpusError: a pattern matches no file.
+    """
+    patterns = [*config.patterns, *config.held_out_patterns]
+    files = expand(pattern for pattern in patterns if pattern != "pydocs")
+    states = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return fingerprint(config, states, environment_key() if "pydocs" in patterns else None)
+
+
+def _split(config: CorpusConfig) -> tuple[Iterable[Document], Iterable[Document]]:
+    """Documents to train on and documents held out, as given or by the hash of each document's id."""
+    cap = config.max_bytes_per_source
+    documents = read_documents(config.patterns, max_bytes_per_source=cap)
+    if config.held_out_patterns:
+        return documents, read_documents(config.held_out_patterns)
+    ranked = [(int(sha256(d.id.encode()).hexdigest()[:15], 16) / 16**15, d) for d in documents]
+    if not ranked:
+        raise CorpusError(f"the corpus is empty: {', '.join(config.patterns)} hold no text")
+    if len(ranked) == 1:
+        raise CorpusError("the corpus is one document, so none can be held out: give corpus.held_out or more files")
+    share = max(config.held_out_share, min(rank for rank, _ in ranked))
+    return [d for rank, d in ranked if rank > share], [d for rank, d in ranked if rank <= share]
+
+
+def pack_documents(
+    documents: Iterable[Document], folder: Path, *, tokenizer: "PreTrainedTokenizerFast", config: CorpusConfig
+) -> None:
+    """Tokenize and pack documents into a new folder.
+
+    Raises:
+        CorpusError: nothing is left to pack.
+    """
+    dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
+    start = start_token(tokenizer)
+    encode = tokenizer.backend_tokenizer.encode_batch_fast
+    lengths: list[int] = []
+    first_documents: list[int] = []
+    rows: list[tuple[str, str, int]] = []
+    dropped = 0
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        with (temporary / "tokens.bin").open("wb") as file, progress_bar("pack", None, unit="documents") as bar:
+
+            def write(context: list[int], document: int) -> int:
+                """Write one context; the number of tokens that were too few to keep."""
+                if len(context) < config.min_tokens:
+                    return len(context)
+                _write_padded(file, context, config.sequence_length, dtype, start)
+                lengths.append(len(context))
+                first_documents.append(document)
+                return 0
+
+            waiting: list[int] = []
+            waiting_document, waiting_source = 0, ""
+            for group in _chunks(documents, DOCUMENTS_AT_ONCE):
+                encodings = encode([document.text for document in group], add_special_tokens=False)
+                for document, encoding in zip(group, encodings, strict=True):
+                    index = len(rows)
+                    rows.append((document.id, document.source, len(encoding.ids)))
+                    if config.share_context == "never":
+                        for piece in _pieces(encoding.ids, config.sequence_length - 1):
+                            dropped += write([start, *piece], index)
+                        continue
+                    if waiting and document.source != waiting_source:
+                        dropped += write([start, *waiting], waiting_document)
+                        waiting = []
+                    if not waiting:
+                        waiting_document, waiting_source = index, document.source
+                    waiting += [*encoding.ids, start]
+                    *full, waiting = list(_pieces(waiting, config.sequence_length - 1)) or [[]]
+                    for piece in full:
+                        dropped += write([start, *piece], waiting_document)
+                        waiting_document = index
+                bar.advance(len(group))
+            if waiting:
+                dropped += write([start, *waiting], waiting_document)
+        if not lengths:
+            raise CorpusError(
+                f"the corpus is empty: {len(rows)} documents gave no context of {config.min_tokens} tokens or more "
+                f"({dropped} tokens in all); check {', '.join(config.patterns)}"
+            )
+        np.save(temporary / "lengths.npy", np.asarray(lengths, dtype=np.int32))
+        np.save(temporary / "documents.npy", np.asarray(first_documents, dtype=np.int32))
+        table = pl.DataFrame(rows, schema={"id": pl.String, "source": pl.String, "tokens": pl.Int64}, orient="row")
+        table.write_parquet(temporary / "documents.parquet")
+        hashes = {name: file_hash(temporary / name) for name in ("tokens.bin", "lengths.npy", "documents.npy")}
+        digest = tokenizer_hash(tokenizer)
+        manifest = {
+            "sequences": len(lengths),
+            "sequence_length": config.sequence_length,
+            "tokens": sum(lengths),
+            "padding_share": 1 - sum(lengths) / (len(lengths) * config.sequence_length),
+            "dropped_tokens": dropped,
+            "documents": len(rows),
+            "dtype": dtype.name,
+            "vocab_size": len(tokenizer),
+            "start_token": start,
+            "share_context": config.share_context,
+            "tokenizer_hash": digest,
+            "sha256": hashes,
+            "fingerprint": fingerprint(hashes, digest),
+        }
+        write_json(temporary / "manifest.json", manifest)
+
+
+def _write_padded(file: IO[bytes], context: list[int], length: int, dtype: np.dtype, padding: int) -> None:
+    row = np.full(length, padding, dtype=dtype)
+    row[: len(context)] = context
+    file.write(row.tobytes())
+
+
+def _pieces(ids: list[int], length: int) -> Iterator[list[int]]:
+    for start in range(0, len(ids), length):
+        yield ids[start : start + length]
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def open_corpus(
+    source: str | Path | list[str],
+    *,
+    tokenizer: "PreTrainedTokenizerFast | None" = None,
+    sequence_length: int = 256,
+    share_context: Literal["never", "source"] = "never",
+) -> Corpus:
+    """Open a packed corpus, or pack files into the cache and open that.
+
+    Args:
+        source: a packed folder; or globs of .txt, .md or .jsonl files, plain, .gz or .xz; or `pydocs`.
+        tokenizer: needed to pack; the suite's own, `suite.tokenizer()`.
+        sequence_length: tokens per context, the start token among them.
+        share_context: `source` lets short documents of one source share a context.
+    Returns:
+        A corpus with `tokens` [sequence, position].
+    Raises:
+        CorpusError: no file matches, nothing can be read, or a tokenizer is missing.
+    """
+    patterns = [str(source)] if isinstance(source, str | Path) else list(source)
+    if len(patterns) == 1 and (Path(patterns[0]) / "manifest.json").is_file():
+        return Corpus(patterns[0])
+    if tokenizer is None:
+        raise CorpusError(f"packing {', '.join(patterns)} needs a tokenizer: pass tokenizer=suite.tokenizer()")
+    config = CorpusConfig(files=patterns, sequence_length=sequence_length, share_context=share_context)
+    folder = default_cache() / "corpora" / fingerprint(corpus_key(config), tokenizer_hash(tokenizer))
+    if not (folder / "train").is_dir():
+        with atomic_path(folder / "tokenizer") as temporary:
+            tokenizer.save_pretrained(temporary)
+        pack_documents(read_documents(patterns), folder / "train", tokenizer=tokenizer, config=config)
+    return Corpus(folder / "train")

@@ -1,0 +1,1 @@
+"""Dictionaries: crosscoders over snapshots; their losses and training."""

@@ -1,0 +1,163 @@
+"""What every dictionary is: canonical tensors, strength, folding, saving."""
+
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ontogeny.dictionaries.activation_functions import ACTIVATIONS, Activation
+from ontogeny.errors import DictionaryError, did_you_mean
+
+
+class Output(NamedTuple):
+    """What a dictionary makes of a batch.
+
+    Attributes:
+        code: [batch, feature] where all snapshots share it, [batch, snapshot, feature] otherwise.
+        x_hat: [batch, snapshot, d_model].
+    """
+
+    code: Tensor
+    x_hat: Tensor
+
+
+class Dictionary(nn.Module):
+    """Features shared by all snapshots of a suite. Subclasses say how inputs become a code and back.
+
+    Inside, one feature's weights at all snapshots lie side by side, as rows of two matrices
+    [feature, snapshot·d_model]: encoding and decoding are one product each, and no
+    [batch, snapshot, feature] tensor arises. `W_enc` and `W_dec` are views of them in the canonical shape.
+
+    Args:
+        W_enc: [snapshot, d_model, feature].
+        W_dec: [snapshot, feature, d_model].
+        b_enc: [feature].
+        b_dec: [snapshot, d_model].
+        activation: a row of `ontogeny.dictionaries.activation_functions.ACTIVATIONS`.
+        threshold: [feature], on the score, where the activation has one.
+        k: mean number of active features per token, where the activation has one.
+        gate: `shared`, one code for all snapshots.
+        norm_scale: [snapshot], factor from raw activations to normalised units; None for ones.
+        apply_b_dec_to_input: subtract b_dec before encoding.
+        folded: whether inputs and outputs are raw activations instead of normalised ones.
+    Raises:
+        DictionaryError: shapes disagree, or the activation or gate is unknown.
+    """
+
+    kind: str
+
+    def __init__(
+        self,
+        *,
+        W_enc: Tensor,
+        W_dec: Tensor,
+        b_enc: Tensor,
+        b_dec: Tensor,
+        activation: str = "batch_topk",
+        threshold: Tensor | None = None,
+        k: int | None = None,
+        gate: str = "shared",
+        norm_scale: Tensor | None = None,
+        apply_b_dec_to_input: bool = False,
+        folded: bool = False,
+    ) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise DictionaryError(
+                f"no activation '{activation}'{did_you_mean(activation, ACTIVATIONS)}: there are {', '.join(ACTIVATIONS)}"
+            )
+        if gate != "shared":
+            raise DictionaryError(f"no gate '{gate}': there is shared")
+        n, d, f = W_enc.shape
+        shapes = {"W_dec": (W_dec, (n, f, d)), "b_enc": (b_enc, (f,)), "b_dec": (b_dec, (n, d))}
+        shapes |= {} if threshold is None else {"threshold": (threshold, (f,))}
+        shapes |= {} if norm_scale is None else {"norm_scale": (norm_scale, (n,))}
+        for name, (tensor, shape) in shapes.items():
+            if tuple(tensor.shape) != shape:
+                raise DictionaryError(f"{name} is {list(tensor.shape)}, but W_enc {[n, d, f]} asks for {list(shape)}")
+        if activation == "batch_topk" and threshold is None and k is None:
+            raise DictionaryError("batch_topk needs a threshold or k")
+        self.n_snapshots, self.d_model, self.n_features = n, d, f
+        self.activation_name, self.k, self.gate = activation, k, gate
+        self.apply_b_dec_to_input, self.folded = apply_b_dec_to_input, folded
+        self.encoder_rows = nn.Parameter(W_enc.permute(2, 0, 1).reshape(f, n * d).contiguous())
+        self.decoder_rows = nn.Parameter(W_dec.permute(1, 0, 2).reshape(f, n * d).contiguous())
+        self.b_enc = nn.Parameter(b_enc.clone())
+        self.b_dec = nn.Parameter(b_dec.clone())
+        self.threshold: Tensor | None
+        self.register_buffer("threshold", None if threshold is None else threshold.clone())
+        self.norm_scale: Tensor
+        scale = torch.ones(n, dtype=W_enc.dtype, device=W_enc.device) if norm_scale is None else norm_scale.clone()
+        self.register_buffer("norm_scale", scale)
+        self.golden_inputs: Tensor | None = None
+        """A few inputs [batch, snapshot, d_model] that `save` keeps with their outputs; None for Gaussian ones."""
+
+    @property
+    def W_enc(self) -> Float[Tensor, "snapshot d_model feature"]:
+        return self.encoder_rows.view(self.n_features, self.n_snapshots, self.d_model).permute(1, 2, 0)
+
+    @property
+    def W_dec(self) -> Float[Tensor, "snapshot feature d_model"]:
+        return self.decoder_rows.view(self.n_features, self.n_snapshots, self.d_model).permute(1, 0, 2)
+
+    @property
+    def activation(self) -> Activation:
+        return ACTIVATIONS[self.activation_name]
+
+    def strength(self) -> Float[Tensor, "snapshot feature"]:
+        """Norm of each feature's decoder direction at each snapshot, in normalised units also when folded."""
+        norms = self.decoder_rows.view(self.n_features, self.n_snapshots, self.d_model).norm(dim=-1).T
+        return norms * self.norm_scale[:, None] if self.folded else norms
+
+    def encode(self, x: Tensor, *, k: int | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def decode(self, code: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Output:
+        """Code and reconstruction of a batch [batch, snapshot, d_model]."""
+        code = self.encode(x)
+        return Output(code, self.decode(code))
+
+    def settings(self) -> dict[str, Any]:
+        """Everything but the tensors."""
+        return {
+            "kind": self.kind,
+            "activation": self.activation_name,
+            "k": self.k,
+            "gate": self.gate,
+            "apply_b_dec_to_input": self.apply_b_dec_to_input,
+            "folded": self.folded,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The canonical tensors, contiguous, by name."""
+        tensors = {"W_enc": self.W_enc, "W_dec": self.W_dec, "b_enc": self.b_enc, "b_dec": self.b_dec}
+        tensors |= {} if self.threshold is None else {"threshold": self.threshold}
+        tensors |= {"norm_scale": self.norm_scale}
+        return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+
+    def fold_normalisation(self) -> Self:
+        """The same function on raw activations; exact for unequal scales.
+
+        With scale a[snapshot]: W_enc·a, W_dec/a, b_dec/a, b_enc unchanged. Scores and `strength()` keep using the
+        normalised norms.
+        """
+        if self.folded:
+            return self
+        tensors, scale = self.tensors(), self.norm_scale
+        tensors["W_enc"] = tensors["W_enc"] * scale[:, None, None]
+        tensors["W_dec"] = tensors["W_dec"] / scale[:, None, None]
+        tensors["b_dec"] = tensors["b_dec"] / scale[:, None]
+        settings = self.settings() | {"folded": True}
+        del settings["kind"]
+        return type(self)(**tensors, **settings)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `config.json`, `weights.safetensors` and golden vectors to a folder; see `load_dictionary`."""
+        from ontogeny.dictionaries.files import save_dictionary
+
+        return save_dictionary(self, Path(folder))

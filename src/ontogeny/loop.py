@@ -1,0 +1,212 @@
+"""The one training loop. Pre-training and dictionaries are learners of it.
+
+A learner turns a batch into a loss; the loop does the rest: schedule, gradients, checkpoints, exact resume, progress.
+A killed loop that is called again with the same arguments ends in the same weights, bit for bit: batches are addressed
+by their number, and a checkpoint keeps the weights, the optimiser, the random state and the number of threads.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ontogeny.errors import TrainingError
+from ontogeny.progress import Events, progress_bar
+from ontogeny.run import atomic_path
+
+CHECKPOINT_SECONDS = 60.0
+LOG_EVERY_STEPS = 20
+
+Schedule = Callable[[int], float]
+
+
+class Learner(Protocol):
+    """What the loop trains."""
+
+    optimizer: torch.optim.Optimizer
+
+    def loss(self, batch: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a batch and the figures to show."""
+        ...
+
+    def before_step(self, step: int) -> None:
+        """Called before each step's batch, and once after the last: evaluate, save a snapshot."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on, apart from the optimiser and the random state."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """Batches that can be taken up at any number."""
+
+    def starting_at(self, batch: int) -> Iterator[Tensor]: ...
+
+
+class Checkpoint:
+    """A file for the state of work that may be interrupted, written about once a minute under a temporary name.
+
+    Args:
+        path: None keeps nothing.
+        key: fingerprint of everything that the work depends on; a state under another key is ignored.
+    """
+
+    def __init__(self, path: Path | None, key: str) -> None:
+        self.path, self.key = path, key
+        self.written = time.monotonic()
+
+    def read(self) -> dict[str, Any] | None:
+        """The state kept under the key, or None.
+
+        Raises:
+            TrainingError: the file is damaged.
+        """
+        if self.path is None or not self.path.is_file():
+            return None
+        try:
+            state = torch.load(self.path, weights_only=True)
+        except Exception as error:  # torch, pickle and zipfile each raise their own
+            raise TrainingError(f"the checkpoint {self.path} cannot be read ({error}): remove it to start again") from error
+        return state if state["key"] == self.key else None
+
+    def write_if_due(self, state: Callable[[], dict[str, Any]]) -> bool:
+        """Write what `state` gives, if the last time is long ago; whether it was."""
+        if self.path is None or time.monotonic() - self.written < CHECKPOINT_SECONDS:
+            return False
+        with atomic_path(self.path) as temporary:
+            torch.save({"key": self.key, **state()}, temporary)
+        self.written = time.monotonic()
+        return True
+
+
+def warmup_decay(*, total: int | None, warmup: int, decay: int) -> Schedule:
+    """A factor on the learning rate: linear rise over `warmup` steps, constant, linear fall over the last `decay`."""
+
+    def factor(step: int) -> float:
+        rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+        fall = min(1.0, (total - step) / decay) if total is not None and decay else 1.0
+        return min(rise, fall)
+
+    return factor
+
+
+def warmup_cosine(*, total: int, warmup: int, final: float) -> Schedule:
+    """A factor on the learning rate: linear rise over `warmup` steps, then half a cosine down to `final`."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        done = (step - warmup) / max(1, total - warmup)
+        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))
+
+    return factor
+
+
+def run_loop(
+    learner: Learner,
+    batches: Iterable[Tensor],
+    *,
+    stage: str,
+    steps: int | None,
+    schedule: Schedule,
+    clip_norm: float | None = None,
+    checkpoint: Checkpoint,
+    events: Events | None = None,
+    tokens_per_step: int | None = None,
+) -> int:
+    """Train until `steps` or the end of the batches, from the checkpoint if there is one.
+
+    Args:
+        batches: a `Resumable` is taken up where a checkpoint stands; any other iterable is read past it.
+        checkpoint: where the training state is kept; the caller removes it when the result is saved.
+    Returns:
+        The number of steps done.
+    Raises:
+        TrainingError: the loss is not finite.
+    """
+    events = events or Events()
+    learning_rates = [group["lr"] for group in learner.optimizer.param_groups]
+    with deterministic():
+        start = _restore(learner, checkpoint.read())
+        if start:
+            events.emit(stage, "resumed", step=start)
+        step, shown = start, {}
+        with progress_bar(stage, steps, unit="steps", done=start) as bar:
+            for batch in islice(_from(batches, start), None if steps is None else steps - start):
+                learner.before_step(step)
+                for group, rate in zip(learner.optimizer.param_groups, learning_rates, strict=True):
+                    group["lr"] = rate * schedule(step)
+                loss, figures = learner.loss(batch, step)
+                if not math.isfinite(loss.item()):
+                    raise TrainingError(
+                        f"{stage}: the loss is {loss.item()} at step {step}: lower the learning rate, or look for "
+                        "values that are not finite in the data"
+                    )
+                loss.backward()
+                if clip_norm is not None:
+                    parameters = [p for group in learner.optimizer.param_groups for p in group["params"]]
+                    torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+                learner.optimizer.step()
+                learner.optimizer.zero_grad(set_to_none=True)
+                step += 1
+                shown = {"loss": loss.item(), **figures}
+                bar.advance(1, **shown)
+                if step % LOG_EVERY_STEPS == 0:
+                    tokens = {} if tokens_per_step is None else {"tokens": step * tokens_per_step}
+                    events.emit(stage, "step", step=step, **tokens, **shown)
+                if checkpoint.write_if_due(partial(_state, learner, step)):
+                    events.emit(stage, "checkpoint", step=step)
+        learner.before_step(step)
+    events.emit(stage, "trained", step=step, **shown)
+    return step
+
+
+def _from(batches: Iterable[Tensor], start: int) -> Iterator[Tensor]:
+    if isinstance(batches, Resumable):
+        yield from batches.starting_at(start)
+        return
+    for number, batch in enumerate(batches):
+        if number >= start:
+            yield batch
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Deterministic algorithms, so that a resume repeats every bit; on a GPU only where there is one."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def _state(learner: Learner, step: int) -> dict[str, Any]:
+    return {
+        "step": step,
+        "threads": torch.get_num_threads(),
+        "random": torch.get_rng_state(),
+        "optimizer": learner.optimizer.state_dict(),
+        "learner": learner.state(),
+    }
+
+
+def _restore(learner: Learner, state: dict[str, Any] | None) -> int:
+    if state is None:
+        return 0
+    torch.set_num_threads(state["threads"])
+    torch.set_rng_state(state["random"])
+    learner.restore(state["learner"])
+    learner.optimizer.load_state_dict(state["optimizer"])
+    return state["step"]

@@ -1,0 +1,145 @@
+"""Hookpoints: where activations are read.
+
+`resid_post.L` is the residual stream after block L (0-based): `hidden_states[L + 1]` of transformers for every block
+but the last, and for the last block its output *before* the final norm. `resid_pre.L` is the same stream before the
+block, `attn_out.L` and `mlp_out.L` are what the block's two halves add to it.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ontogeny.errors import HookpointError, did_you_mean
+from ontogeny.models.families import family_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+KINDS = ("resid_post", "resid_pre", "mlp_out", "attn_out")
+
+
+@dataclass(frozen=True)
+class Hookpoint:
+    kind: str
+    layer: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}.{self.layer}"
+
+
+def parse_hookpoint(text: str) -> Hookpoint:
+    """`resid_post.2` as a Hookpoint.
+
+    Raises:
+        HookpointError: the kind is unknown or the layer is no number.
+    """
+    kind, _, layer = text.partition(".")
+    if kind not in KINDS or not layer.isdigit():
+        raise HookpointError(
+            f"no hookpoint '{text}'{did_you_mean(kind, KINDS)}: expected one of {', '.join(KINDS)} and a layer, "
+            "such as resid_post.2"
+        )
+    return Hookpoint(kind, int(layer))
+
+
+def check_hookpoint(config: dict[str, Any], hookpoint: Hookpoint) -> None:
+    """Check a hookpoint against a model's configuration, before any weights are loaded.
+
+    Raises:
+        HookpointError: the family is unknown or has no such block.
+    """
+    family_of(str(config.get("model_type")))
+    layers = int(config["num_hidden_layers"])
+    if hookpoint.layer >= layers:
+        raise HookpointError(
+            f"no hookpoint {hookpoint}: the model has {layers} blocks, so the last is {hookpoint.kind}.{layers - 1}"
+        )
+
+
+def blocks_of(model: "PreTrainedModel") -> nn.ModuleList:
+    """The model's blocks, in order."""
+    blocks = model.get_submodule(family_of(model.config.model_type).blocks)
+    assert isinstance(blocks, nn.ModuleList)
+    return blocks
+
+
+class _Reached(Exception):  # noqa: N818 - control flow, not an error
+    """Carries the activations out of a forward pass that need not go on."""
+
+    def __init__(self, activations: Tensor) -> None:
+        self.activations = activations
+
+
+@torch.no_grad()
+def read_hookpoint(
+    model: "PreTrainedModel", tokens: Int[Tensor, "batch position"], hookpoint: Hookpoint
+) -> Float[Tensor, "batch position d_model"]:
+    """Activations at a hookpoint; the forward pass stops there.
+
+    Sequences are padded on the right, where causal attention lets padding change nothing before it.
+
+    Raises:
+        HookpointError: the model has no such block.
+    """
+    blocks = blocks_of(model)
+    if hookpoint.layer >= len(blocks):
+        raise HookpointError(f"no hookpoint {hookpoint}: the model has {len(blocks)} blocks")
+    block = blocks[hookpoint.layer]
+    family = family_of(model.config.model_type)
+
+    def stop_before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
+        raise _Reached(args[0] if args else kwargs["hidden_states"])
+
+    def stop_after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> NoReturn:
+        raise _Reached(output[0] if isinstance(output, tuple) else output)
+
+    if hookpoint.kind == "resid_pre":
+        handle = block.register_forward_pre_hook(stop_before, with_kwargs=True)
+    else:
+        part = {"attn_out": family.attention, "mlp_out": family.mlp}.get(hookpoint.kind)
+        module = block if part is None else block.get_submodule(part)
+        handle = module.register_forward_hook(stop_after)
+    try:
+        model.base_model(input_ids=tokens, use_cache=False)
+    except _Reached as reached:
+        return reached.activations
+    finally:
+        handle.remove()
+    raise AssertionError(f"the forward pass never came to {hookpoint}")
+
+
+def truncate(model: "PreTrainedModel", hookpoint: Hookpoint) -> None:
+    """Drop every block after a hookpoint and the unembedding from memory. Only the hookpoint can be read afterwards.
+
+    Raises:
+        HookpointError: the model has no such block.
+    """
+    blocks = blocks_of(model)
+    if hookpoint.layer >= len(blocks):
+        raise HookpointError(
+            f"no hookpoint {hookpoint}: the model has {len(blocks)} blocks, "
+            f"so the last is {hookpoint.kind}.{len(blocks) - 1}"
+        )
+    del blocks[hookpoint.layer + 1 :]
+    if not model.config.tie_word_embeddings:
+        model.set_output_embeddings(nn.Identity())
+
+
+def logit_directions(
+    model: "PreTrainedModel", directions: Float[Tensor, " feature d_model"]
+) -> Float[Tensor, " feature vocabulary"]:
+    """What directions of the residual stream add to the logits: through the final norm's weights and the unembedding.
+
+    The norm's own scale, which differs from token to token, is left out; each row is centred over the vocabulary.
+    """
+    norm = model.get_submodule(family_of(model.config.model_type).final_norm)
+    if isinstance(norm, nn.LayerNorm):
+        directions = directions - directions.mean(-1, keepdim=True)
+    weight = norm.weight
+    unembedding = model.get_output_embeddings().weight
+    assert isinstance(weight, Tensor) and isinstance(unembedding, Tensor)
+    logits = (directions * weight) @ unembedding.T
+    return logits - logits.mean(-1, keepdim=True)

@@ -1,0 +1,250 @@
+"""The run folder: where things are, what made them, and which stages are done.
+
+Stages meet only here. A stage is recorded with a key, the fingerprint of everything that its outputs depend on; a
+record counts while the key is the same and the outputs are as long as they were when written. Files and folders are
+written under a temporary name and renamed.
+"""
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cached_property
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from ontogeny import tables
+from ontogeny.config import StudyConfig, dump_study, load_study
+from ontogeny.errors import RunError, did_you_mean
+from ontogeny.progress import Events
+
+if TYPE_CHECKING:
+    from ontogeny.dictionaries.dictionary import Dictionary
+
+PACKAGES = ("ontogeny", "torch", "transformers", "tokenizers", "safetensors", "numpy", "polars")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, for a file or a folder, that takes its place when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield temporary
+        if path.is_dir() and temporary.is_dir():
+            old = path.with_name(f".{path.name}.{os.getpid()}.old")
+            path.rename(old)
+            temporary.rename(path)
+            shutil.rmtree(old)
+        else:
+            temporary.replace(path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed processes left of earlier attempts to write `path`."""
+    for left in [*path.parent.glob(f".{path.name}.*.partial"), *path.parent.glob(f".{path.name}.*.old")]:
+        owner = int(left.name.split(".")[-2])
+        try:
+            os.kill(owner, 0)
+        except OSError:
+            owner = 0
+        if owner in (0, os.getpid()):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, values: Any) -> None:
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, as hex."""
+    digest = sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def provenance() -> dict[str, Any]:
+    """Versions and machine, as far as results can depend on them."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {
+        "python": platform.python_version(),
+        "packages": versions,
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "cores": os.cpu_count(),
+    }
+
+
+def default_cache() -> Path:
+    """Where packed corpora opened from Python are kept: ONTOGENY_CACHE, else the user's cache folder."""
+    return Path(os.environ.get("ONTOGENY_CACHE") or Path.home() / ".cache" / "ontogeny")
+
+
+class Run:
+    """A folder that holds a whole study, from resolved config to report. Reading it is instant and loads no torch.
+
+    Tables are polars DataFrames with the columns of `ontogeny/tables.py`.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    # what users read
+
+    @cached_property
+    def study(self) -> StudyConfig:
+        """The resolved settings."""
+        return load_study(self.folder / "study.yaml")
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Provenance, snapshots and the record of every stage."""
+        path = self.folder / "manifest.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"stages": {}}
+
+    @property
+    def features(self) -> pl.DataFrame:
+        """A row per feature."""
+        return self.table("features")
+
+    @property
+    def trajectories(self) -> pl.DataFrame:
+        """A row per feature and snapshot."""
+        return self.table("trajectories")
+
+    @property
+    def examples(self) -> pl.DataFrame:
+        """A row per feature, snapshot and rank."""
+        return self.table("examples")
+
+    def analysis(self, name: str) -> pl.DataFrame:
+        """The table of one analysis, such as `emergence`."""
+        return self.table(name)
+
+    def table(self, name: str) -> pl.DataFrame:
+        """Any table of the run by its name in `ontogeny/tables.py`.
+
+        Raises:
+            RunError: no such table, or this run does not have it yet.
+        """
+        if name not in tables.FILES:
+            raise RunError(f"no table '{name}'{did_you_mean(name, tables.FILES)}; there are {', '.join(tables.FILES)}")
+        path = self.folder / tables.FILES[name]
+        if not path.is_file():
+            raise RunError(f"{self.folder} has no table '{name}' yet: run `ontogeny run {self.folder / 'study.yaml'}`")
+        return pl.read_parquet(path)
+
+    def dictionary(self) -> "Dictionary":
+        """The trained dictionary, its weights and golden vectors checked (loads torch)."""
+        from ontogeny.dictionaries.files import load_dictionary
+
+        return load_dictionary(self.dictionary_folder)
+
+    @property
+    def steps(self) -> list[int]:
+        """The pre-training step of every snapshot, ascending."""
+        return [snapshot["step"] for snapshot in self.manifest["snapshots"]]
+
+    # where things are
+
+    @property
+    def corpus_folder(self) -> Path:
+        return self.folder / "corpus"
+
+    @property
+    def suite_folder(self) -> Path:
+        return self.folder / "suite"
+
+    @property
+    def dictionary_folder(self) -> Path:
+        return self.folder / "dictionary"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def report_path(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def events(self) -> Events:
+        return Events(self.folder / "events.jsonl")
+
+    # what stages write
+
+    def prepare(self, study: StudyConfig) -> None:
+        """Make the folder, write the resolved study and the provenance."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / "study.yaml", dump_study(study))
+        self.__dict__.pop("study", None)
+        self.update_manifest(name=study.name, provenance=provenance())
+
+    def update_manifest(self, **entries: Any) -> None:
+        write_json(self.folder / "manifest.json", self.manifest | entries)
+
+    def write_table(self, name: str, table: pl.DataFrame) -> Path:
+        path = self.folder / tables.FILES[name]
+        with atomic_path(path) as temporary:
+            tables.conform(name, table).write_parquet(temporary, compression="zstd")
+        return path
+
+    def stage_done(self, stage: str, key: str) -> bool:
+        """Whether the stage is recorded under this key and its outputs are all there."""
+        record = self.manifest["stages"].get(stage)
+        if record is None or record["key"] != key:
+            return False
+        outputs = record["outputs"]
+        return all(
+            (self.folder / name).is_file() and (self.folder / name).stat().st_size == size
+            for name, size in outputs.items()
+        )
+
+    def finish_stage(self, stage: str, key: str, outputs: Sequence[Path], seconds: float) -> None:
+        """Record a stage as done, with the size of every file that it wrote."""
+        files = [file for path in outputs for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+        sizes = {str(file.relative_to(self.folder)): file.stat().st_size for file in files if file.is_file()}
+        finished = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
+        record = {"key": key, "finished": finished, "seconds": round(seconds, 2), "outputs": sizes}
+        self.update_manifest(stages=self.manifest["stages"] | {stage: record})
+
+
+def open_run(folder: str | Path) -> Run:
+    """Open a run folder to read it.
+
+    Raises:
+        RunError: the folder is not a run.
+    """
+    folder = Path(folder)
+    if not (folder / "manifest.json").is_file():
+        raise RunError(f"{folder} is not a run: it has no manifest.json (ontogeny run STUDY.yaml makes one)")
+    return Run(folder)

@@ -1,0 +1,292 @@
+"""A study as a list of stages. Each reads what earlier ones left in the run folder and writes its own part."""
+
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ontogeny import tables
+from ontogeny.analyses import ANALYSES
+from ontogeny.config import StudyConfig, fingerprint, load_study
+from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
+from ontogeny.corpus.tokenizer import tokenizer_hash
+from ontogeny.errors import ConfigError, RunError, did_you_mean
+from ontogeny.run import Run
+from ontogeny.suites.suite import open_suite, suite_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ontogeny.activations.stream import Harvester
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: what its outputs depend on, and the function that writes them and returns their paths."""
+
+    name: str
+    key: Callable[[Run], str]
+    work: Callable[[Run], list[Path]]
+
+
+# pack
+
+
+def _pack_key(run: Run) -> str:
+    study = run.study
+    own = None if study.suite.folder is None else tokenizer_hash(suite_of(run).tokenizer())
+    return fingerprint(corpus_key(study.corpus), own)
+
+
+def _pack(run: Run) -> list[Path]:
+    tokenizer = None if run.study.suite.folder is None else suite_of(run).tokenizer()
+    pack_study_corpus(run.study.corpus, run.corpus_folder, tokenizer=tokenizer)
+    return [run.corpus_folder]
+
+
+# pretrain
+
+
+def _pretrain_key(run: Run) -> str:
+    return fingerprint(run.study.suite, _corpus(run, "train").fingerprint, _corpus(run, "held_out").fingerprint)
+
+
+def _pretrain(run: Run) -> list[Path]:
+    from ontogeny.models.pretrain import pretrain
+
+    settings = run.study.suite.pretrain
+    if settings is not None:
+        pretrain(
+            settings,
+            _corpus(run, "train"),
+            _corpus(run, "held_out"),
+            run.suite_folder,
+            checkpoint=run.checkpoints / "pretrain.pt",
+            events=run.events,
+        )
+    suite = suite_of(run)
+    run.update_manifest(suite=suite.name, snapshots=[asdict(snapshot) for snapshot in suite.snapshots])
+    return [] if settings is None else [run.suite_folder]
+
+
+# train
+
+
+def _train_key(run: Run) -> str:
+    study = run.study
+    weights = [
+        (file.name, file.stat().st_size, file.stat().st_mtime_ns)
+        for snapshot in suite_of(run).snapshots
+        for file in sorted(snapshot.path.glob("*.safetensors"))
+    ]
+    return fingerprint(study.suite, weights, study.hookpoint, study.dictionary, study.train, _corpus(run, "train").fingerprint)
+
+
+def _train(run: Run) -> list[Path]:
+    from ontogeny.activations.stream import ActivationStream
+    from ontogeny.dictionaries.train import train_crosscoder
+
+    settings, corpus = run.study.train, _corpus(run, "train")
+    stream = ActivationStream(
+        _harvester(run, corpus),
+        corpus,
+        batch_size=settings.batch_size,
+        window_tokens=settings.window_tokens,
+        model_batch_size=settings.model_batch_size,
+        seed=settings.seed,
+    )
+    crosscoder = train_crosscoder(
+        stream,
+        run.study.crosscoder,
+        checkpoint=run.checkpoints / "train.pt",
+        key=_train_key(run),
+        events=run.events,
+    )
+    crosscoder.save(run.dictionary_folder)
+    return [run.dictionary_folder]
+
+
+# measure
+
+
+def _measure_key(run: Run) -> str:
+    return fingerprint(run.study.measure, _train_key(run), _corpus(run, "held_out").fingerprint)
+
+
+def _measure(run: Run) -> list[Path]:
+    from ontogeny.dictionaries.crosscoder import Crosscoder
+    from ontogeny.features.measure import measure_features
+    from ontogeny.features.quality import measure_quality
+    from ontogeny.features.tables import examples_table, features_table, logit_effects_table, trajectories_table
+
+    study, settings, suite = run.study, run.study.measure, suite_of(run)
+    corpus, held_out = _corpus(run, "train"), _corpus(run, "held_out")
+    harvester = _harvester(run, corpus)
+    crosscoder = run.dictionary().to(harvester.device)
+    assert isinstance(crosscoder, Crosscoder)
+    measurement = measure_features(
+        crosscoder,
+        harvester,
+        corpus,
+        settings,
+        checkpoint=run.checkpoints / "measure.pt",
+        key=_measure_key(run),
+        events=run.events,
+    )
+    quality = measure_quality(crosscoder, harvester, held_out, measurement, settings, steps=suite.steps)
+    logits = logit_effects_table(crosscoder, suite, settings, dtype=study.suite.dtype, device=harvester.device)
+    return [
+        run.write_table("features", features_table(measurement, settings, steps=suite.steps)),
+        run.write_table("trajectories", trajectories_table(measurement, steps=suite.steps)),
+        run.write_table("examples", examples_table(measurement, corpus)),
+        run.write_table("logit_effects", logits),
+        run.write_table("quality", quality),
+    ]
+
+
+# analyse and report
+
+
+def _analyse_key(run: Run) -> str:
+    return fingerprint(run.study.analysis, run.study.analyses, _measure_key(run))
+
+
+def _analyse(run: Run) -> list[Path]:
+    return [run.write_table(name, ANALYSES[name](run)) for name in run.study.analyses]
+
+
+def _report_key(run: Run) -> str:
+    return fingerprint(run.manifest["provenance"]["packages"]["ontogeny"], run.study.report, _analyse_key(run))
+
+
+def _report(run: Run) -> list[Path]:
+    from ontogeny.report.page import write_report
+
+    return [write_report(run)] if run.study.report else []
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("pack", _pack_key, _pack),
+        Stage("pretrain", _pretrain_key, _pretrain),
+        Stage("train", _train_key, _train),
+        Stage("measure", _measure_key, _measure),
+        Stage("analyse", _analyse_key, _analyse),
+        Stage("report", _report_key, _report),
+    )
+}
+
+
+def _corpus(run: Run, split: str) -> Corpus:
+    return Corpus(run.corpus_folder / split)
+
+
+def _harvester(run: Run, corpus: Corpus) -> "Harvester":
+    from ontogeny.activations.stream import Harvester, require_same_tokens
+
+    suite = suite_of(run)
+    require_same_tokens(suite, corpus)
+    return Harvester(suite, run.study.hookpoint, dtype=run.study.suite.dtype)
+
+
+def check_study(study: StudyConfig) -> None:
+    """Everything that can be known to be wrong before any work is done.
+
+    Raises:
+        InputError: a file, snapshot, hookpoint or analysis does not exist, or tokenizers differ.
+    """
+    for name in study.analyses:
+        if name not in ANALYSES:
+            raise ConfigError(f"no analysis '{name}'{did_you_mean(name, ANALYSES)}: there are {', '.join(ANALYSES)}")
+    missing = {"turning_point", "emergence"} - ANALYSES.keys()
+    assert not missing and ANALYSES.keys() <= tables.TABLES.keys()
+    corpus_key(study.corpus)
+    from ontogeny.models.hookpoints import check_hookpoint, parse_hookpoint
+
+    hookpoint = parse_hookpoint(study.hookpoint)
+    if study.suite.folder is not None:
+        suite = open_suite(study.suite.folder, steps=None if study.suite.steps == "all" else study.suite.steps)
+        check_hookpoint(suite.model_config(), hookpoint)
+    elif study.suite.pretrain is not None:
+        from ontogeny.models.pretrain import DEFAULT_MODEL
+
+        check_hookpoint(DEFAULT_MODEL | study.suite.pretrain.model, hookpoint)
+
+
+def run_study(
+    study: str | Path | StudyConfig, *, out: str | Path | None = None, until: str = "report", say: Say = print
+) -> Run:
+    """Run a study to its report, or to one of its stages; what is done already is not done again.
+
+    Args:
+        study: a YAML file, or a loaded study.
+        out: the run folder; None for `runs/NAME` below the working directory.
+        until: the last stage to run: pack, pretrain, train, measure, analyse or report.
+        say: takes one line per stage.
+    Returns:
+        The run.
+    Raises:
+        InputError: something is asked for that cannot be done; nothing has been written then.
+    """
+    config = study if isinstance(study, StudyConfig) else load_study(study)
+    if until not in STAGES:
+        raise ConfigError(f"no stage '{until}'{did_you_mean(until, STAGES)}: there are {', '.join(STAGES)}")
+    check_study(config)
+    run = Run(Path("runs") / config.name if out is None else out)
+    with _lock(run.folder):
+        run.prepare(config)
+        for stage in STAGES.values():
+            _run_stage(run, stage, say)
+            if stage.name == until:
+                break
+    return run
+
+
+def _run_stage(run: Run, stage: Stage, say: Say) -> None:
+    key = stage.key(run)
+    if run.stage_done(stage.name, key):
+        say(f"{stage.name}: done already")
+        return
+    started = time.monotonic()
+    run.events.emit(stage.name, "started")
+    outputs = stage.work(run)
+    seconds = time.monotonic() - started
+    run.finish_stage(stage.name, key, outputs, seconds)
+    (run.checkpoints / f"{stage.name}.pt").unlink(missing_ok=True)
+    run.events.emit(stage.name, "finished", seconds=round(seconds, 2))
+    wrote = ", ".join(str(path) for path in outputs) or "nothing to do"
+    say(f"{stage.name}: {seconds:.0f} s, {wrote}")
+
+
+@contextmanager
+def _lock(folder: Path) -> "Iterator[None]":
+    """One process at a time works on a run; the lock goes with the process, however it ends."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"another process is working on {folder}: wait for it to end") from None
+        yield
+
+
+def preset(name: str) -> StudyConfig:
+    """A study that comes with the package, such as `demo`.
+
+    Raises:
+        ConfigError: there is no such preset.
+    """
+    folder = files("ontogeny") / "presets"
+    names = sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
+    if name not in names:
+        raise ConfigError(f"no preset '{name}'{did_you_mean(name, names)}: there are {', '.join(names)}")
+    return load_study(Path(str(folder / f"{name}.yaml")))

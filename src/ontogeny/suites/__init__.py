@@ -1,0 +1,1 @@
+"""Suites: the ordered checkpoints of one model's pre-training run."""

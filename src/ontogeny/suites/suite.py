@@ -1,0 +1,144 @@
+"""A suite and its snapshots. Opening one reads names and configurations only, no weights, and loads no torch."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ontogeny.errors import SuiteError
+from ontogeny.run import Run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+STEP_IN_NAME = re.compile(r"^(?:step|checkpoint|global_step|ckpt)[-_]?(\d+)$")
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One checkpoint of a suite.
+
+    Attributes:
+        repo: the folder that holds the suite.
+        revision: the snapshot's name in it, such as `step512`.
+        commit: pins the content, where the source has one.
+        step: optimiser steps taken.
+        tokens_seen: tokens read until then, where known.
+    """
+
+    repo: str
+    revision: str
+    commit: str | None
+    step: int
+    tokens_seen: int | None
+
+    @property
+    def path(self) -> Path:
+        return Path(self.repo) / self.revision
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The ordered snapshots of one model's pre-training run."""
+
+    name: str
+    snapshots: tuple[Snapshot, ...]
+
+    @property
+    def steps(self) -> list[int]:
+        return [snapshot.step for snapshot in self.snapshots]
+
+    def model_config(self) -> dict[str, Any]:
+        """The transformers configuration of the first snapshot, as plain values."""
+        return json.loads((self.snapshots[0].path / "config.json").read_text(encoding="utf-8"))
+
+    def tokenizer(self) -> "PreTrainedTokenizerFast":
+        """The suite's tokenizer: of the last snapshot that has one.
+
+        Raises:
+            SuiteError: no snapshot has one.
+        """
+        from transformers import PreTrainedTokenizerFast
+
+        for snapshot in reversed(self.snapshots):
+            if (snapshot.path / "tokenizer.json").is_file():
+                return PreTrainedTokenizerFast.from_pretrained(snapshot.path)
+        raise SuiteError(f"suite {self.name}: no snapshot has a tokenizer.json")
+
+
+def open_suite(source: str | Path, *, steps: Sequence[int] | None = None) -> Suite:
+    """Open a folder with one saved transformers checkpoint per snapshot (step0/, step512/, checkpoint-500/, …).
+
+    Args:
+        source: the folder.
+        steps: only these, in ascending order; None for all that exist.
+    Raises:
+        SuiteError: the folder is missing or holds no snapshot, a step is missing (its neighbours are named), two
+            snapshots have the same step, or a snapshot lacks its configuration or weights.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        raise SuiteError(f"no suite at {folder}: expected a folder with one saved checkpoint per step (step0/, step512/)")
+    found: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        match = STEP_IN_NAME.match(path.name)
+        if match is None or not path.is_dir():
+            continue
+        step = int(match[1])
+        if step in found:
+            raise SuiteError(f"{folder}: {found[step].name} and {path.name} are both step {step}: remove one")
+        found[step] = path
+    if not found:
+        names = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
+        raise SuiteError(f"{folder} holds no snapshot: expected folders such as step0, found {names}")
+    wanted = sorted(found if steps is None else set(steps))
+    for step in wanted:
+        if step not in found:
+            raise SuiteError(f"no snapshot at step {step}: {_neighbours(step, list(found))} (ontogeny suites show {folder})")
+        for names in (("config.json",), WEIGHT_FILES):
+            if not any((found[step] / name).is_file() for name in names):
+                raise SuiteError(f"{found[step]} is not a saved checkpoint: it has no {names[0]}")
+    tokens = _tokens_a_step(folder)
+    snapshots = tuple(
+        Snapshot(
+            repo=str(folder),
+            revision=found[step].name,
+            commit=None,
+            step=step,
+            tokens_seen=None if tokens is None else step * tokens,
+        )
+        for step in wanted
+    )
+    return Suite(name=folder.resolve().name, snapshots=snapshots)
+
+
+def _neighbours(step: int, steps: list[int]) -> str:
+    below = max((s for s in steps if s < step), default=None)
+    above = min((s for s in steps if s > step), default=None)
+    near = [str(s) for s in (below, above) if s is not None]
+    return f"nearest {'are' if len(near) > 1 else 'is'} {' and '.join(near)}"
+
+
+def _tokens_a_step(folder: Path) -> int | None:
+    """Tokens of one optimiser step, where the folder's suite.json states it (our own pre-training writes it)."""
+    path = folder / "suite.json"
+    if not path.is_file():
+        return None
+    return json.loads(path.read_text(encoding="utf-8")).get("tokens_per_step")
+
+
+def suite_of(run: Run) -> Suite:
+    """The suite that a run studies: its own pre-training's, or the folder its study names.
+
+    Raises:
+        SuiteError: the folder or one of its snapshots is missing.
+    """
+    settings = run.study.suite
+    steps = None if settings.steps == "all" else settings.steps
+    if settings.pretrain is not None:
+        return open_suite(run.suite_folder, steps=settings.pretrain.schedule if steps is None else steps)
+    assert settings.folder is not None
+    return open_suite(settings.folder, steps=steps)
