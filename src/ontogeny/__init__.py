@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ontogeny.activations.stream import stream_activations as stream_activations
+    from ontogeny.causal.relie import reldec as reldec
+    from ontogeny.causal.relie import relie as relie
     from ontogeny.config import CrosscoderConfig as CrosscoderConfig
     from ontogeny.config import StudyConfig as StudyConfig
     from ontogeny.corpus.pack import open_corpus as open_corpus
@@ -31,6 +33,8 @@ _PLACES = {
     "train_crosscoder": "ontogeny.dictionaries.train",
     "CrosscoderConfig": "ontogeny.config",
     "StudyConfig": "ontogeny.config",
+    "relie": "ontogeny.causal.relie",
+    "reldec": "ontogeny.causal.relie",
     "run_study": "ontogeny.study",
     "open_run": "ontogeny.run",
     "OntogenyError": "ontogeny.errors",

@@ -165,8 +165,8 @@ class OptimisationConfig(Settings):
     """None: four times k (at most half of the features)."""
     aux_k: Annotated[int, Field(ge=0)] = 256
     """Dead features that reconstruct the residual (AuxK); 0 switches it off."""
-    aux_weight: Annotated[float, Field(ge=0)] = 1 / 32
-    dead_after_tokens: Positive = 100_000
+    aux_weight: Annotated[float, Field(ge=0)] = 1.0
+    dead_after_tokens: Positive = 50_000
     """A feature silent on this many tokens counts as dead while training."""
     norm_tokens: Positive = 8192
     """Tokens from which norm_scale is measured before the first step."""

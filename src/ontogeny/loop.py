@@ -27,6 +27,7 @@ LOG_EVERY_STEPS = 20
 Schedule = Callable[[int], float]
 
 
+@runtime_checkable
 class Learner(Protocol):
     """What the loop trains."""
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 QUIET_SECONDS = 2.0
 LINE_EVERY_SECONDS = 10.0
@@ -43,6 +43,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     return events
 
 
+@runtime_checkable
 class Bar(Protocol):
     """What a stage does with its progress bar."""
 

@@ -5,13 +5,14 @@ outputs and, by name, what some of them need: `weight` [feature], which turns an
 compete by; `k`; `threshold` [feature], on the score.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 
+@runtime_checkable
 class ActivationFunction(Protocol):
     def __call__(
         self, pre: Tensor, *, weight: Tensor | None = None, k: int | None = None, threshold: Tensor | None = None

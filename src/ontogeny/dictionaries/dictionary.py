@@ -1,7 +1,7 @@
 """What every dictionary is: canonical tensors, strength, folding, saving."""
 
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -140,7 +140,7 @@ class Dictionary(nn.Module):
         tensors |= {"norm_scale": self.norm_scale}
         return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
 
-    def fold_normalisation(self) -> Self:
+    def fold_normalisation(self) -> "Dictionary":
         """The same function on raw activations; exact for unequal scales.
 
         With scale a[snapshot]: W_enc·a, W_dec/a, b_dec/a, b_enc unchanged. Scores and `strength()` keep using the

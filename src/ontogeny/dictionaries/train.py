@@ -173,6 +173,9 @@ class _Replayed:
         while sum(map(len, self.first)) < tokens and (batch := next(self.iterator, None)) is not None:
             self.first.append(batch)
 
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.starting_at(0)
+
     def starting_at(self, batch: int) -> Iterator[Tensor]:
         if batch > 0 and isinstance(self.batches, Resumable):
             return self.batches.starting_at(batch)

@@ -29,6 +29,7 @@ def load_snapshot(
     """
     from transformers import AutoModelForCausalLM
 
+    quiet()
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             snapshot.path, dtype=getattr(torch, dtype), output_loading_info=True
@@ -43,6 +44,13 @@ def load_snapshot(
     if up_to is not None:
         truncate(model, up_to)
     return model.to(device).eval()
+
+
+def quiet() -> None:
+    """Keep transformers' own progress bars out of ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def first_line(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from ontogeny.config import PretrainConfig, fingerprint
 from ontogeny.corpus.pack import Corpus
 from ontogeny.errors import ConfigError
 from ontogeny.loop import Checkpoint, run_loop, warmup_cosine
+from ontogeny.models.load import quiet
 from ontogeny.progress import Events
 from ontogeny.run import atomic_path, write_json
 from ontogeny.suites.suite import Suite, open_suite
@@ -186,6 +187,7 @@ def pretrain(
         ConfigError: the model's settings are unknown to transformers.
         TrainingError: the loss is not finite.
     """
+    quiet()
     folder = Path(folder)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     learner = _LanguageModel(config, corpus, held_out, folder, device)

@@ -1,0 +1,51 @@
+"""RelIE and RelDec: which snapshot a feature matters to. Source: Crosscoding Through Time, arXiv 2509.05291."""
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+ArrayLike = np.ndarray | list[list[float]]
+
+
+def relie(effects: ArrayLike, *, pairwise: bool = False) -> np.ndarray:
+    """Share of each snapshot in a feature's total absolute effect.
+
+    Args:
+        effects: mean effects [snapshot, feature].
+        pairwise: compare pairs of snapshots instead, the later one's share.
+    Returns:
+        Two snapshots: [feature], |B| / (|A| + |B|). More: [snapshot, feature] shares that sum to 1. Pairwise:
+        [pair, feature], neighbours first and then first against last: B/(A+B), C/(B+C), C/(A+C). nan where all
+        effects compared are zero (the published code gives 0.5 there).
+    Raises:
+        ValueError: fewer than two snapshots.
+    """
+    size = np.abs(np.asarray(effects, dtype=float))
+    if size.ndim != 2 or len(size) < 2:
+        raise ValueError(f"effects must be [snapshot, feature] with two snapshots or more, found {size.shape}")
+    if pairwise:
+        pairs = [(i, i + 1) for i in range(len(size) - 1)]
+        pairs += [(0, len(size) - 1)] if len(size) > 2 else []
+        return np.stack([_share(size[late], size[early] + size[late]) for early, late in pairs])
+    if len(size) == 2:
+        return _share(size[1], size.sum(0))
+    return _share(size, np.broadcast_to(size.sum(0), size.shape))
+
+
+@runtime_checkable
+class _HasStrength(Protocol):
+    def strength(self) -> ArrayLike: ...
+
+
+def reldec(dictionary: _HasStrength, *, pairwise: bool = False) -> np.ndarray:
+    """The same shares of a feature's strengths.
+
+    Args:
+        dictionary: anything whose `strength()` is [snapshot, feature].
+        pairwise: compare pairs of snapshots, as in `relie`.
+    """
+    return relie(np.asarray(dictionary.strength()), pairwise=pairwise)
+
+
+def _share(part: np.ndarray, total: np.ndarray) -> np.ndarray:
+    return np.divide(part, total, out=np.full(part.shape, np.nan), where=total > 0)

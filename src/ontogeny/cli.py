@@ -1,0 +1,214 @@
+"""The command line: one command per stage. Parse, call, say what was written and what comes next."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ontogeny.errors import OntogenyError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from ontogeny.config import StudyConfig
+    from ontogeny.run import Run
+
+app = typer.Typer(
+    name="ontogeny",
+    help="When and how the features of a language model form during pre-training.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+suites_app = typer.Typer(help="Suites: the ordered checkpoints of a model.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(suites_app, name="suites")
+
+StudyArgument = Annotated[
+    Path, typer.Argument(metavar="STUDY", help="A study file (YAML), or the folder of a run that has one.")
+]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/NAME.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+NEXT = {
+    "pack": "pretrain",
+    "pretrain": "train",
+    "train": "measure",
+    "measure": "analyse",
+    "analyse": "report",
+}
+
+
+@app.callback()
+def _root(debug: DebugOption = False) -> None:
+    _Settings.debug = debug
+
+
+class _Settings:
+    """What the options before the command set."""
+
+    debug = False
+
+
+def _run(study: "Path | StudyConfig", out: Path | None, until: str, as_json: bool) -> "Run":
+    """Run a study's stages up to one, then say where things are and what to run next."""
+    from ontogeny.config import load_study
+    from ontogeny.study import run_study
+
+    if isinstance(study, Path):
+        if study.is_dir():
+            out, study = out or study, study / "study.yaml"
+        config = load_study(study)
+    else:
+        config = study
+    run = run_study(config, out=out, until=until, say=lambda line: print(line, file=sys.stderr))
+    if as_json:
+        print(json.dumps({"run": str(run.folder), "stages": run.manifest["stages"]}))
+    elif until == "report":
+        print(f"wrote {run.report_path}" if run.study.report else f"wrote {run.folder}")
+    else:
+        print(f"wrote {run.folder}; next: ontogeny {NEXT[until]} {run.folder}")
+    return run
+
+
+@app.command()
+def demo(out: OutOption = None, as_json: JsonOption = False) -> None:
+    """Pre-train a small LM on the documentation in this environment, study it, and write a report.
+
+    Example: ontogeny demo
+    """
+    from ontogeny.study import preset
+
+    _run(preset("demo"), out, "report", as_json)
+
+
+@app.command()
+def run(study: StudyArgument, out: OutOption = None, as_json: JsonOption = False) -> None:
+    """Run a study from its suite to its report; what is done already is not done again.
+
+    Example: ontogeny run study.yaml
+    """
+    _run(study, out, "report", as_json)
+
+
+@app.command()
+def pack(study: StudyArgument, out: OutOption = None, as_json: JsonOption = False) -> None:
+    """Tokenize and pack a study's corpus.
+
+    Example: ontogeny pack study.yaml
+    """
+    _run(study, out, "pack", as_json)
+
+
+@app.command()
+def pretrain(study: StudyArgument, out: OutOption = None, as_json: JsonOption = False) -> None:
+    """Pre-train a study's small LM and save its snapshots (after `pack`, where that is not done).
+
+    Example: ontogeny pretrain study.yaml
+    """
+    _run(study, out, "pretrain", as_json)
+
+
+@app.command()
+def train(study: StudyArgument, out: OutOption = None, as_json: JsonOption = False) -> None:
+    """Train a study's dictionary on streamed activations (after what comes before it).
+
+    Example: ontogeny train study.yaml
+    """
+    _run(study, out, "train", as_json)
+
+
+@app.command()
+def measure(study: StudyArgument, out: OutOption = None, as_json: JsonOption = False) -> None:
+    """Measure a study's features (after what comes before it) and print the dictionary's quality.
+
+    Example: ontogeny measure study.yaml
+    """
+    done = _run(study, out, "measure", as_json)
+    if not as_json:
+        _print_table(done.table("quality"))
+
+
+@app.command()
+def analyse(study: StudyArgument, out: OutOption = None, as_json: JsonOption = False) -> None:
+    """Run a study's analyses (after what comes before them) and print the one on emergence.
+
+    Example: ontogeny analyse study.yaml
+    """
+    done = _run(study, out, "analyse", as_json)
+    if not as_json and "emergence" in done.study.analyses:
+        _print_table(done.analysis("emergence"))
+
+
+@app.command()
+def report(study: StudyArgument, out: OutOption = None, as_json: JsonOption = False) -> None:
+    """Write a study's report (after what comes before it).
+
+    Example: ontogeny report runs/demo
+    """
+    _run(study, out, "report", as_json)
+
+
+@suites_app.command("show")
+def suites_show(
+    folder: Annotated[Path, typer.Argument(help="A folder with one saved checkpoint per snapshot.")],
+    as_json: JsonOption = False,
+) -> None:
+    """List the snapshots of a suite.
+
+    Example: ontogeny suites show runs/demo/suite
+    """
+    import polars as pl
+
+    from ontogeny.suites.suite import open_suite
+
+    suite = open_suite(folder)
+    columns = {"step": pl.Int64, "revision": pl.String, "tokens_seen": pl.Int64}
+    rows = [(snapshot.step, snapshot.revision, snapshot.tokens_seen) for snapshot in suite.snapshots]
+    table = pl.DataFrame(rows, schema=columns, orient="row")
+    if as_json:
+        print(json.dumps(table.to_dicts()))
+    else:
+        _print_table(table)
+
+
+def _print_table(table: "pl.DataFrame") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(box=None, pad_edge=False)
+    for name, dtype in table.schema.items():
+        drawn.add_column(name, justify="right" if dtype.is_numeric() else "left")
+    for row in table.iter_rows():
+        drawn.add_row(*map(_cell, row))
+    Console(width=None if sys.stdout.isatty() else 160).print(drawn)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def main() -> None:
+    """Entry point: 0 on success, 2 on bad input, 1 on failure, 130 on Ctrl-C; one line for each."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        _fail("stopped; what is finished is kept, and the same command goes on from there", 130)
+    except OntogenyError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        _fail(f"{error}", 1)
+    except Exception as error:
+        _fail(f"unexpected {type(error).__name__}: {error} (ontogeny --debug shows where)", 1)
+
+
+def _fail(line: str, code: int) -> None:
+    if _Settings.debug and code != 130:
+        raise  # noqa: PLE0704 - called while an exception is handled
+    print(f"ontogeny: {line}", file=sys.stderr)
+    raise SystemExit(code)

@@ -1,0 +1,263 @@
+"""Figures as Vega-Lite specifications, made from a run's tables. One function a figure.
+
+Steps are drawn on a symlog axis, log(1 + step), which the page can switch to a linear one. Colours are from the
+palette of Okabe and Ito and from viridis, which hold for colour-blind readers.
+"""
+
+import base64
+import io
+from itertools import pairwise
+from typing import Any
+
+import altair as alt
+import numpy as np
+import polars as pl
+
+from ontogeny.run import Run
+
+Spec = dict[str, Any]
+WIDTH, HEIGHT = 620, 300
+BLUE, ORANGE, GREEN, PINK, SKY, VERMILION, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#767676",
+)  # fmt: skip
+# viridis at nine even places (Smith and van der Walt 2015, CC0)
+VIRIDIS = ("440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec962", "addc30", "fde725")
+FATES = {"persistent": BLUE, "transient": ORANGE, "censored": GREY}
+
+
+def step_axis(steps: list[int], *, title: str = "pre-training step", labels: int = 10) -> alt.X:
+    """The x axis of snapshots: log(1 + step), ticks at some of the steps."""
+    chosen = spread_out(steps, labels)
+    return alt.X(
+        "step:Q",
+        title=title,
+        scale=alt.Scale(type="symlog", constant=1, domain=[steps[0], steps[-1]], nice=False),
+        axis=alt.Axis(values=chosen, format="~s", grid=False, labelOverlap=True),
+    )
+
+
+def spread_out(steps: list[int], count: int) -> list[int]:
+    """At most `count` of the steps, spread evenly over log(1 + step), the first and last among them."""
+    if len(steps) <= count:
+        return steps
+    logs = np.log1p(np.asarray(steps, dtype=float))
+    targets = np.linspace(logs[0], logs[-1], count)
+    return sorted({steps[int(np.abs(logs - target).argmin())] for target in targets})
+
+
+def _finish(chart: alt.TopLevelMixin) -> Spec:
+    return chart.to_dict()
+
+
+def loss(run: Run) -> Spec:
+    """Held-out loss of every snapshot, between the n-gram bounds."""
+    table = run.analysis("phases")
+    bounds = pl.DataFrame(
+        {
+            "bound": ["unigram", "bigram (Kneser-Ney)"],
+            "value": [table["unigram"][0], table["bigram"][0]],
+        }
+    )
+    x = step_axis(run.steps)
+    band = alt.Chart(table).mark_area(opacity=0.25, color=BLUE).encode(x=x, y="loss_ci_low:Q", y2="loss_ci_high:Q")
+    line = (
+        alt.Chart(table.with_columns(curve=pl.lit("language model")))
+        .mark_line(point=True)
+        .encode(
+            x=x,
+            y=alt.Y("loss:Q", title="held-out cross-entropy (nat / token)", scale=alt.Scale(zero=False)),
+            color=alt.Color(
+                "curve:N",
+                title=None,
+                scale=alt.Scale(
+                    domain=["language model", "unigram", "bigram (Kneser-Ney)"], range=[BLUE, ORANGE, GREEN]
+                ),
+                legend=alt.Legend(orient="top-right"),
+            ),
+            tooltip=["step", alt.Tooltip("loss", format=".3f")],
+        )
+    )
+    rules = (
+        alt.Chart(bounds)
+        .mark_rule(strokeDash=[6, 4], strokeWidth=2)
+        .encode(y="value:Q", color="bound:N", tooltip=["bound", alt.Tooltip("value", format=".3f")])
+    )
+    title = "The model's loss, and what n-gram models of the same text reach"
+    return _finish(alt.layer(band, rules, line).properties(width=WIDTH, height=HEIGHT, title=title))
+
+
+def divergences(run: Run) -> Spec:
+    """Divergence between the next-token distributions of the model and of the n-gram models."""
+    names = {
+        "kl_model_unigram": ("unigram", "KL(model ‖ n-gram)"),
+        "kl_unigram_model": ("unigram", "KL(n-gram ‖ model)"),
+        "kl_model_bigram": ("bigram", "KL(model ‖ n-gram)"),
+        "kl_bigram_model": ("bigram", "KL(n-gram ‖ model)"),
+    }
+    table = run.analysis("phases").unpivot(list(names), index="step", variable_name="name", value_name="kl")
+    table = table.with_columns(
+        model=pl.col("name").replace_strict({name: pair[0] for name, pair in names.items()}),
+        direction=pl.col("name").replace_strict({name: pair[1] for name, pair in names.items()}),
+    )
+    chart = (
+        alt.Chart(table)
+        .mark_line(point=True)
+        .encode(
+            x=step_axis(run.steps),
+            y=alt.Y("kl:Q", title="mean divergence (nat)", scale=alt.Scale(type="log")),
+            color=alt.Color(
+                "model:N", title="n-gram model", scale=alt.Scale(domain=["unigram", "bigram"], range=[ORANGE, GREEN])
+            ),
+            strokeDash=alt.StrokeDash("direction:N", title="direction"),
+            tooltip=["step", "model", "direction", alt.Tooltip("kl", format=".3f")],
+        )
+    )
+    title = "How far the model's predictions are from the n-gram models'"
+    return _finish(chart.properties(width=WIDTH, height=HEIGHT, title=title))
+
+
+def quality(run: Run) -> Spec:
+    """Explained variance per snapshot."""
+    names = {
+        "explained_variance": "of the total variance",
+        "explained_variance_per_token": "mean of per-token ratios",
+    }
+    table = run.table("quality").unpivot(list(names), index="step", variable_name="name", value_name="ev")
+    table = table.with_columns(measure=pl.col("name").replace_strict(names))
+    chart = (
+        alt.Chart(table)
+        .mark_line(point=True)
+        .encode(
+            x=step_axis(run.steps),
+            y=alt.Y("ev:Q", title="explained variance (share)", scale=alt.Scale(zero=False, nice=True)),
+            color=alt.Color(
+                "measure:N", title="explained", scale=alt.Scale(domain=list(names.values()), range=[BLUE, ORANGE])
+            ),
+            tooltip=["step", "measure", alt.Tooltip("ev", format=".4f")],
+        )
+    )
+    title = "How much of each snapshot's activations the dictionary explains (held-out tokens)"
+    return _finish(chart.properties(width=WIDTH, height=HEIGHT, title=title))
+
+
+def births(run: Run) -> Spec:
+    """Emergent features born in each interval between snapshots, by fate; the initial ones are counted in the title."""
+    labels = interval_labels(run.steps)
+    living = run.features.filter(~pl.col("dead"))
+    emergent = living.filter(pl.col("origin") == "emergent")
+    table = emergent.group_by("birth_step", "fate").agg(features=pl.len())
+    names = dict(zip(run.steps[1:], labels, strict=True))
+    table = table.with_columns(interval=pl.col("birth_step").replace_strict(names, return_dtype=pl.String))
+    chart = (
+        alt.Chart(table)
+        .mark_bar()
+        .encode(
+            x=alt.X("interval:O", title="born in (previous snapshot, snapshot], steps", sort=labels,
+                    scale=alt.Scale(domain=labels), axis=alt.Axis(labelAngle=-45)),
+            y=alt.Y("sum(features):Q", title="features born", axis=alt.Axis(tickMinStep=1)),
+            color=alt.Color("fate:N", title="fate", scale=alt.Scale(domain=list(FATES), range=list(FATES.values()))),
+            tooltip=["interval", "fate", "features"],
+        )
+    )  # fmt: skip
+    title = alt.Title(
+        "When emergent features are born",
+        subtitle=f"{len(emergent):,} of {len(living):,} living features; the other {len(living) - len(emergent):,} are "
+        f"there at step {run.steps[0]:,}",
+    )
+    return _finish(chart.properties(width=WIDTH, height=HEIGHT, title=title))
+
+
+def interval_labels(steps: list[int]) -> list[str]:
+    """One label for each interval between neighbouring snapshots."""
+    return [f"({short(a)}, {short(b)}]" for a, b in pairwise(steps)]
+
+
+def short(step: int) -> str:
+    """1000 as 1k."""
+    return f"{step / 1000:g}k" if step >= 1000 else str(step)
+
+
+def strengths(run: Run) -> Spec:
+    """Relative strength of every living feature at every snapshot, features in order of birth, as an image."""
+    features = run.features.filter(~pl.col("dead")).sort("birth_step", "peak_step", "feature")["feature"].to_numpy()
+    steps = run.steps
+    relative = run.trajectories.sort("snapshot", "feature")["strength_relative"].to_numpy().reshape(len(steps), -1)
+    width, height = WIDTH, 420
+    image = alt.Chart(pl.DataFrame({"url": [_viridis_png(relative[:, features].T, width=width, height=height)]}))
+    picture = image.mark_image(width=width, height=height).encode(
+        x=alt.value(width / 2), y=alt.value(height / 2), url="url:N"
+    )
+    axes = (
+        alt.Chart(pl.DataFrame({"step": steps, "feature": np.linspace(0, len(features), len(steps)), "strength": 0.0}))
+        .mark_point(opacity=0)
+        .encode(
+            x=alt.X("step:O", title="pre-training step of the snapshot", sort=steps,
+                    scale=alt.Scale(type="band", padding=0), axis=alt.Axis(labelAngle=-45)),
+            y=alt.Y("feature:Q", title="living features, ordered by birth",
+                    scale=alt.Scale(domain=[len(features), 0], nice=False)),
+            color=alt.Color("strength:Q", title="strength / greatest",
+                            scale=alt.Scale(scheme="viridis", domain=[0, 1]), legend=alt.Legend(gradientLength=160)),
+        )
+    )  # fmt: skip
+    title = f"Strength of {len(features):,} features over pre-training"
+    return _finish(alt.layer(picture, axes).properties(width=width, height=height, title=title))
+
+
+def _viridis_png(values: np.ndarray, *, width: int, height: int) -> str:
+    """Values in 0..1 [row, column] as a PNG data address, a block of pixels for each."""
+    from PIL import Image
+
+    positions = np.linspace(0, 1, len(VIRIDIS))
+    colours = np.array([[int(code[i : i + 2], 16) for i in (0, 2, 4)] for code in VIRIDIS], dtype=float)
+    pixels = np.stack([np.interp(values, positions, colours[:, channel]) for channel in range(3)], axis=-1)
+    image = Image.fromarray(pixels.round().astype(np.uint8), "RGB")
+    image = image.resize((width * 2, height * 2), Image.Resampling.BOX if len(values) > height * 2 else Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def cosines(run: Run) -> Spec:
+    """Mean cosine of decoder directions between every two snapshots."""
+    table = run.analysis("turning_point").select("step_a", "step_b", "cosine", "features")
+    mirrored = table.filter(pl.col("step_a") != pl.col("step_b")).rename({"step_a": "step_b", "step_b": "step_a"})
+    table = pl.concat([table, mirrored.select(table.columns)])
+    steps = run.steps
+    side = 380
+    chart = (
+        alt.Chart(table)
+        .mark_rect()
+        .encode(
+            x=alt.X("step_a:O", title="pre-training step", sort=steps, axis=alt.Axis(labelAngle=-45)),
+            y=alt.Y("step_b:O", title="pre-training step", sort=steps),
+            color=alt.Color("cosine:Q", title="mean cosine", scale=alt.Scale(scheme="viridis")),
+            tooltip=["step_a", "step_b", alt.Tooltip("cosine", format=".3f"), "features"],
+        )
+    )
+    title = "How far directions have turned between two snapshots (features alive at both)"
+    return _finish(chart.properties(width=side, height=side, title=title))
+
+
+def trajectory(run: Run, feature: int, trajectories: pl.DataFrame) -> Spec:
+    """Strength of one feature, and the mean of each snapshot's own part of its code."""
+    names = {"strength": "strength (decoder norm)", "own_part": "own part of the code"}
+    table = trajectories.filter(pl.col("feature") == feature).select("step", *names)
+    table = table.with_columns(pl.col(name) / pl.col(name).abs().max() for name in names)
+    table = table.unpivot(list(names), index="step", variable_name="name", value_name="value").drop_nulls()
+    table = table.with_columns(measure=pl.col("name").replace_strict(names), value=pl.col("value").round(4))
+    chart = (
+        alt.Chart(table.drop("name"))
+        .mark_line(point=True)
+        .encode(
+            x=step_axis(run.steps, labels=6),
+            y=alt.Y("value:Q", title="share of greatest"),
+            color=alt.Color(
+                "measure:N",
+                title=None,
+                scale=alt.Scale(domain=list(names.values()), range=[BLUE, ORANGE]),
+                legend=alt.Legend(orient="bottom", columns=1, labelLimit=240),
+            ),
+            tooltip=["step", "measure", alt.Tooltip("value", format=".3f")],
+        )
+    )
+    return _finish(chart.properties(width=250, height=150, title=f"Feature {feature} through training"))

@@ -1,0 +1,174 @@
+"""The report: one self-contained page that opens without a network.
+
+Vega's JavaScript stands in it once; data stand in it as JSON with `<` escaped, text is escaped by the template.
+"""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ontogeny.report import figures
+from ontogeny.run import Run, write_text
+
+CARDS_PER_BIRTH, MAX_CARDS = 2, 24
+DENSITY_RANGE = (2e-4, 0.05)
+TOP_EXAMPLES, OWN_EXAMPLES, LOGIT_TOKENS, SNAPSHOTS_PER_CARD = 6, 3, 8, 5
+
+
+def write_report(run: Run) -> Path:
+    """Write `report.html` into the run folder and return its path."""
+    import vl_convert
+    from jinja2 import Environment
+    from markupsafe import Markup
+    from tokenizers import Tokenizer
+
+    assets = files("ontogeny.report") / "assets"
+    template = Environment(autoescape=True).from_string((assets / "report.html.j2").read_text(encoding="utf-8"))
+    tokenizer = Tokenizer.from_file(str(run.corpus_folder / "tokenizer" / "tokenizer.json"))
+    analyses = run.study.analyses
+    drawn = {
+        **({"loss": figures.loss, "divergences": figures.divergences} if "phases" in analyses else {}),
+        "quality": figures.quality,
+        "births": figures.births,
+        "strengths": figures.strengths,
+        **({"cosines": figures.cosines} if "turning_point" in analyses else {}),
+    }
+    specs = {name: draw(run) for name, draw in drawn.items()}
+    cards = _cards(run, tokenizer)
+    specs |= {f"feature-{card['feature']}": card.pop("spec") for card in cards}
+    page = template.render(
+        name=run.study.name,
+        study=run.study,
+        summary=summary(run),
+        figures=list(drawn),
+        quality=run.table("quality").to_dicts(),
+        cards=cards,
+        density_range=DENSITY_RANGE,
+        manifest=run.manifest,
+        corpus=json.loads((run.corpus_folder / "train" / "manifest.json").read_text(encoding="utf-8")),
+        config=(run.folder / "study.yaml").read_text(encoding="utf-8"),
+        css=Markup((assets / "report.css").read_text(encoding="utf-8")),
+        script=Markup((assets / "report.js").read_text(encoding="utf-8")),
+        vega=Markup(vl_convert.javascript_bundle()),
+        specs=Markup(embeddable(specs)),
+    )
+    write_text(run.report_path, page)
+    return run.report_path
+
+
+def embeddable(values: Any) -> str:
+    """JSON that can stand inside a script element: `<` escaped, so that no text can end the element."""
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def summary(run: Run) -> list[str]:
+    """A few sentences, each number from a table of the run."""
+    steps, features, quality = run.steps, run.features, run.table("quality")
+    living = features.filter(~pl.col("dead"))
+    emergent = living.filter(pl.col("origin") == "emergent")
+    lines = []
+    if "phases" in run.study.analyses:
+        phases = run.analysis("phases")
+        lines.append(
+            f"Held-out loss falls from {phases['loss'][0]:.2f} to {phases['loss'][-1]:.2f} nat a token over "
+            f"{steps[-1]:,} steps; it {_passing(phases, 'unigram')} and {_passing(phases, 'bigram')}."
+        )
+    lines.append(
+        f"The dictionary has {len(features):,} features, {quality['l0'][0]:.1f} active a token; it explains between "
+        f"{quality['explained_variance'].min():.1%} and {quality['explained_variance'].max():.1%} of each snapshot's "
+        f"variance on held-out tokens. {quality['dead_share'][0]:.1%} of the features are dead."
+    )
+    lines.append(
+        f"Of {len(living):,} living features {len(living) - len(emergent):,} are there at step {steps[0]:,} and "
+        f"{len(emergent):,} emerge later"
+        + (f", half of them by step {int(emergent['birth_step'].median() or 0):,}." if len(emergent) else ".")
+    )
+    return lines
+
+
+def _passing(phases: pl.DataFrame, bound: str) -> str:
+    """Between which steps the loss comes to lie below a bound for good."""
+    below = (phases["loss"] < phases[bound]).to_list()
+    if not below[-1]:
+        return f"does not pass the {bound} model ({phases[bound][0]:.2f})"
+    first = len(below) - next((i for i, passed in enumerate(reversed(below)) if not passed), len(below))
+    if first == 0:
+        return f"is below the {bound} model ({phases[bound][0]:.2f}) from the start"
+    step = phases["step"]
+    return f"passes the {bound} model ({phases[bound][0]:.2f}) between steps {step[first - 1]:,} and {step[first]:,}"
+
+
+def choose_features(features: pl.DataFrame) -> list[int]:
+    """For each birth the strongest features among those that are active neither too rarely nor too often to read."""
+    readable = features.filter(~pl.col("dead"), pl.col("density").is_between(*DENSITY_RANGE))
+    ranked = readable.sort("max_strength", descending=True)
+    chosen = ranked.group_by("birth_step", maintain_order=True).head(CARDS_PER_BIRTH)
+    return chosen.sort("birth_step", "max_strength", descending=[False, True])["feature"].to_list()[:MAX_CARDS]
+
+
+def _cards(run: Run, tokenizer: Any) -> list[dict[str, Any]]:
+    features, trajectories = run.features, run.trajectories
+    chosen = choose_features(features)
+    examples = run.examples.filter(pl.col("feature").is_in(chosen))
+    logits = run.table("logit_effects").filter(
+        pl.col("feature").is_in(chosen), pl.col("rank") < LOGIT_TOKENS
+    )
+    cards = []
+    for feature in chosen:
+        row = features.row(by_predicate=pl.col("feature") == feature, named=True)
+        own, of_feature = examples.filter(pl.col("feature") == feature), logits.filter(pl.col("feature") == feature)
+        shown = [
+            {
+                "step": run.steps[index],
+                "examples": _examples(own.filter(pl.col("kind") == "own", pl.col("snapshot") == index), tokenizer, OWN_EXAMPLES),
+                "promoted": _tokens(of_feature, index, "promoted", tokenizer),
+                "suppressed": _tokens(of_feature, index, "suppressed", tokenizer),
+            }
+            for index in _snapshots_to_show(run.steps, row["birth_step"])
+        ]
+        cards.append(
+            {
+                **row,
+                "top": _examples(own.filter(pl.col("kind") == "top"), tokenizer, TOP_EXAMPLES),
+                "snapshots": shown,
+                "spec": figures.trajectory(run, feature, trajectories),
+            }
+        )
+    return cards
+
+
+def _snapshots_to_show(steps: list[int], birth_step: int) -> list[int]:
+    """The first, the one before the birth, the birth, the middle of what follows, and the last."""
+    birth, last = steps.index(birth_step), len(steps) - 1
+    return sorted({0, max(birth - 1, 0), birth, (birth + last) // 2, last})[:SNAPSHOTS_PER_CARD]
+
+
+def _examples(rows: pl.DataFrame, tokenizer: Any, count: int) -> list[list[dict[str, Any]]]:
+    """Contexts as tokens with a text, an activation and a shade from 0 to 1."""
+    shown = []
+    greatest = max((max(values) for values in rows["activations"]), default=0.0)
+    for row in rows.sort("rank").head(count).iter_rows(named=True):
+        shown.append(
+            [
+                {
+                    "text": token_text(tokenizer, token),
+                    "activation": value,
+                    "shade": round(max(value, 0) / greatest, 2) if greatest > 0 else 0,
+                }
+                for token, value in zip(row["tokens"], row["activations"], strict=True)
+            ]
+        )
+    return shown
+
+
+def _tokens(logits: pl.DataFrame, snapshot: int, kind: str, tokenizer: Any) -> list[str]:
+    rows = logits.filter(pl.col("snapshot") == snapshot, pl.col("kind") == kind).sort("rank")
+    return [token_text(tokenizer, token) for token in rows["token"]]
+
+
+def token_text(tokenizer: Any, token: int) -> str:
+    """A token as text on one line; bytes that are no character by themselves as �."""
+    return tokenizer.decode([token], skip_special_tokens=False).replace("\n", "⏎").replace("\t", "⇥")

@@ -1,0 +1,77 @@
+"""What tests share: real text from the standard library's documentation, and one small study run end to end."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ontogeny.config import load_study
+from ontogeny.corpus.pydocs import pydocs
+from ontogeny.run import Run
+from ontogeny.study import run_study
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The reference data; tests that need it are skipped where it is not."""
+    folder = Path(os.environ.get("ONTOGENY_SHARED") or ROOT.parent / "shared").resolve()
+    if not (folder / "suites" / "english-neox").is_dir():
+        pytest.skip(f"no reference data at {folder} (set ONTOGENY_SHARED)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """About half a megabyte of the standard library's documentation, a JSON line per module."""
+    path = tmp_path_factory.mktemp("text") / "stdlib.jsonl"
+    documents = pydocs(packages=["stdlib"], max_bytes_per_package=500_000)
+    lines = [json.dumps({"id": name, "source": source, "text": text}) for name, source, text in documents]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def small_study(text_file: Path, **changes: object) -> dict[str, object]:
+    """A study small enough to run in seconds, all of it real."""
+    return {
+        "name": "small",
+        "suite": {
+            "pretrain": {
+                "model": {
+                    "hidden_size": 32,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 2,
+                    "intermediate_size": 64,
+                },
+                "steps": 60,
+                "batch_size": 16,
+                "learning_rate": 0.01,
+                "warmup_steps": 5,
+                "snapshots": [0, 10, 25],
+            }
+        },
+        "corpus": {"files": str(text_file), "sequence_length": 64, "tokenizer": {"vocab_size": 512}},
+        "hookpoint": "resid_post.0",
+        "dictionary": {"n_features": 96, "k": 8},
+        "train": {
+            "tokens": 60_000,
+            "batch_size": 512,
+            "window_tokens": 4096,
+            "dead_after_tokens": 5000,
+            "learning_rate": 0.005,
+        },
+        "measure": {"tokens": 30_000, "held_out_tokens": 8000, "examples": 5, "snapshot_examples": 2},
+        "analysis": {"phase_tokens": 8000, "kl_tokens": 2000, "bootstrap": 200},
+    } | changes
+
+
+@pytest.fixture(scope="session")
+def small_run(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The small study, run to its report."""
+    folder = tmp_path_factory.mktemp("small")
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(small_study(text_file)), encoding="utf-8")
+    return run_study(load_study(path), out=folder / "run", say=lambda line: None)
