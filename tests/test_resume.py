@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import small_study
 
+from conftest import small_study
 from ontogeny.progress import read_events
 from ontogeny.run import Run, file_hash
 
@@ -29,9 +29,7 @@ def results(run: Run) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_a_kill_in_each_stage_changes_no_bit_of_the_results(
-    small_run: Run, text_file: Path, tmp_path: Path
-) -> None:
+def test_a_kill_in_each_stage_changes_no_bit_of_the_results(small_run: Run, text_file: Path, tmp_path: Path) -> None:
     study = tmp_path / "study.yaml"
     study.write_text(yaml.safe_dump(small_study(text_file)), encoding="utf-8")
     killed = Run(tmp_path / "run")

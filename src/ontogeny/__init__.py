@@ -41,7 +41,7 @@ _PLACES = {
     "InputError": "ontogeny.errors",
 }
 
-__all__ = [*_PLACES]  # noqa: PLE0604 - strings all
+__all__ = [*_PLACES]
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-suites_app = typer.Typer(help="Suites: the ordered checkpoints of a model.", no_args_is_help=True, rich_markup_mode=None)
+suites_app = typer.Typer(
+    help="Suites: the ordered checkpoints of a model.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(suites_app, name="suites")
 
 StudyArgument = Annotated[
@@ -197,8 +199,10 @@ def main() -> None:
     """Entry point: 0 on success, 2 on bad input, 1 on failure, 130 on Ctrl-C; one line for each."""
     try:
         app()
-    except KeyboardInterrupt:
-        _fail("stopped; what is finished is kept, and the same command goes on from there", 130)
+    except SystemExit as exit_:  # typer turns Ctrl-C into this
+        if exit_.code == 130:
+            print("ontogeny: stopped; what is finished is kept, the same command goes on from there", file=sys.stderr)
+        raise
     except OntogenyError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
@@ -208,7 +212,7 @@ def main() -> None:
 
 
 def _fail(line: str, code: int) -> None:
-    if _Settings.debug and code != 130:
-        raise  # noqa: PLE0704 - called while an exception is handled
+    if _Settings.debug:
+        raise
     print(f"ontogeny: {line}", file=sys.stderr)
     raise SystemExit(code)

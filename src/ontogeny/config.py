@@ -162,7 +162,7 @@ class OptimisationConfig(Settings):
     sparsity_warmup: Share = 0.1
     """Share of the steps over which λ rises, or k falls from `k_start`."""
     k_start: Positive | None = None
-    """None: four times k (at most half of the features)."""
+    """Where k starts; None: at k itself, which explained more in short trainings (docs/LOG.md)."""
     aux_k: Annotated[int, Field(ge=0)] = 256
     """Dead features that reconstruct the residual (AuxK); 0 switches it off."""
     aux_weight: Annotated[float, Field(ge=0)] = 1.0

@@ -78,7 +78,9 @@ class Checkpoint:
         try:
             state = torch.load(self.path, weights_only=True)
         except Exception as error:  # torch, pickle and zipfile each raise their own
-            raise TrainingError(f"the checkpoint {self.path} cannot be read ({error}): remove it to start again") from error
+            raise TrainingError(
+                f"the checkpoint {self.path} cannot be read ({error}): remove it to start again"
+            ) from error
         return state if state["key"] == self.key else None
 
     def write_if_due(self, state: Callable[[], dict[str, Any]]) -> bool:

@@ -1,6 +1,5 @@
 """A study as a list of stages. Each reads what earlier ones left in the run folder and writes its own part."""
 
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -85,7 +84,9 @@ def _train_key(run: Run) -> str:
         for snapshot in suite_of(run).snapshots
         for file in sorted(snapshot.path.glob("*.safetensors"))
     ]
-    return fingerprint(study.suite, weights, study.hookpoint, study.dictionary, study.train, _corpus(run, "train").fingerprint)
+    return fingerprint(
+        study.suite, weights, study.hookpoint, study.dictionary, study.train, _corpus(run, "train").fingerprint
+    )
 
 
 def _train(run: Run) -> list[Path]:

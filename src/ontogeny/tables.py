@@ -37,7 +37,9 @@ TABLES: dict[str, dict[str, Column]] = {
         "feature": FEATURE,
         "snapshot": SNAPSHOT,
         "step": STEP,
-        "strength": Column(pl.Float32, "normalised", "norm of the decoder direction in the snapshot's normalised units"),
+        "strength": Column(
+            pl.Float32, "normalised", "norm of the decoder direction in the snapshot's normalised units"
+        ),
         "strength_relative": Column(pl.Float32, "share", "strength over the feature's greatest strength"),
         "firing_rate": Column(pl.Float32, "share", "share of measured tokens on which the code is active"),
         "mean_activation": Column(pl.Float32, "code", "mean code where active; null where it never is"),

@@ -46,7 +46,9 @@ class Harvester:
         self.d_model: int = widths.pop()
         self.n_snapshots = len(self.models)
 
-    def read(self, snapshot: int, tokens: Int[Tensor, "sequence position"]) -> Float[Tensor, "sequence position d_model"]:
+    def read(
+        self, snapshot: int, tokens: Int[Tensor, "sequence position"]
+    ) -> Float[Tensor, "sequence position d_model"]:
         """Raw float32 activations of one snapshot."""
         return read_hookpoint(self.models[snapshot], tokens.to(self.device), self.hookpoint).float()
 

@@ -37,9 +37,7 @@ def phases(run: Run) -> pl.DataFrame:
     with progress_bar("phases", len(suite.snapshots), unit="snapshots") as bar:
         for index, snapshot in enumerate(suite.snapshots):
             losses, divergences = _read(snapshot, held_out, sequences, for_kl, ngrams, dtype=study.suite.dtype)
-            low, high = bootstrap_mean(
-                losses, counts, documents, samples=settings.bootstrap, seed=settings.seed
-            )
+            low, high = bootstrap_mean(losses, counts, documents, samples=settings.bootstrap, seed=settings.seed)
             rows.append(
                 {
                     "snapshot": index,

@@ -1,10 +1,9 @@
 """RelIE and RelDec: which snapshot a feature matters to. Source: Crosscoding Through Time, arXiv 2509.05291."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-
-ArrayLike = np.ndarray | list[list[float]]
+from numpy.typing import ArrayLike
 
 
 def relie(effects: ArrayLike, *, pairwise: bool = False) -> np.ndarray:
@@ -34,17 +33,17 @@ def relie(effects: ArrayLike, *, pairwise: bool = False) -> np.ndarray:
 
 @runtime_checkable
 class _HasStrength(Protocol):
-    def strength(self) -> ArrayLike: ...
+    def strength(self) -> Any: ...
 
 
 def reldec(dictionary: _HasStrength, *, pairwise: bool = False) -> np.ndarray:
     """The same shares of a feature's strengths.
 
     Args:
-        dictionary: anything whose `strength()` is [snapshot, feature].
+        dictionary: its `strength()` is a tensor [snapshot, feature].
         pairwise: compare pairs of snapshots, as in `relie`.
     """
-    return relie(np.asarray(dictionary.strength()), pairwise=pairwise)
+    return relie(dictionary.strength().detach().cpu().numpy(), pairwise=pairwise)
 
 
 def _share(part: np.ndarray, total: np.ndarray) -> np.ndarray:

@@ -14,7 +14,17 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
 
-SKIPPED_FOLDERS = {"test", "tests", "testing", "_vendor", "vendor", "__pycache__", "site-packages", "idlelib", "lib2to3"}
+SKIPPED_FOLDERS = {
+    "test",
+    "tests",
+    "testing",
+    "_vendor",
+    "vendor",
+    "__pycache__",
+    "site-packages",
+    "idlelib",
+    "lib2to3",
+}
 MIN_PARAGRAPH, MIN_DOCUMENT, MIN_COMMENT = 60, 400, 200
 DEFAULT_BYTES_PER_PACKAGE = 1_200_000
 

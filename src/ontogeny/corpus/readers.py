@@ -68,7 +68,9 @@ def _read_file(path: Path) -> Iterator[Document]:
     opener = OPENERS.get(suffixes[-1] if suffixes else "", open)
     kind = suffixes[-2] if opener is not open and len(suffixes) > 1 else suffixes[-1] if suffixes else ""
     if kind not in (".txt", ".md", ".jsonl"):
-        raise CorpusError(f"{path}: cannot read '{kind or 'no suffix'}'; readable are .txt .md .jsonl, plain, .gz or .xz")
+        raise CorpusError(
+            f"{path}: cannot read '{kind or 'no suffix'}'; readable are .txt .md .jsonl, plain, .gz or .xz"
+        )
     name = path.name.removesuffix(suffixes[-1] if opener is not open else "").removesuffix(kind)
     try:
         with opener(path, "rt", encoding="utf-8") as file:
@@ -80,8 +82,8 @@ def _read_file(path: Path) -> Iterator[Document]:
         raise CorpusError(f"{path}: cannot be read as UTF-8 text: {error}") from None
 
 
-def _jsonl(file: IO[str], path: Path, name: str) -> Iterator[Document]:
-    for number, line in enumerate(file, start=1):
+def _jsonl(lines: Iterable[str], path: Path, name: str) -> Iterator[Document]:
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:

@@ -95,9 +95,7 @@ def _kth_largest(score: Float[Tensor, "batch feature"], count: int) -> Float[Ten
     return candidates.topk(count, sorted=False).values.min()
 
 
-def least_kept_score(
-    code: Float[Tensor, "batch feature"], weight: Float[Tensor, " feature"]
-) -> Float[Tensor, ""]:
+def least_kept_score(code: Float[Tensor, "batch feature"], weight: Float[Tensor, " feature"]) -> Float[Tensor, ""]:
     """The smallest score among active entries; 0 where nothing is active."""
     active: Bool[Tensor, "batch feature"] = code > 0
     score = torch.where(active, code * weight, torch.inf).min()

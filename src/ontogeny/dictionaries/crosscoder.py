@@ -34,7 +34,9 @@ class Crosscoder(Dictionary):
             return self.activation.training(pre, weight=self.score_weight(), k=k)
         return self.activation.inference(pre, weight=self.score_weight(), k=self.k, threshold=self.threshold)
 
-    def encode(self, x: Float[Tensor, "batch snapshot d_model"], *, k: int | None = None) -> Float[Tensor, "batch feature"]:
+    def encode(
+        self, x: Float[Tensor, "batch snapshot d_model"], *, k: int | None = None
+    ) -> Float[Tensor, "batch feature"]:
         """The code of a batch in normalised units (raw ones when folded).
 
         Args:
@@ -42,9 +44,7 @@ class Crosscoder(Dictionary):
         """
         return self.activate(self.pre_activations(x), k=k)
 
-    def own_parts(
-        self, x: Float[Tensor, "batch d_model"], snapshot: int
-    ) -> Float[Tensor, "batch feature"]:
+    def own_parts(self, x: Float[Tensor, "batch d_model"], snapshot: int) -> Float[Tensor, "batch feature"]:
         """One snapshot's own part of the encoder outputs, x[θ]·W_enc[θ]; over all snapshots they sum to z - b_enc."""
         if self.apply_b_dec_to_input:
             x = x - self.b_dec[snapshot]

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -70,6 +69,8 @@ class Dictionary(nn.Module):
             )
         if gate != "shared":
             raise DictionaryError(f"no gate '{gate}': there is shared")
+        if not W_enc.is_floating_point():
+            W_enc = W_enc.float()
         n, d, f = W_enc.shape
         shapes = {"W_dec": (W_dec, (n, f, d)), "b_enc": (b_enc, (f,)), "b_dec": (b_dec, (n, d))}
         shapes |= {} if threshold is None else {"threshold": (threshold, (f,))}
@@ -82,15 +83,19 @@ class Dictionary(nn.Module):
         self.n_snapshots, self.d_model, self.n_features = n, d, f
         self.activation_name, self.k, self.gate = activation, k, gate
         self.apply_b_dec_to_input, self.folded = apply_b_dec_to_input, folded
-        self.encoder_rows = nn.Parameter(W_enc.permute(2, 0, 1).reshape(f, n * d).contiguous())
-        self.decoder_rows = nn.Parameter(W_dec.permute(1, 0, 2).reshape(f, n * d).contiguous())
-        self.b_enc = nn.Parameter(b_enc.clone())
-        self.b_dec = nn.Parameter(b_dec.clone())
+
+        def own(tensor: Tensor) -> Tensor:
+            """A copy that no caller holds, in the dtype of W_enc."""
+            return tensor.detach().to(W_enc.dtype, copy=True).contiguous()
+
+        self.encoder_rows = nn.Parameter(own(W_enc.permute(2, 0, 1).reshape(f, n * d)))
+        self.decoder_rows = nn.Parameter(own(W_dec.permute(1, 0, 2).reshape(f, n * d)))
+        self.b_enc = nn.Parameter(own(b_enc))
+        self.b_dec = nn.Parameter(own(b_dec))
         self.threshold: Tensor | None
-        self.register_buffer("threshold", None if threshold is None else threshold.clone())
+        self.register_buffer("threshold", None if threshold is None else own(threshold))
         self.norm_scale: Tensor
-        scale = torch.ones(n, dtype=W_enc.dtype, device=W_enc.device) if norm_scale is None else norm_scale.clone()
-        self.register_buffer("norm_scale", scale)
+        self.register_buffer("norm_scale", own(W_enc.new_ones(n) if norm_scale is None else norm_scale))
         self.golden_inputs: Tensor | None = None
         """A few inputs [batch, snapshot, d_model] that `save` keeps with their outputs; None for Gaussian ones."""
 

@@ -103,7 +103,7 @@ class _CrosscoderLearner:
         if config.activation != "batch_topk":
             return None
         assert config.k is not None
-        start = config.k_start or max(config.k, min(4 * config.k, config.n_features // 2))
+        start = config.k_start or config.k
         return round(start + (config.k - start) * self._ramp(step))
 
     def _aux_loss(self, x: Tensor, pre: Tensor, code: Tensor) -> Tensor:
@@ -245,4 +245,3 @@ def _start(
     scale = norm_scale_of(raw)
     x = replayed.first[0].to(device) * scale[:, None]
     return replayed, _CrosscoderLearner(config, initial_crosscoder(config, x, scale), x[:8].clone())
-

@@ -158,7 +158,9 @@ class Measurement:
             leaders.restore(saved)
 
 
-def _sum_where(active: Bool[Tensor, "token feature"], x: Float[Tensor, "token width"]) -> Float[Tensor, "feature width"]:
+def _sum_where(
+    active: Bool[Tensor, "token feature"], x: Float[Tensor, "token width"]
+) -> Float[Tensor, "feature width"]:
     """For each feature the sum of x over the tokens where it is active, without a dense product."""
     feature, token = active.T.nonzero(as_tuple=True)
     ones = torch.ones(len(token), dtype=x.dtype, device=x.device)

@@ -60,10 +60,11 @@ def trajectories_table(measurement: Measurement, *, steps: list[int]) -> pl.Data
 def examples_table(measurement: Measurement, corpus: Corpus) -> pl.DataFrame:
     """The table `examples`."""
     order = by_activation(measurement.quantile)
-    parts = [_rows(measurement.top, corpus, kind="top", snapshot=None), _rows(order, corpus, kind="quantile", snapshot=None)]
-    parts += [
-        _rows(leaders, corpus, kind="own", snapshot=snapshot) for snapshot, leaders in enumerate(measurement.own)
+    parts = [
+        _rows(measurement.top, corpus, kind="top", snapshot=None),
+        _rows(order, corpus, kind="quantile", snapshot=None),
     ]
+    parts += [_rows(leaders, corpus, kind="own", snapshot=snapshot) for snapshot, leaders in enumerate(measurement.own)]
     return pl.concat(parts).sort("feature", "snapshot", "kind", "rank", nulls_last=False)
 
 

@@ -211,7 +211,9 @@ def _viridis_png(values: np.ndarray, *, width: int, height: int) -> str:
     colours = np.array([[int(code[i : i + 2], 16) for i in (0, 2, 4)] for code in VIRIDIS], dtype=float)
     pixels = np.stack([np.interp(values, positions, colours[:, channel]) for channel in range(3)], axis=-1)
     image = Image.fromarray(pixels.round().astype(np.uint8), "RGB")
-    image = image.resize((width * 2, height * 2), Image.Resampling.BOX if len(values) > height * 2 else Image.Resampling.NEAREST)
+    image = image.resize(
+        (width * 2, height * 2), Image.Resampling.BOX if len(values) > height * 2 else Image.Resampling.NEAREST
+    )
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

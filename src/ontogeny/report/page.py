@@ -113,9 +113,7 @@ def _cards(run: Run, tokenizer: Any) -> list[dict[str, Any]]:
     features, trajectories = run.features, run.trajectories
     chosen = choose_features(features)
     examples = run.examples.filter(pl.col("feature").is_in(chosen))
-    logits = run.table("logit_effects").filter(
-        pl.col("feature").is_in(chosen), pl.col("rank") < LOGIT_TOKENS
-    )
+    logits = run.table("logit_effects").filter(pl.col("feature").is_in(chosen), pl.col("rank") < LOGIT_TOKENS)
     cards = []
     for feature in chosen:
         row = features.row(by_predicate=pl.col("feature") == feature, named=True)
@@ -123,7 +121,9 @@ def _cards(run: Run, tokenizer: Any) -> list[dict[str, Any]]:
         shown = [
             {
                 "step": run.steps[index],
-                "examples": _examples(own.filter(pl.col("kind") == "own", pl.col("snapshot") == index), tokenizer, OWN_EXAMPLES),
+                "examples": _examples(
+                    own.filter(pl.col("kind") == "own", pl.col("snapshot") == index), tokenizer, OWN_EXAMPLES
+                ),
                 "promoted": _tokens(of_feature, index, "promoted", tokenizer),
                 "suppressed": _tokens(of_feature, index, "suppressed", tokenizer),
             }

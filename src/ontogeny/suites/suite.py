@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 STEP_IN_NAME = re.compile(r"^(?:step|checkpoint|global_step|ckpt)[-_]?(\d+)$")
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,9 @@ def open_suite(source: str | Path, *, steps: Sequence[int] | None = None) -> Sui
     """
     folder = Path(source)
     if not folder.is_dir():
-        raise SuiteError(f"no suite at {folder}: expected a folder with one saved checkpoint per step (step0/, step512/)")
+        raise SuiteError(
+            f"no suite at {folder}: expected a folder with one saved checkpoint per step (step0/, step512/)"
+        )
     found: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
         match = STEP_IN_NAME.match(path.name)
@@ -97,7 +104,9 @@ def open_suite(source: str | Path, *, steps: Sequence[int] | None = None) -> Sui
     wanted = sorted(found if steps is None else set(steps))
     for step in wanted:
         if step not in found:
-            raise SuiteError(f"no snapshot at step {step}: {_neighbours(step, list(found))} (ontogeny suites show {folder})")
+            raise SuiteError(
+                f"no snapshot at step {step}: {_neighbours(step, list(found))} (ontogeny suites show {folder})"
+            )
         for names in (("config.json",), WEIGHT_FILES):
             if not any((found[step] / name).is_file() for name in names):
                 raise SuiteError(f"{found[step]} is not a saved checkpoint: it has no {names[0]}")

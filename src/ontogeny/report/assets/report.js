@@ -1,4 +1,4 @@
-// Draws each figure when it comes near the screen; switches step axes between log(1 + step) and linear; tabs.
+// Draws the study's figures at once and those of cards when they come near the screen or are printed; switches step axes between log(1 + step) and linear; tabs.
 const specs = JSON.parse(document.getElementById("specs").textContent);
 let axis = "log";
 
@@ -27,7 +27,11 @@ const seen = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "600px" });
 const figures = [...document.querySelectorAll("figure[data-spec]")];
-figures.forEach((figure) => seen.observe(figure));
+for (const figure of figures) {
+  if (figure.closest(".card")) seen.observe(figure);
+  else draw(figure);
+}
+window.addEventListener("beforeprint", () => figures.filter((figure) => figure.dataset.drawn !== axis).forEach(draw));
 
 for (const input of document.querySelectorAll("input[name=axis]")) {
   input.addEventListener("change", () => {

@@ -1,0 +1,148 @@
+"""Analyses against slow references and known answers."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from ontogeny.analyses.bootstrap import bootstrap_mean
+from ontogeny.analyses.ngrams import fit_ngrams, token_pairs
+from ontogeny.config import CorpusConfig
+from ontogeny.corpus.pack import Corpus, pack_documents
+from ontogeny.corpus.readers import Document
+from ontogeny.corpus.tokenizer import train_tokenizer
+from ontogeny.models.load import load_snapshot
+from ontogeny.run import Run
+from ontogeny.suites.suite import open_suite, suite_of
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("abcde fgh"), 60)) for _ in range(30)]
+    folder = tmp_path_factory.mktemp("ngrams")
+    config = CorpusConfig(files="unused", sequence_length=20, min_tokens=4)
+    tokenizer = train_tokenizer(texts, vocab_size=270)
+    pack_documents(
+        (Document(str(i), "s", t) for i, t in enumerate(texts)), folder / "c", tokenizer=tokenizer, config=config
+    )
+    return Corpus(folder / "c")
+
+
+def pairs_of(corpus: Corpus) -> list[tuple[int, int]]:
+    return [
+        (int(corpus.tokens[s, p - 1]), int(corpus.tokens[s, p]))
+        for s in range(len(corpus))
+        for p in range(1, corpus.lengths[s])
+    ]
+
+
+def test_kneser_ney_is_what_its_formula_gives(corpus: Corpus) -> None:
+    ngrams, vocabulary = fit_ngrams(corpus), corpus.manifest["vocab_size"]
+    pairs = Counter(pairs_of(corpus))
+
+    def discount(counts: list[int]) -> float:
+        once, twice = counts.count(1), counts.count(2)
+        return min(max(once / max(once + 2 * twice, 1), 0.1), 0.9)
+
+    d = discount(list(pairs.values()))
+    before = Counter(v for _, v in pairs)
+    d_low = discount(list(before.values()))
+    for u, v in [(0, 70), *list(pairs)[:25], (5, 5), (vocabulary - 1, 3)]:
+        total = sum(count for (a, _), count in pairs.items() if a == u)
+        kinds = sum(a == u for a, _ in pairs)
+        low = max(before[v] - d_low, 0) / len(pairs) + d_low * len(before) / len(pairs) / vocabulary
+        expected = low if total == 0 else (max(pairs[u, v] - d, 0) + d * kinds * low) / total
+        assert ngrams.bigram(np.array([u]), np.array([v]))[0] == pytest.approx(expected)
+
+
+def test_ngram_probabilities_sum_to_one_and_rows_agree_with_pairs(corpus: Corpus) -> None:
+    ngrams, vocabulary = fit_ngrams(corpus), corpus.manifest["vocab_size"]
+    assert ngrams.unigram.sum() == pytest.approx(1)
+    rows = ngrams.bigram_rows(np.arange(vocabulary))
+    np.testing.assert_allclose(rows.sum(1), 1, rtol=1e-5)
+    current, following = token_pairs(corpus, np.arange(len(corpus)))
+    assert list(zip(current.tolist(), following.tolist(), strict=True)) == pairs_of(corpus)
+    np.testing.assert_allclose(rows[current, following], ngrams.bigram(current, following), rtol=1e-4)
+
+
+def test_bootstrap_of_clusters_is_wider_than_of_independent_units() -> None:
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(40), 10)
+    values = rng.normal(size=40)[clusters] + 0.1 * rng.normal(size=400)
+    clustered = bootstrap_mean(values, np.ones(400), clusters, samples=2000, seed=0)
+    independent = bootstrap_mean(values, np.ones(400), np.arange(400), samples=2000, seed=0)
+    assert clustered[0] < values.mean() < clustered[1]
+    assert clustered[1] - clustered[0] > 2 * (independent[1] - independent[0])
+    spread = values.std() / 20
+    assert independent[1] - independent[0] == pytest.approx(2 * 1.96 * spread, rel=0.1)
+
+
+def test_phases_measure_the_models_loss_and_both_divergences(small_run: Run) -> None:
+    table = small_run.analysis("phases")
+    assert table["step"].to_list() == [0, 10, 25, 60]
+    assert (table["loss_ci_low"] < table["loss"]).all()
+    assert (table["loss"] < table["loss_ci_high"]).all()
+    assert table["bigram"][0] < table["unigram"][0] < table["loss"][0]
+    for name in ("kl_model_unigram", "kl_unigram_model", "kl_model_bigram", "kl_bigram_model"):
+        assert (table[name] > 0).all()
+    corpus = Corpus(small_run.corpus_folder / "held_out")
+    model = load_snapshot(suite_of(small_run).snapshots[-1])
+    total, count = 0.0, 0
+    for sequence in range(len(corpus)):
+        ids = torch.from_numpy(corpus.tokens[[sequence], : corpus.lengths[sequence]].astype(np.int64))
+        logits = model(ids).logits
+        total += float(torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:], reduction="sum"))
+        count += ids.shape[1] - 1
+    assert table["loss"][-1] == pytest.approx(total / count, abs=0.15)
+
+
+def test_emergence_counts_agree_with_the_features_table(small_run: Run) -> None:
+    table, features = small_run.analysis("emergence"), small_run.features
+    living = features.filter(~pl.col("dead"))
+    assert table["births"].sum() == len(living)
+    assert table["births"][0] == (living["origin"] == "initial").sum()
+    assert table["deaths"].sum() == living["death_step"].is_not_null().sum()
+    alive_at_the_end = living["death_step"].is_null().sum()
+    assert table["alive"][-1] == alive_at_the_end
+
+
+def test_turning_point_holds_the_mean_cosine_of_living_directions(small_run: Run) -> None:
+    table = small_run.analysis("turning_point")
+    directions = small_run.dictionary().W_dec.numpy()
+    dead = small_run.features.sort("feature")["dead"].to_numpy()
+    strength = np.linalg.norm(directions, axis=2)
+    alive = (strength >= 0.5 * strength.max(0)) & ~dead
+    assert len(table) == 10
+    for row in table.iter_rows(named=True):
+        a, b = row["snapshot_a"], row["snapshot_b"]
+        both = np.flatnonzero(alive[a] & alive[b])
+        cosines = [directions[a, f] @ directions[b, f] / (strength[a, f] * strength[b, f]) for f in both]
+        assert row["features"] == len(both)
+        assert row["cosine"] == pytest.approx(np.mean(cosines), abs=1e-5)
+        assert row["cosine_ci_low"] - 1e-6 <= row["cosine"] <= row["cosine_ci_high"] + 1e-6
+
+
+@pytest.mark.shared
+def test_the_reference_suites_losses_are_what_its_readme_says(shared: Path, tmp_path: Path) -> None:
+    suite = open_suite(shared / "suites" / "english-neox", steps=[0, 5000])
+    config = CorpusConfig(
+        files="unused", sequence_length=256,
+    )  # fmt: skip
+    from ontogeny.corpus.readers import read_documents
+
+    documents = read_documents([str(shared / "data" / "corpus" / "valid" / "*.jsonl.xz")])
+    pack_documents(documents, tmp_path / "valid", tokenizer=suite.tokenizer(), config=config)
+    corpus = Corpus(tmp_path / "valid")
+    losses = []
+    for snapshot in suite.snapshots:
+        model = load_snapshot(snapshot)
+        ids = torch.from_numpy(corpus.tokens[:64].astype(np.int64))
+        inside = torch.arange(1, 256) < torch.from_numpy(corpus.lengths[:64])[:, None]
+        logits = model(ids).logits[:, :-1][inside]
+        losses.append(float(torch.nn.functional.cross_entropy(logits, ids[:, 1:][inside])))
+    assert losses[0] == pytest.approx(8.33, abs=0.05)
+    assert losses[1] == pytest.approx(3.83, abs=0.15)

@@ -1,0 +1,177 @@
+"""The command line, in processes of its own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import ontogeny
+from conftest import small_study
+from ontogeny.run import Run
+from ontogeny.study import STAGES
+
+
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ontogeny", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=cwd)
+
+
+def assert_one_line_and_nothing_written(done: subprocess.CompletedProcess[str], message: str, out: Path) -> None:
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert len(lines) == 1, done.stderr
+    assert re.search(message, lines[0]), lines[0]
+    assert done.stdout == ""
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"corpus": {"files": "absent/*.txt"}}, r"no file matches '.*absent/\*\.txt'"),
+        (
+            {"hookpoint": "resid_post.2"},
+            "no hookpoint resid_post.2: the model has 2 blocks, so the last is resid_post.1",
+        ),
+        ({"trian": {}}, r"unknown setting 'trian' in StudyConfig \(did you mean train\?\)"),
+        ({"suite": {"folder": "absent"}}, "no suite at"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_2(
+    tmp_path: Path, text_file: Path, changes: dict[str, object], message: str
+) -> None:
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(small_study(text_file, **changes)))
+    done = run("run", tmp_path / "study.yaml", "--out", tmp_path / "out")
+    assert_one_line_and_nothing_written(done, message, tmp_path / "out")
+
+
+def test_bad_suites_and_corpora_are_one_clear_line_and_exit_2(tmp_path: Path, text_file: Path, small_run: Run) -> None:
+    folder = str(small_run.suite_folder)
+    files = str(text_file)
+    (tmp_path / "empty.txt").write_text(" \n")
+    other = Path(small_run.suite_folder).parent / "corpus" / "tokenizer"
+    mended = json.loads((other / "tokenizer.json").read_text())
+    mended["model"]["merges"] = mended["model"]["merges"][:-10]
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text(json.dumps(mended))
+    cases = {
+        "no snapshot at step 30: nearest are 25 and 60": {"suite": {"folder": folder, "steps": [0, 30]}},
+        "the corpus is empty": {"suite": {"folder": folder}, "corpus": {"files": str(tmp_path / "empty.txt")}},
+        "is not the suite's": {
+            "suite": {"folder": folder},
+            "corpus": {"files": files, "tokenizer": str(tmp_path / "tokenizer"), "sequence_length": 64},
+        },
+    }
+    for message, changes in cases.items():
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump(small_study(text_file, **changes)))
+        done = run("run", tmp_path / "study.yaml", "--out", tmp_path / "out")
+        assert done.returncode == 2, done.stderr
+        lines = [line for line in done.stderr.splitlines() if line]
+        assert len(lines) == 1, done.stderr
+        assert message in lines[0], lines[0]
+        written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+        assert not [path for path in written if path.suffix in (".bin", ".npy", ".parquet", ".html", ".partial")]
+
+
+def test_a_finished_run_says_so_and_is_not_done_again(small_run: Run) -> None:
+    before = (small_run.folder / "features.parquet").stat().st_mtime_ns
+    done = run("run", small_run.folder)
+    assert done.returncode == 0, done.stderr
+    assert [line.split(":")[1].strip() for line in done.stderr.splitlines()] == ["done already"] * len(STAGES)
+    assert done.stdout.strip() == f"wrote {small_run.report_path}"
+    assert (small_run.folder / "features.parquet").stat().st_mtime_ns == before
+
+
+def test_changing_a_setting_redoes_only_what_depends_on_it(small_run: Run, tmp_path: Path) -> None:
+    import shutil
+
+    copied = tmp_path / "run"
+    shutil.copytree(small_run.folder, copied)
+    study = yaml.safe_load((copied / "study.yaml").read_text())
+    study["analysis"]["bootstrap"] = 100
+    (copied / "study.yaml").write_text(yaml.safe_dump(study))
+    done = run("run", copied)
+    assert done.returncode == 0, done.stderr
+    again = [line.split(":")[0] for line in done.stderr.splitlines() if "done already" not in line and ":" in line]
+    assert again == ["analyse", "report"]
+
+
+def test_stage_commands_print_json_or_tables(small_run: Run) -> None:
+    done = run("measure", small_run.folder, "--json")
+    assert set(json.loads(done.stdout)["stages"]) == set(STAGES)
+    shown = run("suites", "show", small_run.suite_folder)
+    assert [line.split()[0] for line in shown.stdout.splitlines()] == ["step", "0", "10", "25", "60"]
+    rows = json.loads(run("suites", "show", small_run.suite_folder, "--json").stdout)
+    assert rows[1] == {"step": 10, "revision": "step10", "tokens_seen": rows[1]["tokens_seen"]}
+    assert 9_000 < rows[1]["tokens_seen"] <= 10 * 16 * 64
+    assert "explained_variance" in run("measure", small_run.folder).stdout
+
+
+@pytest.mark.parametrize(
+    "command", ["demo", "run", "pack", "pretrain", "train", "measure", "analyse", "report", "suites show"]
+)
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    done = run(*command.split(), "--help")
+    assert done.returncode == 0
+    assert f"Example: ontogeny {command.split()[0]}" in done.stdout
+
+
+def test_ctrl_c_keeps_what_is_finished_and_exits_130(tmp_path: Path, text_file: Path) -> None:
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(small_study(text_file)))
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "ontogeny", "run", str(tmp_path / "study.yaml"), "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("pack:"):
+            break
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(60) == 130
+    assert "what is finished is kept" in rest.splitlines()[-1]
+    assert "pack" in Run(out).manifest["stages"]
+    assert "report" not in Run(out).manifest["stages"]
+
+
+def test_two_processes_do_not_work_on_one_run(small_run: Run, tmp_path: Path) -> None:
+    import fcntl
+
+    with (small_run.folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        done = run("run", small_run.folder)
+    assert done.returncode == 2
+    assert "another process is working on" in done.stderr
+
+
+def test_importing_and_reading_a_run_load_no_torch(small_run: Run) -> None:
+    script = (
+        "import sys, ontogeny as og\n"
+        f"run = og.open_run({str(small_run.folder)!r})\n"
+        "assert len(run.features) == 96 and len(run.trajectories) and len(run.examples) and run.analysis('phases').height\n"
+        "import ontogeny.analyses, ontogeny.report.page, ontogeny.report.figures, ontogeny.suites.suite, ontogeny.cli\n"
+        "import ontogeny.causal.relie, ontogeny.study\n"
+        "bad = {'torch', 'transformers'} & set(sys.modules)\n"
+        "assert not bad, bad"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(ontogeny.__all__) == sorted(dir(ontogeny)) == [
+        "Crosscoder", "CrosscoderConfig", "InputError", "OntogenyError", "StudyConfig", "crosscoder_losses",
+        "load_dictionary", "open_corpus", "open_run", "open_suite", "reldec", "relie", "run_study",
+        "stream_activations", "train_crosscoder",
+    ]  # fmt: skip
+    for name in ontogeny.__all__:
+        assert getattr(ontogeny, name).__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = ontogeny.nothing

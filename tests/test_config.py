@@ -1,0 +1,103 @@
+"""Study files: what is read, and what is said of mistakes."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ontogeny.config import dump_study, fingerprint, load_study
+from ontogeny.errors import ConfigError
+from ontogeny.study import check_study, preset
+
+STUDY = {
+    "name": "s",
+    "suite": {"pretrain": {"steps": 20}},
+    "corpus": {"files": "*.jsonl"},
+    "hookpoint": "resid_post.2",
+}
+
+
+def write(tmp_path: Path, **changes: object) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(STUDY | changes))
+    return path
+
+
+def test_a_resolved_study_reads_back_as_itself(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path))
+    (tmp_path / "resolved.yaml").write_text(dump_study(study))
+    assert load_study(tmp_path / "resolved.yaml") == study
+    assert load_study(tmp_path / "resolved.yaml").train.steps == 5_000_000 // 2048
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"dictionary": {"n_featurs": 5}},
+            r"unknown setting 'n_featurs' in DictionaryConfig \(did you mean n_features\?\)",
+        ),
+        ({"analysis_": {}}, r"unknown setting 'analysis_' in StudyConfig \(did you mean analysis\?\)"),
+        ({"dictionary": {"n_features": -1}}, r"dictionary\.n_features = -1"),
+        ({"dictionary": {"n_features": 8, "k": 9}}, r"batch_topk needs k in 1\.\.n_features = 8, found 9"),
+        ({"dictionary": {"activation": "rele"}}, r"dictionary\.activation = 'rele'"),
+        ({"suite": {}}, "give either `folder` or `pretrain`"),
+        ({"hookpoint": "somewhere"}, "hookpoint = 'somewhere'"),
+        ({"name": "a/b"}, "name = 'a/b'"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_study(write(tmp_path, **changes))
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path / "study.yaml") in str(caught.value)
+
+
+def test_a_missing_setting_file_or_yaml_is_named_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text("name: s\n")
+    with pytest.raises(ConfigError, match="setting 'suite' is missing"):
+        load_study(tmp_path / "study.yaml")
+    with pytest.raises(ConfigError, match=r"no study file .*absent\.yaml"):
+        load_study(tmp_path / "absent.yaml")
+    (tmp_path / "study.yaml").write_text("name: [s\n")
+    with pytest.raises(ConfigError, match="not readable as YAML") as caught:
+        load_study(tmp_path / "study.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_relative_paths_start_at_the_working_directory_then_at_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    study = write(tmp_path, corpus={"files": ["text/*.jsonl", "pydocs"]})
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load_study(study).corpus.patterns == [str(tmp_path / "text" / "*.jsonl"), "pydocs"]
+    (tmp_path / "elsewhere" / "text").mkdir()
+    assert load_study(study).corpus.patterns[0] == str(tmp_path / "elsewhere" / "text" / "*.jsonl")
+
+
+def test_unknown_analyses_are_named_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}')
+    study = load_study(write(tmp_path, analyses=["emergense"], corpus={"files": str(tmp_path / "*.jsonl")}))
+    with pytest.raises(ConfigError, match=r"no analysis 'emergense' \(did you mean emergence\?\)"):
+        check_study(study)
+
+
+def test_the_snapshot_schedule_holds_zero_powers_of_two_and_the_last_step(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path))
+    assert study.suite.pretrain is not None
+    assert study.suite.pretrain.schedule == [0, 1, 2, 4, 8, 16, 20]
+
+
+def test_fingerprints_change_with_any_setting(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path))
+    other = load_study(write(tmp_path, train={"seed": 1}))
+    assert fingerprint(study) == fingerprint(load_study(write(tmp_path)))
+    assert fingerprint(study) != fingerprint(other)
+
+
+def test_presets_load_and_unknown_ones_are_named() -> None:
+    assert preset("demo").name == "demo"
+    with pytest.raises(ConfigError, match="no preset 'dmo' \\(did you mean demo\\?\\)"):
+        preset("dmo")

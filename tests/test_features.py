@@ -1,0 +1,211 @@
+"""Tables of features against brute force, and the life history against cases worked out by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ontogeny.activations.stream import Harvester, usable_positions
+from ontogeny.corpus.pack import Corpus
+from ontogeny.dictionaries.crosscoder import Crosscoder
+from ontogeny.features.examples import Leaders
+from ontogeny.features.life import life_history
+from ontogeny.features.measure import chosen_sequences
+from ontogeny.models.hookpoints import logit_directions
+from ontogeny.models.load import load_snapshot
+from ontogeny.run import Run
+from ontogeny.suites.suite import suite_of
+
+STEPS = [0, 10, 100, 1000, 2000, 3000, 4000, 5000]
+# strengths over eight snapshots, and what they mean with the default settings
+LIVES = {
+    "there from the start": [1, 1, 1, 1, 1, 1, 1, 1],
+    "born at 100": [0, 0.1, 0.6, 1, 1, 1, 1, 1],
+    "transient": [0, 1, 0.8, 0, 0, 0, 0, 0],
+    "revived": [0, 1, 0.2, 1, 1, 1, 1, 1],
+    "censored": [0, 0, 0, 0, 0, 0.1, 0.9, 1],
+    "fades at the end": [1, 1, 1, 1, 1, 1, 1, 0.4],
+    "silent": [1, 1, 1, 1, 1, 1, 1, 1],
+}
+EXPECTED = {
+    "there from the start": ("initial", "persistent", None, 0, 0, None, False),
+    "born at 100": ("emergent", "persistent", 10, 100, 1000, None, False),
+    "transient": ("emergent", "transient", 0, 10, 10, 1000, False),
+    "revived": ("emergent", "persistent", 0, 10, 10, None, True),
+    "censored": ("emergent", "censored", 3000, 4000, 5000, None, False),
+    "fades at the end": ("initial", "persistent", None, 0, 0, 5000, False),
+    "silent": (None, None, None, None, None, None, None),
+}
+
+
+def test_life_histories_worked_out_by_hand() -> None:
+    dead = np.array([name == "silent" for name in LIVES])
+    table = life_history(np.array(list(LIVES.values()), dtype=float).T, STEPS, dead=dead)
+    columns = ["origin", "fate", "birth_after", "birth_step", "peak_step", "death_step", "revived"]
+    for row, (name, expected) in zip(table.select(columns).iter_rows(), EXPECTED.items(), strict=True):
+        assert row == expected, name
+    assert table["dead"].to_list() == dead.tolist()
+
+
+@given(shape=st.tuples(st.integers(1, 40), st.integers(1, 4), st.integers(1, 5)), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_leaders_hold_what_sorting_everything_gives(shape: tuple[int, int, int], seed: int) -> None:
+    sequences, ranks, n_features = shape
+    values = torch.randn(sequences, 9, n_features, generator=torch.Generator().manual_seed(seed))
+    values[:, 0] = -torch.inf
+    leaders = Leaders.empty(n_features, ranks, before=2, after=1, device=torch.device("cpu"))
+    for first in range(0, sequences, 7):
+        part = values[first : first + 7]
+        leaders.update(part.amax(1), part, torch.arange(first, first + len(part)))
+    for feature in range(n_features):
+        peaks = values[:, :, feature].amax(1)
+        order = peaks.argsort(descending=True)[:ranks]
+        kept = min(ranks, sequences)
+        assert leaders.sequence[feature, :kept].tolist() == order.tolist()
+        assert bool((leaders.score[feature, kept:] == -torch.inf).all())
+        for rank, sequence in enumerate(order.tolist()):
+            peak = int(values[sequence, :, feature].argmax())
+            assert int(leaders.position[feature, rank]) == peak
+            for place, position in enumerate(range(peak - 2, peak + 2)):
+                found = float(leaders.values[feature, rank, place])
+                if 0 < position < 9:
+                    assert found == float(values[sequence, position, feature])
+                else:
+                    assert np.isnan(found)
+
+
+class BruteForce:
+    """Codes and own parts of every measured token at once."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.corpus = run, Corpus(run.corpus_folder / "train")
+        dictionary = run.dictionary()
+        assert isinstance(dictionary, Crosscoder)
+        self.dictionary, config = dictionary, run.study.measure
+        chunks = chosen_sequences(
+            self.corpus, tokens=config.tokens, sequences_at_once=config.model_batch_size, seed=config.seed
+        )
+        self.sequences = np.concatenate(chunks)
+        harvester = Harvester(suite_of(run), run.study.hookpoint)
+        tokens = torch.from_numpy(self.corpus.tokens[self.sequences].astype(np.int64))
+        self.usable = torch.from_numpy(usable_positions(self.corpus.lengths[self.sequences], tokens.shape[1]))
+        x = torch.stack([harvester.read(s, tokens) for s in range(harvester.n_snapshots)], dim=2)
+        x = x * dictionary.norm_scale[:, None]
+        self.code = dictionary.encode(x.flatten(0, 1)).view(*tokens.shape, -1).masked_fill(~self.usable[..., None], 0)
+        self.own = torch.einsum("apsd,sdf->sapf", x, dictionary.W_enc)
+
+
+@pytest.fixture(scope="module")
+def brute(small_run: Run) -> BruteForce:
+    return BruteForce(small_run)
+
+
+def test_densities_and_activations_are_those_of_all_codes_at_once(small_run: Run, brute: BruteForce) -> None:
+    active = brute.code > 0
+    tokens = int(brute.usable.sum())
+    assert tokens >= small_run.study.measure.tokens
+    features = small_run.features.sort("feature")
+    np.testing.assert_allclose(features["density"], active.sum((0, 1)) / tokens, atol=2e-4)
+    np.testing.assert_allclose(features["max_activation"], brute.code.amax((0, 1)), rtol=1e-3, atol=1e-4)
+    assert 0 < features["dead"].sum() < len(features) or not features["dead"].any()
+    living = features.filter(~pl.col("dead"))["feature"].to_list()
+    last = small_run.trajectories.filter(pl.col("snapshot") == 3).sort("feature")
+    mean = (brute.code.sum((0, 1)) / active.sum((0, 1)))[living]
+    np.testing.assert_allclose(last["mean_activation"].to_numpy()[living], mean, rtol=2e-2)
+    own = (brute.own * active).sum((1, 2)) / active.sum((0, 1))
+    np.testing.assert_allclose(last["own_part"].to_numpy()[living], own[3][living], rtol=2e-2, atol=1e-2)
+
+
+def test_examples_are_the_leading_contexts_one_a_sequence(small_run: Run, brute: BruteForce) -> None:
+    living = small_run.features.filter(~pl.col("dead"), pl.col("density") > 0.005)["feature"].to_list()
+    examples = small_run.examples
+    for feature in living[:15]:
+        rows = examples.filter(pl.col("feature") == feature, pl.col("kind") == "top").sort("rank")
+        peaks = brute.code[:, :, feature].amax(1).sort(descending=True).values[: len(rows)]
+        shown = [row["activations"][row["position"] - row["first_position"]] for row in rows.iter_rows(named=True)]
+        np.testing.assert_allclose(shown, peaks, rtol=1e-3, atol=1e-3)
+        assert rows["sequence"].n_unique() == len(rows)
+        for row in rows.iter_rows(named=True):
+            span = slice(row["first_position"], row["first_position"] + len(row["tokens"]))
+            assert brute.corpus.tokens[row["sequence"], span].tolist() == row["tokens"]
+            place = int(np.flatnonzero(brute.sequences == row["sequence"])[0])
+            np.testing.assert_allclose(row["activations"], brute.code[place, span, feature], atol=2e-3)
+
+
+def test_own_examples_lead_by_the_snapshots_own_part(small_run: Run, brute: BruteForce) -> None:
+    own = brute.own.masked_fill(~brute.usable[..., None], -torch.inf)
+    rows = small_run.examples.filter(pl.col("kind") == "own", pl.col("rank") == 0)
+    assert set(rows["snapshot"]) == {0, 1, 2, 3}
+    for row in rows.filter(pl.col("feature") % 17 == 0).iter_rows(named=True):
+        peak = row["activations"][row["position"] - row["first_position"]]
+        assert peak == pytest.approx(float(own[row["snapshot"], :, :, row["feature"]].max()), rel=1e-3, abs=1e-3)
+
+
+def test_quantile_examples_are_firing_contexts_in_order(small_run: Run) -> None:
+    rows = small_run.examples.filter(pl.col("kind") == "quantile").sort("feature", "rank")
+    peaks = [row["activations"][row["position"] - row["first_position"]] for row in rows.iter_rows(named=True)]
+    assert min(peaks) > 0
+    for feature in rows["feature"].unique()[:10]:
+        of_feature = [peak for peak, f in zip(peaks, rows["feature"], strict=True) if f == feature]
+        assert of_feature == sorted(of_feature, reverse=True)
+
+
+def test_trajectories_hold_the_dictionarys_strengths(small_run: Run) -> None:
+    strength = small_run.dictionary().strength().numpy()
+    table = small_run.trajectories.sort("snapshot", "feature")
+    np.testing.assert_allclose(table["strength"].to_numpy().reshape(strength.shape), strength, rtol=1e-6)
+    relative = table["strength_relative"].to_numpy().reshape(strength.shape)
+    np.testing.assert_allclose(relative, strength / strength.max(0), rtol=1e-6)
+
+
+def test_quality_is_what_the_definitions_give_on_the_held_out_tokens(small_run: Run) -> None:
+    corpus, dictionary = Corpus(small_run.corpus_folder / "held_out"), small_run.dictionary()
+    config = small_run.study.measure
+    chosen = np.concatenate(
+        chosen_sequences(corpus, tokens=config.held_out_tokens, sequences_at_once=config.model_batch_size, seed=0)
+    )
+    harvester = Harvester(suite_of(small_run), small_run.study.hookpoint)
+    tokens = torch.from_numpy(corpus.tokens[chosen].astype(np.int64))
+    usable = torch.from_numpy(usable_positions(corpus.lengths[chosen], tokens.shape[1]))
+    x = torch.stack([harvester.read(s, tokens)[usable] for s in range(4)], dim=1) * dictionary.norm_scale[:, None]
+    out = dictionary(x)
+    expected = 1 - (x - out.x_hat).square().sum((0, 2)) / (x - x.mean(0)).square().sum((0, 2))
+    quality = small_run.table("quality")
+    np.testing.assert_allclose(quality["explained_variance"], expected, atol=1e-3)
+    assert quality["l0"][0] == pytest.approx(float((out.code > 0).sum(1).float().mean()), rel=1e-2)
+    assert quality["tokens"][0] == len(x)
+    assert quality["dead_share"][0] == pytest.approx(small_run.features["dead"].mean())
+
+
+def test_logit_effects_are_the_extremes_of_the_unembedded_direction(small_run: Run) -> None:
+    suite, dictionary = suite_of(small_run), small_run.dictionary()
+    table = small_run.table("logit_effects")
+    for index in (0, 3):
+        unit = torch.nn.functional.normalize(dictionary.W_dec[index], dim=-1)
+        effects = logit_directions(load_snapshot(suite.snapshots[index]), unit)
+        for kind, extreme in (("promoted", effects.amax(1)), ("suppressed", effects.amin(1))):
+            rows = table.filter(pl.col("snapshot") == index, pl.col("kind") == kind, pl.col("rank") == 0).sort(
+                "feature"
+            )
+            np.testing.assert_allclose(rows["effect"], extreme, rtol=1e-4, atol=1e-5)
+            found = effects[torch.arange(len(effects)), torch.tensor(rows["token"].to_list())]
+            np.testing.assert_allclose(found, extreme, rtol=1e-4, atol=1e-5)
+
+
+def test_measuring_at_another_batch_size_gives_the_same_features(small_run: Run, tmp_path: Path) -> None:
+    from ontogeny.features.measure import measure_features
+
+    dictionary = small_run.dictionary()
+    assert isinstance(dictionary, Crosscoder)
+    config = small_run.study.measure.model_copy(update={"tokens": 5000})
+    corpus = Corpus(small_run.corpus_folder / "train")
+    harvester = Harvester(suite_of(small_run), small_run.study.hookpoint)
+    one = measure_features(dictionary, harvester, corpus, config.model_copy(update={"model_batch_size": 1}))
+    many = measure_features(dictionary, harvester, corpus, config.model_copy(update={"model_batch_size": 8}))
+    assert abs(one.tokens - many.tokens) == 0
+    torch.testing.assert_close(one.code_sum, many.code_sum, rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(one.top.score, many.top.score, rtol=1e-3, atol=1e-3)

@@ -1,0 +1,102 @@
+"""The report: what it embeds, and what a real browser draws of it."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from ontogeny.errors import RunError
+from ontogeny.report import figures
+from ontogeny.report.page import choose_features, embeddable, summary
+from ontogeny.run import Run, open_run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def specs_of(page: str) -> dict[str, dict[str, object]]:
+    found = re.search(r'<script id="specs" type="application/json">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def test_text_from_the_data_cannot_end_a_script_or_become_markup() -> None:
+    assert "</script" not in embeddable({"text": "</script><b>"})
+    assert json.loads(embeddable({"text": "</script><b>"})) == {"text": "</script><b>"}
+
+
+def test_the_report_is_one_file_that_asks_no_other_host(small_run: Run) -> None:
+    page = small_run.report_path.read_text(encoding="utf-8")
+    markup = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert "<figure" in markup
+    assert not re.findall(r'<(?:link|img|iframe)|(?:src|href)="(?!#)', markup)
+    assert not re.findall(r"<script[^>]*src", page)
+    assert page.count("window.vegaEmbed=") == 1
+    assert len(page) < 3_000_000
+
+
+def test_every_figure_has_a_title_and_titled_axes(small_run: Run) -> None:
+    specs = specs_of(small_run.report_path.read_text(encoding="utf-8"))
+    assert {"loss", "divergences", "quality", "births", "strengths", "cosines"} <= specs.keys()
+
+    def axes(spec: dict[str, object]) -> list[dict[str, object]]:
+        layers = spec.get("layer", [spec])
+        assert isinstance(layers, list)
+        return [layer["encoding"][a] for layer in layers for a in ("x", "y") if "field" in layer["encoding"].get(a, {})]
+
+    for name, spec in specs.items():
+        assert spec["title"], name
+        assert any(axis.get("title") for axis in axes(spec)), name
+
+
+def test_features_on_cards_are_readable_ones_of_each_birth(small_run: Run) -> None:
+    features = small_run.features
+    chosen = features.filter(pl.col("feature").is_in(choose_features(features)))
+    assert not chosen["dead"].any()
+    assert chosen.group_by("birth_step").len()["len"].max() <= 2
+    wanted = features.filter(~pl.col("dead"), pl.col("density").is_between(2e-4, 0.05))["birth_step"].unique()
+    assert set(chosen["birth_step"]) == set(wanted)
+
+
+def test_the_summary_says_what_the_tables_hold(small_run: Run) -> None:
+    text = " ".join(summary(small_run))
+    phases, living = small_run.analysis("phases"), small_run.features.filter(~pl.col("dead"))
+    assert f"from {phases['loss'][0]:.2f} to {phases['loss'][-1]:.2f} nat" in text
+    assert f"Of {len(living):,} living features" in text
+
+
+def test_steps_to_label_are_spread_over_the_log_axis() -> None:
+    assert figures.spread_out([0, 1, 2], 5) == [0, 1, 2]
+    chosen = figures.spread_out([0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000], 4)
+    assert chosen[0] == 0
+    assert chosen[-1] == 1000
+    assert len(chosen) == 4
+
+
+def test_what_a_run_lacks_is_said(small_run: Run, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"no table 'feature' \(did you mean features\?\)"):
+        small_run.table("feature")
+    with pytest.raises(RunError, match="is not a run"):
+        open_run(tmp_path)
+    with pytest.raises(RunError, match="has no table 'phases' yet"):
+        Run(tmp_path).table("phases")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_browser_draws_every_figure_near_the_screen(small_run: Run, tmp_path: Path) -> None:
+    assert CHROMIUM is not None
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+               "--disable-background-networking", "--disable-component-update", "--disable-sync",
+               f"--user-data-dir={tmp_path}", "--window-size=1200,6000", "--virtual-time-budget=20000", "--dump-dom",
+               small_run.report_path.as_uri()]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    drawn = re.findall(r'<figure class="chart[^"]*" data-spec="([^"]+)"[^>]*>.*?</figure>', done.stdout, re.DOTALL)
+    for name in ("loss", "divergences", "quality", "births", "strengths", "cosines"):
+        figure = re.search(rf'data-spec="{name}".*?</figure>', done.stdout, re.DOTALL)
+        assert figure is not None, name
+        assert "<svg" in figure[0], f"{name} is not drawn: {figure[0][:300]}"
+    assert len(drawn) >= 6
