@@ -222,7 +222,8 @@ def test_training_finds_planted_directions_and_when_they_are_born() -> None:
     assert births.tolist() == [0] * 5 + [2] * 5
     held_out = planted_batches(batches=1, seed=2)[0] * dictionary.norm_scale[:, None]
     assert float(crosscoder_losses(dictionary, held_out, sparsity="none").explained_variance.min()) > 0.9
-    assert dictionary.threshold is not None and float(dictionary.threshold[0]) > 0
+    assert dictionary.threshold is not None
+    assert float(dictionary.threshold[0]) > 0
 
 
 def test_the_same_batches_from_any_iterable_give_the_same_dictionary() -> None:

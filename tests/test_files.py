@@ -39,16 +39,16 @@ def test_a_configuration_that_does_not_fit_the_weights_is_caught_by_the_golden_v
     make("batch_topk", k=2, threshold=torch.full((7,), 2.0)).save(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"activation": "relu"}))
-    with pytest.raises(DictionaryError, match="config.json does not fit the weights"):
+    with pytest.raises(DictionaryError, match=r"config\.json does not fit the weights"):
         load_dictionary(tmp_path)
 
 
 def test_a_missing_file_or_a_strange_config_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(DictionaryError, match="has no config.json"):
+    with pytest.raises(DictionaryError, match=r"has no config\.json"):
         load_dictionary(tmp_path)
     make().save(tmp_path)
     (tmp_path / "golden.safetensors").unlink()
-    with pytest.raises(DictionaryError, match="has no golden.safetensors"):
+    with pytest.raises(DictionaryError, match=r"has no golden\.safetensors"):
         load_dictionary(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(DictionaryError, match="damaged or of another program"):

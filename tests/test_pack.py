@@ -16,27 +16,7 @@ from ontogeny.corpus.tokenizer import load_tokenizer, tokenizer_hash, train_toke
 from ontogeny.errors import CorpusError
 from ontogeny.run import file_hash
 
-WORDS = [
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "the",
-    "mat",
-    "while",
-    "a",
-    "dog",
-    "ran",
-    "after",
-    "the",
-    "other",
-    "cat",
-    "and",
-    "the",
-    "bird",
-    "flew",
-    "away",
-]
+WORDS = "the cat sat on the mat while a dog ran after the other cat and the bird flew away".split()  # noqa: SIM905
 
 
 def document(number: int, words: int, source: str = "s") -> Document:

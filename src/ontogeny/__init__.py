@@ -41,7 +41,23 @@ _PLACES = {
     "InputError": "ontogeny.errors",
 }
 
-__all__ = [*_PLACES]
+__all__ = [
+    "Crosscoder",
+    "CrosscoderConfig",
+    "InputError",
+    "OntogenyError",
+    "StudyConfig",
+    "crosscoder_losses",
+    "load_dictionary",
+    "open_corpus",
+    "open_run",
+    "open_suite",
+    "reldec",
+    "relie",
+    "run_study",
+    "stream_activations",
+    "train_crosscoder",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ontogeny import tables
 from ontogeny.analyses import ANALYSES
 from ontogeny.config import StudyConfig, fingerprint, load_study
 from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
@@ -90,8 +89,11 @@ def _train_key(run: Run) -> str:
 
 
 def _train(run: Run) -> list[Path]:
+    import torch
+
     from ontogeny.activations.stream import ActivationStream
     from ontogeny.dictionaries.train import train_crosscoder
+    from ontogeny.loop import matmul_precision
 
     settings, corpus = run.study.train, _corpus(run, "train")
     stream = ActivationStream(
@@ -110,6 +112,7 @@ def _train(run: Run) -> list[Path]:
         events=run.events,
     )
     crosscoder.save(run.dictionary_folder)
+    run.update_manifest(numerics={"threads": torch.get_num_threads(), "matmul_precision": matmul_precision()})
     return [run.dictionary_folder]
 
 
@@ -206,8 +209,6 @@ def check_study(study: StudyConfig) -> None:
     for name in study.analyses:
         if name not in ANALYSES:
             raise ConfigError(f"no analysis '{name}'{did_you_mean(name, ANALYSES)}: there are {', '.join(ANALYSES)}")
-    missing = {"turning_point", "emergence"} - ANALYSES.keys()
-    assert not missing and ANALYSES.keys() <= tables.TABLES.keys()
     corpus_key(study.corpus)
     from ontogeny.models.hookpoints import check_hookpoint, parse_hookpoint
 

@@ -68,6 +68,7 @@ def _read(
     """Summed loss of each sequence, and mean divergences to both n-gram models on the sequences `for_kl`."""
     import torch
 
+    from ontogeny.loop import numerics
     from ontogeny.models.load import load_snapshot
     from ontogeny.models.pretrain import next_token_losses, padded
 
@@ -76,7 +77,7 @@ def _read(
     unigram = torch.from_numpy(ngrams.unigram).float().to(device).log()
     losses = []
     sums, tokens = torch.zeros(4, dtype=torch.float64), 0
-    with torch.inference_mode():
+    with torch.inference_mode(), numerics():
         for first in range(0, len(sequences), SEQUENCES_AT_ONCE):
             chosen = sequences[first : first + SEQUENCES_AT_ONCE]
             batch = padded(corpus, chosen).to(device)

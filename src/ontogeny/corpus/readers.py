@@ -32,7 +32,7 @@ def expand(patterns: Iterable[str]) -> list[Path]:
     """
     files: dict[Path, None] = {}
     for pattern in patterns:
-        found = sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())
+        found = sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())  # noqa: PTH207
         if not found:
             raise CorpusError(f"no file matches '{pattern}': check the path (relative ones start at {Path.cwd()})")
         files.update((Path(path), None) for path in found)

@@ -65,7 +65,8 @@ class Dictionary(nn.Module):
         super().__init__()
         if activation not in ACTIVATIONS:
             raise DictionaryError(
-                f"no activation '{activation}'{did_you_mean(activation, ACTIVATIONS)}: there are {', '.join(ACTIVATIONS)}"
+                f"no activation '{activation}'{did_you_mean(activation, ACTIVATIONS)}: "
+                f"there are {', '.join(ACTIVATIONS)}"
             )
         if gate != "shared":
             raise DictionaryError(f"no gate '{gate}': there is shared")
@@ -157,9 +158,9 @@ class Dictionary(nn.Module):
         tensors["W_enc"] = tensors["W_enc"] * scale[:, None, None]
         tensors["W_dec"] = tensors["W_dec"] / scale[:, None, None]
         tensors["b_dec"] = tensors["b_dec"] / scale[:, None]
-        settings = self.settings() | {"folded": True}
-        del settings["kind"]
-        return type(self)(**tensors, **settings)
+        options: dict[str, Any] = tensors | self.settings() | {"folded": True}
+        del options["kind"]
+        return type(self)(**options)
 
     def save(self, folder: str | Path) -> Path:
         """Write `config.json`, `weights.safetensors` and golden vectors to a folder; see `load_dictionary`."""

@@ -69,7 +69,9 @@ class _CrosscoderLearner:
 
     def __init__(self, config: CrosscoderConfig, crosscoder: Crosscoder, golden: Tensor) -> None:
         self.config, self.crosscoder, self.golden = config, crosscoder, golden
-        self.optimizer = torch.optim.Adam(crosscoder.parameters(), lr=config.learning_rate, fused=True)
+        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
+            crosscoder.parameters(), lr=config.learning_rate, fused=True
+        )
         self.silent_tokens = torch.zeros(config.n_features, dtype=torch.int64, device=golden.device)
         self.threshold = torch.zeros((), device=golden.device)
 
@@ -107,7 +109,10 @@ class _CrosscoderLearner:
         return round(start + (config.k - start) * self._ramp(step))
 
     def _aux_loss(self, x: Tensor, pre: Tensor, code: Tensor) -> Tensor:
-        """AuxK: the leading dead features reconstruct what the living ones leave. Source: Gao et al. 2024, 2406.04093."""
+        """AuxK: the leading dead features reconstruct what the living ones leave.
+
+        Source: Gao et al. 2024, arXiv 2406.04093.
+        """
         dead = (self.silent_tokens >= self.config.dead_after_tokens).nonzero().flatten()
         if self.config.aux_k == 0 or len(dead) == 0:
             return x.new_zeros(())

@@ -19,7 +19,7 @@ from ontogeny.config import MeasureConfig, fingerprint
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.features.examples import Leaders
-from ontogeny.loop import Checkpoint, deterministic
+from ontogeny.loop import Checkpoint, numerics
 from ontogeny.progress import Events, progress_bar
 
 
@@ -162,7 +162,7 @@ def _sum_where(
     active: Bool[Tensor, "token feature"], x: Float[Tensor, "token width"]
 ) -> Float[Tensor, "feature width"]:
     """For each feature the sum of x over the tokens where it is active, without a dense product."""
-    feature, token = active.T.nonzero(as_tuple=True)
+    token = active.T.nonzero()[:, 1]
     ones = torch.ones(len(token), dtype=x.dtype, device=x.device)
     offsets = torch.zeros(active.shape[1], dtype=torch.int64, device=x.device)
     offsets[1:] = active.sum(0).cumsum(0)[:-1]
@@ -201,7 +201,7 @@ def measure_features(
         start = saved["chunks"]
         events.emit("measure", "resumed", chunk=start)
     chunks = chunks_of(crosscoder, harvester, corpus, **places, first=start)
-    with deterministic(), progress_bar("measure", total, unit="chunks", done=start) as bar:
+    with numerics(), progress_bar("measure", total, unit="chunks", done=start) as bar:
         for number, chunk in enumerate(chunks, start=start):
             measurement.add(chunk, number=number)
             bar.advance(1)

@@ -8,6 +8,7 @@ from ontogeny.config import MeasureConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.features.measure import Measurement, chosen_sequences, chunks_of
+from ontogeny.loop import numerics
 from ontogeny.progress import progress_bar
 
 
@@ -33,7 +34,7 @@ def measure_quality(
     x_sum = torch.zeros(n, crosscoder.d_model, dtype=torch.float64, device=center.device)
     x_square, error, ratio = torch.zeros(3, n, dtype=torch.float64, device=center.device)
     active, tokens = 0, 0
-    with progress_bar("quality", len(chosen_sequences(held_out, **places)), unit="chunks") as bar:
+    with numerics(), progress_bar("quality", len(chosen_sequences(held_out, **places)), unit="chunks") as bar:
         for chunk in chunks_of(crosscoder, harvester, held_out, **places):
             x = chunk.x[chunk.usable.flatten()]
             code = crosscoder.encode(x)

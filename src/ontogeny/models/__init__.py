@@ -1,1 +1,1 @@
-"""Language models: loading a snapshot, reading hookpoints, pre-training small ones. Only this room knows their insides."""
+"""Language models: loading a snapshot, reading hookpoints, pre-training. Only this room knows their insides."""

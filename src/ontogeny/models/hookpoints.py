@@ -138,8 +138,7 @@ def logit_directions(
     norm = model.get_submodule(family_of(model.config.model_type).final_norm)
     if isinstance(norm, nn.LayerNorm):
         directions = directions - directions.mean(-1, keepdim=True)
-    weight = norm.weight
-    unembedding = model.get_output_embeddings().weight
-    assert isinstance(weight, Tensor) and isinstance(unembedding, Tensor)
-    logits = (directions * weight) @ unembedding.T
+    unembedding = model.get_output_embeddings()
+    assert unembedding is not None
+    logits = (directions * norm.get_parameter("weight")) @ unembedding.get_parameter("weight").T
     return logits - logits.mean(-1, keepdim=True)

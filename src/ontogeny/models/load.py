@@ -1,6 +1,6 @@
 """Load a snapshot's weights, whole or only as far as a hookpoint."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,11 +31,12 @@ def load_snapshot(
 
     quiet()
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             snapshot.path, dtype=getattr(torch, dtype), output_loading_info=True
         )
     except Exception as error:  # transformers, safetensors and json each raise their own
         raise SuiteError(f"{snapshot.path} cannot be loaded: {type(error).__name__}: {first_line(error)}") from error
+    model, info = loaded
     if info["missing_keys"] or info["mismatched_keys"]:
         lacking = sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]}))
         raise SuiteError(f"{snapshot.path} lacks weights that its configuration asks for: {', '.join(lacking[:3])}")

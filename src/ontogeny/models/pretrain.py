@@ -93,7 +93,8 @@ def build_model(settings: dict[str, Any], *, vocab_size: int, sequence_length: i
         if name not in known:
             raise ConfigError(f"pretrain.model: {model_type} has no setting '{name}'")
     chosen = {name: value for name, value in (defaults | special | dropouts).items() if name in known}
-    config = CONFIG_MAPPING[model_type](**(chosen | values))
+    options: dict[str, Any] = chosen | values
+    config = CONFIG_MAPPING[model_type](**options)
     torch.manual_seed(seed)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
@@ -113,17 +114,20 @@ class _LanguageModel:
     ) -> None:
         self.config, self.folder, self.device = config, folder, device
         self.corpus, self.held_out = corpus, held_out
-        self.model = build_model(
+        model: Any = build_model(
             config.model,
             vocab_size=corpus.manifest["vocab_size"],
             sequence_length=corpus.sequence_length,
             seed=config.seed,
-        ).to(device)
+        )
+        self.model = model.to(device)
         self.bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and bfloat16_pays(device))
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         plain = [p for p in self.model.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+            groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True
+        )
         self.log: list[dict[str, float]] = []
 
     def loss(self, batch: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:

@@ -52,7 +52,7 @@ def write_report(run: Run) -> Path:
         config=(run.folder / "study.yaml").read_text(encoding="utf-8"),
         css=Markup((assets / "report.css").read_text(encoding="utf-8")),
         script=Markup((assets / "report.js").read_text(encoding="utf-8")),
-        vega=Markup(vl_convert.javascript_bundle()),
+        vega=Markup(vl_convert.javascript_bundle("")),
         specs=Markup(embeddable(specs)),
     )
     write_text(run.report_path, page)
@@ -84,9 +84,14 @@ def summary(run: Run) -> list[str]:
     lines.append(
         f"Of {len(living):,} living features {len(living) - len(emergent):,} are there at step {steps[0]:,} and "
         f"{len(emergent):,} emerge later"
-        + (f", half of them by step {int(emergent['birth_step'].median() or 0):,}." if len(emergent) else ".")
+        + (f", half of them by step {_middle(emergent['birth_step']):,}." if len(emergent) else ".")
     )
     return lines
+
+
+def _middle(steps: pl.Series) -> int:
+    """The first step by which half of the values have come."""
+    return steps.sort()[(len(steps) - 1) // 2]
 
 
 def _passing(phases: pl.DataFrame, bound: str) -> str:
