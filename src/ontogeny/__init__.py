@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ontogeny.config import StudyConfig as StudyConfig
     from ontogeny.corpus.pack import open_corpus as open_corpus
     from ontogeny.dictionaries.crosscoder import Crosscoder as Crosscoder
-    from ontogeny.dictionaries.files import load_dictionary as load_dictionary
+    from ontogeny.dictionaries.load import load_dictionary as load_dictionary
     from ontogeny.dictionaries.losses import crosscoder_losses as crosscoder_losses
     from ontogeny.dictionaries.train import train_crosscoder as train_crosscoder
     from ontogeny.errors import InputError as InputError
@@ -29,7 +29,7 @@ _PLACES = {
     "stream_activations": "ontogeny.activations.stream",
     "Crosscoder": "ontogeny.dictionaries.crosscoder",
     "crosscoder_losses": "ontogeny.dictionaries.losses",
-    "load_dictionary": "ontogeny.dictionaries.files",
+    "load_dictionary": "ontogeny.dictionaries.load",
     "train_crosscoder": "ontogeny.dictionaries.train",
     "CrosscoderConfig": "ontogeny.config",
     "StudyConfig": "ontogeny.config",

@@ -165,7 +165,7 @@ class Run:
 
     def dictionary(self) -> "Dictionary":
         """The trained dictionary, its weights and golden vectors checked (loads torch)."""
-        from ontogeny.dictionaries.files import load_dictionary
+        from ontogeny.dictionaries.load import load_dictionary
 
         return load_dictionary(self.dictionary_folder)
 

@@ -81,7 +81,7 @@ def _train_key(run: Run) -> str:
     weights = [
         (file.name, file.stat().st_size, file.stat().st_mtime_ns)
         for snapshot in suite_of(run).snapshots
-        for file in sorted(snapshot.path.glob("*.safetensors"))
+        for file in sorted([*snapshot.path.glob("*.safetensors"), *snapshot.path.glob("*.bin")])
     ]
     return fingerprint(
         study.suite, weights, study.hookpoint, study.dictionary, study.train, _corpus(run, "train").fingerprint

@@ -1,12 +1,15 @@
 """What every dictionary is: canonical tensors, strength, folding, saving."""
 
+import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ontogeny.dictionaries.activation_functions import ACTIVATIONS, Activation
+from ontogeny.dictionaries.files import write_folder
 from ontogeny.errors import DictionaryError, did_you_mean
 
 
@@ -163,7 +166,21 @@ class Dictionary(nn.Module):
         return type(self)(**options)
 
     def save(self, folder: str | Path) -> Path:
-        """Write `config.json`, `weights.safetensors` and golden vectors to a folder; see `load_dictionary`."""
-        from ontogeny.dictionaries.files import save_dictionary
-
-        return save_dictionary(self, Path(folder))
+        """Write configuration, weights (float32) and golden vectors to a folder; see `load_dictionary`."""
+        folder = Path(folder)
+        copied = copy.deepcopy(self).float().cpu()
+        if self.golden_inputs is None:
+            inputs = torch.randn(8, self.n_snapshots, self.d_model, generator=torch.Generator().manual_seed(0))
+            inputs = inputs / copied.norm_scale[:, None] if self.folded else inputs
+        else:
+            inputs = self.golden_inputs.float().cpu()
+        with torch.no_grad():
+            output = copied(inputs)
+        golden = {"x": inputs, "code": output.code, "x_hat": output.x_hat}
+        write_folder(
+            folder,
+            settings=self.settings(),
+            weights=copied.tensors(),
+            golden={name: tensor.contiguous() for name, tensor in golden.items()},
+        )
+        return folder
