@@ -10,6 +10,7 @@ import torch
 
 from ontogeny.analyses.bootstrap import bootstrap_mean
 from ontogeny.analyses.ngrams import fit_ngrams, token_pairs
+from ontogeny.analyses.phases import _sequences
 from ontogeny.config import CorpusConfig
 from ontogeny.corpus.pack import Corpus, pack_documents
 from ontogeny.corpus.readers import Document
@@ -92,12 +93,14 @@ def test_phases_measure_the_models_loss_and_both_divergences(small_run: Run) -> 
     corpus = Corpus(small_run.corpus_folder / "held_out")
     model = load_snapshot(suite_of(small_run).snapshots[-1])
     total, count = 0.0, 0
-    for sequence in range(len(corpus)):
+    settings = small_run.study.analysis
+    for sequence in _sequences(corpus, settings.phase_tokens, settings.seed):
         ids = torch.from_numpy(corpus.tokens[[sequence], : corpus.lengths[sequence]].astype(np.int64))
         logits = model(ids).logits
         total += float(torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:], reduction="sum"))
         count += ids.shape[1] - 1
-    assert table["loss"][-1] == pytest.approx(total / count, abs=0.15)
+    assert table["loss"][-1] == pytest.approx(total / count, rel=1e-4)
+    assert table["tokens"][-1] == count
 
 
 def test_emergence_counts_agree_with_the_features_table(small_run: Run) -> None:

@@ -42,6 +42,10 @@ def assert_one_line_and_nothing_written(done: subprocess.CompletedProcess[str], 
         ),
         ({"trian": {}}, r"unknown setting 'trian' in StudyConfig \(did you mean train\?\)"),
         ({"suite": {"folder": "absent"}}, "no suite at"),
+        (
+            {"suite": {"pretrain": {"model": {"hidden_size": 33, "num_attention_heads": 2}}}},
+            "pretrain.model: gpt_neox cannot be built: .*hidden.size",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_line_and_exit_2(
@@ -63,7 +67,10 @@ def test_bad_suites_and_corpora_are_one_clear_line_and_exit_2(tmp_path: Path, te
     (tmp_path / "tokenizer" / "tokenizer.json").write_text(json.dumps(mended))
     cases = {
         "no snapshot at step 30: nearest are 25 and 60": {"suite": {"folder": folder, "steps": [0, 30]}},
-        "the corpus is empty": {"suite": {"folder": folder}, "corpus": {"files": str(tmp_path / "empty.txt")}},
+        "the corpus is empty": {
+            "suite": {"folder": folder},
+            "corpus": {"files": str(tmp_path / "empty.txt"), "sequence_length": 64},
+        },
         "is not the suite's": {
             "suite": {"folder": folder},
             "corpus": {"files": files, "tokenizer": str(tmp_path / "tokenizer"), "sequence_length": 64},
@@ -73,11 +80,31 @@ def test_bad_suites_and_corpora_are_one_clear_line_and_exit_2(tmp_path: Path, te
         (tmp_path / "study.yaml").write_text(yaml.safe_dump(small_study(text_file, **changes)))
         done = run("run", tmp_path / "study.yaml", "--out", tmp_path / "out")
         assert done.returncode == 2, done.stderr
-        lines = [line for line in done.stderr.splitlines() if line]
-        assert len(lines) == 1, done.stderr
-        assert message in lines[0], lines[0]
-        written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-        assert not [path for path in written if path.suffix in (".bin", ".npy", ".parquet", ".html", ".partial")]
+        assert_one_line_and_nothing_written(done, message, tmp_path / "out")
+
+
+def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path: Path, text_file: Path) -> None:
+    (tmp_path / "out" / "corpus").mkdir(parents=True)
+    (tmp_path / "out" / "corpus" / "mine.txt").write_text("kept")
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(small_study(text_file)))
+    done = run("run", tmp_path / "study.yaml", "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "is not empty and not a run" in done.stderr
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["corpus", "mine.txt"]
+
+
+def test_a_snapshot_added_to_a_folder_suite_is_studied(small_run: Run, text_file: Path, tmp_path: Path) -> None:
+    import shutil
+
+    for step in (0, 25):
+        shutil.copytree(small_run.suite_folder / f"step{step}", tmp_path / "suite" / f"step{step}")
+    changes = {"suite": {"folder": str(tmp_path / "suite")}, "corpus": {"files": str(text_file), "sequence_length": 64}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(small_study(text_file, **changes)))
+    assert run("measure", tmp_path / "study.yaml", "--out", tmp_path / "out").returncode == 0
+    shutil.copytree(small_run.suite_folder / "step60", tmp_path / "suite" / "step60")
+    assert run("measure", tmp_path / "study.yaml", "--out", tmp_path / "out").returncode == 0
+    assert Run(tmp_path / "out").steps == [0, 25, 60]
+    assert Run(tmp_path / "out").trajectories["step"].unique().sort().to_list() == [0, 25, 60]
 
 
 def test_a_finished_run_says_so_and_is_not_done_again(small_run: Run) -> None:

@@ -69,11 +69,13 @@ def test_relative_paths_start_at_the_working_directory_then_at_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.jsonl").touch()
     (tmp_path / "elsewhere").mkdir()
     study = write(tmp_path, corpus={"files": ["text/*.jsonl", "pydocs"]})
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert load_study(study).corpus.patterns == [str(tmp_path / "text" / "*.jsonl"), "pydocs"]
     (tmp_path / "elsewhere" / "text").mkdir()
+    (tmp_path / "elsewhere" / "text" / "b.jsonl").touch()
     assert load_study(study).corpus.patterns[0] == str(tmp_path / "elsewhere" / "text" / "*.jsonl")
 
 

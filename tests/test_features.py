@@ -111,7 +111,8 @@ def test_densities_and_activations_are_those_of_all_codes_at_once(small_run: Run
     features = small_run.features.sort("feature")
     np.testing.assert_allclose(features["density"], active.sum((0, 1)) / tokens, atol=2e-4)
     np.testing.assert_allclose(features["max_activation"], brute.code.amax((0, 1)), rtol=1e-3, atol=1e-4)
-    assert 0 < features["dead"].sum() < len(features) or not features["dead"].any()
+    assert features["dead"].to_list() == (active.sum((0, 1)) == 0).tolist()
+    assert not features["dead"].all()
     living = features.filter(~pl.col("dead"))["feature"].to_list()
     last = small_run.trajectories.filter(pl.col("snapshot") == 3).sort("feature")
     mean = (brute.code.sum((0, 1)) / active.sum((0, 1)))[living]
@@ -179,6 +180,10 @@ def test_quality_is_what_the_definitions_give_on_the_held_out_tokens(small_run: 
     assert quality["l0"][0] == pytest.approx(float((out.code > 0).sum(1).float().mean()), rel=1e-2)
     assert quality["tokens"][0] == len(x)
     assert quality["dead_share"][0] == pytest.approx(small_run.features["dead"].mean())
+
+
+def test_l0_at_inference_is_near_the_k_of_training(small_run: Run) -> None:
+    assert small_run.table("quality")["l0"][0] == pytest.approx(small_run.study.dictionary.k, rel=0.15)
 
 
 def test_logit_effects_are_the_extremes_of_the_unembedded_direction(small_run: Run) -> None:

@@ -55,6 +55,13 @@ def test_a_missing_file_or_a_strange_config_is_one_clear_error(tmp_path: Path) -
         load_dictionary(tmp_path)
 
 
+def test_a_folder_with_other_files_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(DictionaryError, match=r"holds other files \(thesis\.txt\)"):
+        make().save(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
 def test_saving_again_replaces_the_folder_as_a_whole(tmp_path: Path) -> None:
     make(seed=0).save(tmp_path / "d")
     make(seed=1).save(tmp_path / "d")

@@ -114,6 +114,9 @@ def test_held_out_documents_are_split_off_by_the_hash_of_their_id(tmp_path: Path
     assert train.manifest["documents"] + held_out.manifest["documents"] == 200
     # the split of a document does not depend on the others
     (tmp_path / "text.jsonl").write_text("\n".join(lines[:100]))
+    with pytest.raises(CorpusError, match="asks to train a tokenizer, but the suite has its own"):
+        pack_study_corpus(config, tmp_path / "again", tokenizer=train.tokenizer)
+    config = config.model_copy(update={"tokenizer": None})
     again, _ = pack_study_corpus(config, tmp_path / "again", tokenizer=train.tokenizer)
     ids = [set(__import__("polars").read_parquet(c.folder / "documents.parquet")["id"]) for c in (train, again)]
     assert ids[1] == ids[0] & {f"d{i}" for i in range(100)}
@@ -156,6 +159,18 @@ def test_a_trained_tokenizer_comes_back_from_disk_the_same(tmp_path: Path, token
     assert tokenizer_hash(loaded) == tokenizer_hash(tokenizer)
     text = "the cat\n\nünïcode ☃"
     assert loaded.decode(loaded.encode(text)) == text
+
+
+def test_a_tokenizer_saved_with_truncation_cuts_nothing_and_special_tokens_in_text_stay_text(
+    tmp_path: Path, tokenizer
+) -> None:
+    tokenizer.save_pretrained(tmp_path / "cut")
+    cut = load_tokenizer(tmp_path / "cut")
+    cut.backend_tokenizer.enable_truncation(20)
+    text = document(0, 300).text + " <|endoftext|> " + document(1, 50).text
+    corpus = packed(tmp_path, cut, [Document("a", "s", text)], min_tokens=1)
+    assert "".join(text_of(corpus, s) for s in range(len(corpus))) == text
+    assert not (corpus.tokens[:, 1:] == 0)[np.arange(1, 16) < corpus.lengths[:, None]].any()
 
 
 def test_open_corpus_packs_into_the_cache_once(

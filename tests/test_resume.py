@@ -19,7 +19,15 @@ KILLS = {
     "train": ("ontogeny.dictionaries.train", "crosscoder_losses", 70),
     "measure": ("ontogeny.features.measure", "_sum_where", 40),
 }
-RESULTS = ("*.parquet", "analyses/*.parquet", "dictionary/*", "suite/step*/model.safetensors", "corpus/*/*.bin")
+RESULTS = (
+    "*.parquet",
+    "analyses/*.parquet",
+    "dictionary/*",
+    "suite/step*/model.safetensors",
+    "corpus/*/*.bin",
+    "corpus/*/*.npy",
+    "corpus/*/*.json",
+)
 
 
 def results(run: Run) -> dict[str, str]:

@@ -1,17 +1,19 @@
 """The stream against reading everything by hand."""
 
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from ontogeny import open_suite, stream_activations
+from ontogeny import CrosscoderConfig, crosscoder_losses, loop, open_suite, stream_activations, train_crosscoder
 from ontogeny.activations.stream import ActivationStream, usable_positions
 from ontogeny.corpus.pack import Corpus, open_corpus
 from ontogeny.corpus.tokenizer import train_tokenizer
 from ontogeny.errors import CorpusError, HookpointError
+from ontogeny.models.pretrain import build_model
 from ontogeny.run import Run
 from ontogeny.suites.suite import suite_of
 
@@ -27,7 +29,7 @@ def stream(small_run: Run, corpus: Corpus, **options: int) -> ActivationStream:
 
 
 def take(batches: ActivationStream, count: int) -> Tensor:
-    return torch.stack(list(islice(batches, count)))
+    return torch.stack(list(islice(batches.starting_at(0), count)))
 
 
 def by_hand(batches: ActivationStream) -> Tensor:
@@ -43,6 +45,7 @@ def test_an_epoch_holds_every_usable_token_once_and_rows_stay_aligned_over_snaps
 ) -> None:
     batches = stream(small_run, corpus, batch_size=16)
     expected = by_hand(batches)
+    assert len(batches) == len(list(batches)) == len(expected) // 16
     assert batches.tokens_per_epoch == len(expected) == int((corpus.lengths - 1).sum())
     full = len(expected) // 16
     found = take(batches, full + 1).flatten(0, 1)[: len(expected)]
@@ -91,10 +94,10 @@ def test_the_public_call_gives_raw_float32_batches(small_run: Run, corpus: Corpu
 
 
 def test_a_corpus_of_another_tokenizer_or_length_is_refused(
-    small_run: Run, tmp_path: "object", monkeypatch: pytest.MonkeyPatch
+    small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ONTOGENY_CACHE", str(tmp_path))
-    text = tmp_path / "a.txt"  # type: ignore[operator]
+    text = tmp_path / "a.txt"
     text.write_text("some words that are packed " * 200)
     suite = suite_of(small_run)
     other = open_corpus(text, tokenizer=train_tokenizer([text.read_text()], vocab_size=300), sequence_length=32)
@@ -107,3 +110,43 @@ def test_a_corpus_of_another_tokenizer_or_length_is_refused(
         stream_activations(
             suite, open_corpus(text, tokenizer=suite.tokenizer(), sequence_length=32), hookpoint="resid_post.2"
         )
+
+
+def test_training_killed_inside_the_first_window_resumes_bit_for_bit(
+    small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a width where products differ in their last bits between precisions."""
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    model = build_model(
+        {"hidden_size": 256, "num_hidden_layers": 1, "intermediate_size": 256},
+        vocab_size=512,
+        sequence_length=64,
+        seed=0,
+    )
+    for step in (0, 1):
+        model.save_pretrained(tmp_path / "suite" / f"step{step}")
+    suite_of(small_run).tokenizer().save_pretrained(tmp_path / "suite" / "step1")
+    corpus = Corpus(small_run.corpus_folder / "train")
+    config = CrosscoderConfig(n_features=64, k=4, steps=10, norm_tokens=256)
+
+    def trained(checkpoint: Path | None) -> Tensor:
+        batches = stream_activations(
+            open_suite(tmp_path / "suite"), corpus, hookpoint="resid_post.0", batch_size=128, window_tokens=2048
+        )
+        return train_crosscoder(batches, config, checkpoint=checkpoint).decoder_rows
+
+    undisturbed = trained(None)
+    calls = 0
+
+    def interrupted(*args: object, **kwargs: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            raise KeyboardInterrupt
+        return crosscoder_losses(*args, **kwargs)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ontogeny.dictionaries.train.crosscoder_losses", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path / "train.pt")
+    assert torch.equal(trained(tmp_path / "train.pt"), undisturbed)

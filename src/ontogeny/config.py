@@ -4,6 +4,7 @@ A study is one YAML file; `load_study` reads it, names the nearest setting for e
 immutable `StudyConfig`. Stages take their own section and nothing else.
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -29,7 +30,7 @@ class Settings(BaseModel):
     def _know_every_key(cls, values: Any) -> Any:
         if isinstance(values, dict):
             for key in values:
-                if key not in cls.model_fields:
+                if str(key) not in cls.model_fields:
                     raise ConfigError(
                         f"unknown setting '{key}' in {cls.__name__}{did_you_mean(str(key), cls.model_fields)}; "
                         f"it has: {', '.join(cls.model_fields)}"
@@ -230,7 +231,7 @@ class AnalysesConfig(Settings):
 class StudyConfig(Settings):
     """A study: one YAML file, from a suite to a report."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
     suite: SuiteConfig
     corpus: CorpusConfig
     hookpoint: Annotated[str, Field(pattern=r"^[a-z_]+\.\d+$")]
@@ -258,7 +259,7 @@ def parse(model: type[Settings], values: Any, *, where: str) -> Any:
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: expected settings as `key: value`, found {type(values).__name__}")
     try:
-        return model(**values)
+        return model.model_validate(values)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     except ValidationError as error:
@@ -282,7 +283,7 @@ def load_study(path: str | Path) -> StudyConfig:
         raise ConfigError(f"no study file {path}: give the path of a YAML file (ontogeny run --help)")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     study: StudyConfig = parse(StudyConfig, values, where=str(path))
     return _absolute_paths(study, beside=path.resolve().parent)
@@ -298,10 +299,8 @@ def _absolute_paths(study: StudyConfig, *, beside: Path) -> StudyConfig:
         given = Path(text).expanduser()
         if given.is_absolute():
             return str(given)
-        first_glob = next((i for i, part in enumerate(given.parts) if set(part) & set("*?[")), len(given.parts))
-        fixed = Path(*given.parts[:first_glob]) if first_glob else Path()
-        base = beside if not (Path.cwd() / fixed).exists() and (beside / fixed).exists() else Path.cwd()
-        return os.path.normpath(base / given)
+        here, there = (os.path.normpath(base / given) for base in (Path.cwd(), beside))
+        return there if not _exists(here) and _exists(there) else here
 
     corpus = study.corpus.model_copy(
         update={
@@ -316,6 +315,10 @@ def _absolute_paths(study: StudyConfig, *, beside: Path) -> StudyConfig:
     if suite.folder is not None:
         suite = suite.model_copy(update={"folder": Path(resolve(suite.folder))})
     return study.model_copy(update={"corpus": corpus, "suite": suite})
+
+
+def _exists(pattern: str) -> bool:
+    return next(glob.iglob(pattern, recursive=True), None) is not None  # noqa: PTH207
 
 
 def dump_study(study: StudyConfig) -> str:

@@ -59,6 +59,9 @@ class Resumable(Protocol):
 class Checkpoint:
     """A file for the state of work that may be interrupted, written about once a minute under a temporary name.
 
+    With the state goes what every result depends on in its last bits: the number of threads and the precision of
+    products. Reading sets both, so read inside `numerics()`.
+
     Args:
         path: None keeps nothing.
         key: fingerprint of everything that the work depends on; a state under another key is ignored.
@@ -77,19 +80,27 @@ class Checkpoint:
         if self.path is None or not self.path.is_file():
             return None
         try:
-            state = torch.load(self.path, weights_only=True)
+            state = torch.load(self.path, weights_only=True, map_location="cpu")
         except Exception as error:  # torch, pickle and zipfile each raise their own
             raise TrainingError(
                 f"the checkpoint {self.path} cannot be read ({error}): remove it to start again"
             ) from error
-        return state if state["key"] == self.key else None
+        if state["key"] != self.key:
+            return None
+        torch.set_num_threads(state["threads"])
+        torch.set_float32_matmul_precision(state["matmul_precision"])
+        return state
 
     def write_if_due(self, state: Callable[[], dict[str, Any]]) -> bool:
         """Write what `state` gives, if the last time is long ago; whether it was."""
         if self.path is None or time.monotonic() - self.written < CHECKPOINT_SECONDS:
             return False
         with atomic_path(self.path) as temporary:
-            torch.save({"key": self.key, **state()}, temporary)
+            numbers = {
+                "threads": torch.get_num_threads(),
+                "matmul_precision": torch.get_float32_matmul_precision(),
+            }
+            torch.save({"key": self.key, **numbers, **state()}, temporary)
         self.written = time.monotonic()
         return True
 
@@ -222,9 +233,8 @@ def matmul_precision() -> str:
 def _state(learner: Learner, step: int) -> dict[str, Any]:
     return {
         "step": step,
-        "threads": torch.get_num_threads(),
-        "matmul_precision": torch.get_float32_matmul_precision(),
         "random": torch.get_rng_state(),
+        "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "optimizer": learner.optimizer.state_dict(),
         "learner": learner.state(),
     }
@@ -233,9 +243,9 @@ def _state(learner: Learner, step: int) -> dict[str, Any]:
 def _restore(learner: Learner, state: dict[str, Any] | None) -> int:
     if state is None:
         return 0
-    torch.set_num_threads(state["threads"])
-    torch.set_float32_matmul_precision(state["matmul_precision"])
     torch.set_rng_state(state["random"])
+    if torch.cuda.is_available() and state["random_cuda"]:
+        torch.cuda.set_rng_state_all(state["random_cuda"])
     learner.restore(state["learner"])
     learner.optimizer.load_state_dict(state["optimizer"])
     return state["step"]

@@ -127,7 +127,7 @@ class Run:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """Provenance, snapshots and the record of every stage."""
+        """Snapshots and the record of every stage with its provenance."""
         path = self.folder / "manifest.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"stages": {}}
 
@@ -160,7 +160,7 @@ class Run:
             raise RunError(f"no table '{name}'{did_you_mean(name, tables.FILES)}; there are {', '.join(tables.FILES)}")
         path = self.folder / tables.FILES[name]
         if not path.is_file():
-            raise RunError(f"{self.folder} has no table '{name}' yet: run `ontogeny run {self.folder / 'study.yaml'}`")
+            raise RunError(f"{self.folder} has no table '{name}' yet: ontogeny run {self.folder}")
         return pl.read_parquet(path)
 
     def dictionary(self) -> "Dictionary":
@@ -202,12 +202,23 @@ class Run:
 
     # what stages write
 
+    def require_own_folder(self) -> bool:
+        """Whether the run is new.
+
+        Raises:
+            RunError: the folder holds something that is not a run.
+        """
+        held = [path for path in self.folder.iterdir() if path.name != ".lock"] if self.folder.is_dir() else []
+        if held and not (self.folder / "manifest.json").is_file():
+            raise RunError(f"{self.folder} is not empty and not a run: give --out a new folder, or an earlier run's")
+        return not held
+
     def prepare(self, study: StudyConfig) -> None:
-        """Make the folder, write the resolved study and the provenance."""
+        """Make the folder and write the resolved study."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "study.yaml", dump_study(study))
         self.__dict__.pop("study", None)
-        self.update_manifest(name=study.name, provenance=provenance())
+        self.update_manifest(name=study.name)
 
     def update_manifest(self, **entries: Any) -> None:
         write_json(self.folder / "manifest.json", self.manifest | entries)
@@ -234,7 +245,13 @@ class Run:
         files = [file for path in outputs for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
         sizes = {str(file.relative_to(self.folder)): file.stat().st_size for file in files if file.is_file()}
         finished = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
-        record = {"key": key, "finished": finished, "seconds": round(seconds, 2), "outputs": sizes}
+        record = {
+            "key": key,
+            "finished": finished,
+            "seconds": round(seconds, 2),
+            "outputs": sizes,
+            "provenance": provenance(),
+        }
         self.update_manifest(stages=self.manifest["stages"] | {stage: record})
 
 

@@ -1,23 +1,27 @@
 """A study as a list of stages. Each reads what earlier ones left in the run folder and writes its own part."""
 
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ontogeny import tables
 from ontogeny.analyses import ANALYSES
 from ontogeny.config import StudyConfig, fingerprint, load_study
 from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
-from ontogeny.corpus.tokenizer import tokenizer_hash
-from ontogeny.errors import ConfigError, RunError, did_you_mean
+from ontogeny.errors import ConfigError, CorpusError, RunError, did_you_mean
 from ontogeny.run import Run
-from ontogeny.suites.suite import open_suite, suite_of
+from ontogeny.suites.suite import study_suite, suite_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from transformers import PreTrainedTokenizerFast
 
     from ontogeny.activations.stream import Harvester
 
@@ -36,15 +40,17 @@ class Stage:
 # pack
 
 
+def _suite_tokenizer(study: StudyConfig) -> "PreTrainedTokenizerFast | None":
+    """The tokenizer of a folder suite; None where the study pre-trains its own models."""
+    return None if study.suite.folder is None else study_suite(study).tokenizer()
+
+
 def _pack_key(run: Run) -> str:
-    study = run.study
-    own = None if study.suite.folder is None else tokenizer_hash(suite_of(run).tokenizer())
-    return fingerprint(corpus_key(study.corpus), own)
+    return corpus_key(run.study.corpus, tokenizer=_suite_tokenizer(run.study))
 
 
 def _pack(run: Run) -> list[Path]:
-    tokenizer = None if run.study.suite.folder is None else suite_of(run).tokenizer()
-    pack_study_corpus(run.study.corpus, run.corpus_folder, tokenizer=tokenizer)
+    pack_study_corpus(run.study.corpus, run.corpus_folder, tokenizer=_suite_tokenizer(run.study))
     return [run.corpus_folder]
 
 
@@ -52,40 +58,41 @@ def _pack(run: Run) -> list[Path]:
 
 
 def _pretrain_key(run: Run) -> str:
-    return fingerprint(run.study.suite, _corpus(run, "train").fingerprint, _corpus(run, "held_out").fingerprint)
+    corpora = (_corpus(run, "train").fingerprint, _corpus(run, "held_out").fingerprint)
+    return fingerprint(run.study.suite.pretrain, corpora)
 
 
 def _pretrain(run: Run) -> list[Path]:
     from ontogeny.models.pretrain import pretrain
 
     settings = run.study.suite.pretrain
-    if settings is not None:
-        pretrain(
-            settings,
-            _corpus(run, "train"),
-            _corpus(run, "held_out"),
-            run.suite_folder,
-            checkpoint=run.checkpoints / "pretrain.pt",
-            events=run.events,
-        )
-    suite = suite_of(run)
-    run.update_manifest(suite=suite.name, snapshots=[asdict(snapshot) for snapshot in suite.snapshots])
-    return [] if settings is None else [run.suite_folder]
+    if settings is None:
+        return []
+    corpora = _corpus(run, "train"), _corpus(run, "held_out")
+    pretrain(settings, *corpora, run.suite_folder, checkpoint=run.checkpoints / "pretrain.pt", events=run.events)
+    return [run.suite_folder]
 
 
 # train
 
 
-def _train_key(run: Run) -> str:
-    study = run.study
-    weights = [
-        (file.name, file.stat().st_size, file.stat().st_mtime_ns)
-        for snapshot in suite_of(run).snapshots
-        for file in sorted([*snapshot.path.glob("*.safetensors"), *snapshot.path.glob("*.bin")])
+def _suite_key(run: Run) -> str:
+    """Fingerprint of the snapshots studied: of what made them where that was us, else of their files."""
+    study, suite = run.study, suite_of(run)
+    if study.suite.pretrain is not None:
+        return fingerprint(_pretrain_key(run), suite.steps, study.suite.dtype)
+    files = [
+        (snapshot.step, snapshot.revision, file.name, file.stat().st_size, file.stat().st_mtime_ns)
+        for snapshot in suite.snapshots
+        for pattern in ("*.safetensors", "*.bin", "config.json")
+        for file in sorted(snapshot.path.glob(pattern))
     ]
-    return fingerprint(
-        study.suite, weights, study.hookpoint, study.dictionary, study.train, _corpus(run, "train").fingerprint
-    )
+    return fingerprint(files, study.suite.dtype)
+
+
+def _train_key(run: Run) -> str:
+    study, corpus = run.study, _corpus(run, "train")
+    return fingerprint(_suite_key(run), study.hookpoint, study.dictionary, study.train, corpus.fingerprint)
 
 
 def _train(run: Run) -> list[Path]:
@@ -162,11 +169,13 @@ def _analyse_key(run: Run) -> str:
 
 
 def _analyse(run: Run) -> list[Path]:
+    for name in ANALYSES.keys() - set(run.study.analyses):
+        (run.folder / tables.FILES[name]).unlink(missing_ok=True)
     return [run.write_table(name, ANALYSES[name](run)) for name in run.study.analyses]
 
 
 def _report_key(run: Run) -> str:
-    return fingerprint(run.manifest["provenance"]["packages"]["ontogeny"], run.study.report, _analyse_key(run))
+    return fingerprint(version("ontogeny"), run.study.report, _analyse_key(run))
 
 
 def _report(run: Run) -> list[Path]:
@@ -200,26 +209,35 @@ def _harvester(run: Run, corpus: Corpus) -> "Harvester":
     return Harvester(suite, run.study.hookpoint, dtype=run.study.suite.dtype)
 
 
-def check_study(study: StudyConfig) -> None:
+def check_study(study: StudyConfig, *, until: str = "report") -> None:
     """Everything that can be known to be wrong before any work is done.
 
     Raises:
-        InputError: a file, snapshot, hookpoint or analysis does not exist, or tokenizers differ.
+        InputError: a file, snapshot, hookpoint or analysis does not exist, models cannot read the corpus's contexts,
+            or tokenizers differ.
     """
+    from ontogeny.models.hookpoints import check_hookpoint, parse_hookpoint
+
     for name in study.analyses:
         if name not in ANALYSES:
             raise ConfigError(f"no analysis '{name}'{did_you_mean(name, ANALYSES)}: there are {', '.join(ANALYSES)}")
-    corpus_key(study.corpus)
-    from ontogeny.models.hookpoints import check_hookpoint, parse_hookpoint
-
     hookpoint = parse_hookpoint(study.hookpoint)
-    if study.suite.folder is not None:
-        suite = open_suite(study.suite.folder, steps=None if study.suite.steps == "all" else study.suite.steps)
-        check_hookpoint(suite.model_config(), hookpoint)
-    elif study.suite.pretrain is not None:
-        from ontogeny.models.pretrain import DEFAULT_MODEL
+    if study.suite.pretrain is None:
+        suite = study_suite(study)
+        config = suite.model_config()
+    else:
+        from ontogeny.models.pretrain import model_config
 
-        check_hookpoint(DEFAULT_MODEL | study.suite.pretrain.model, hookpoint)
+        length = study.corpus.sequence_length
+        config = model_config(study.suite.pretrain.model, vocab_size=512, sequence_length=length).to_dict()
+    if until not in ("pack", "pretrain"):
+        check_hookpoint(config, hookpoint)
+    corpus_key(study.corpus, tokenizer=_suite_tokenizer(study))
+    context = config.get("max_position_embeddings")
+    if context is not None and study.corpus.sequence_length > context:
+        raise ConfigError(
+            f"corpus.sequence_length is {study.corpus.sequence_length}, but the models read {context} tokens at most"
+        )
 
 
 def run_study(
@@ -235,17 +253,27 @@ def run_study(
     Returns:
         The run.
     Raises:
-        InputError: something is asked for that cannot be done; nothing has been written then.
+        InputError: something is asked for that cannot be done.
+        TrainingError: a loss or an activation is not finite.
     """
     config = study if isinstance(study, StudyConfig) else load_study(study)
     if until not in STAGES:
         raise ConfigError(f"no stage '{until}'{did_you_mean(until, STAGES)}: there are {', '.join(STAGES)}")
-    check_study(config)
+    check_study(config, until=until)
     run = Run(Path("runs") / config.name if out is None else out)
+    is_new = run.require_own_folder()
     with _lock(run.folder):
         run.prepare(config)
         for stage in STAGES.values():
-            _run_stage(run, stage, say)
+            try:
+                _run_stage(run, stage, say)
+            except CorpusError:
+                if is_new and stage.name == "pack":
+                    shutil.rmtree(run.folder)
+                raise
+            if stage.name == "pretrain":
+                suite = suite_of(run)
+                run.update_manifest(suite=suite.name, snapshots=[asdict(snapshot) for snapshot in suite.snapshots])
             if stage.name == until:
                 break
     return run

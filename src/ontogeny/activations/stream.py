@@ -8,6 +8,7 @@ models' own batches, and not on what was read before it.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -64,7 +65,10 @@ class _Window:
 
 
 class ActivationStream:
-    """Batches of raw activations [batch, snapshot, d_model], float32; resumable at any batch, epoch after epoch."""
+    """Batches of raw activations [batch, snapshot, d_model], float32.
+
+    Iterating gives the whole batches of one epoch, `len` of them; `starting_at` goes on epoch after epoch, without end.
+    """
 
     def __init__(
         self,
@@ -85,7 +89,10 @@ class ActivationStream:
             raise CorpusError(f"{corpus.folder} has no usable token: every sequence ends at its start token")
 
     def __iter__(self) -> Iterator[Float[Tensor, "batch snapshot d_model"]]:
-        return self.starting_at(0)
+        return islice(self.starting_at(0), len(self))
+
+    def __len__(self) -> int:
+        return self.tokens_per_epoch // self.batch_size
 
     def starting_at(self, batch: int) -> Iterator[Float[Tensor, "batch snapshot d_model"]]:
         """Batches from number `batch` on, without end."""
@@ -94,6 +101,7 @@ class ActivationStream:
             rows = self._harvest(self._window(window), shuffle=np.random.default_rng([self.seed, 1, window]))
             for number in range(skipped, self.batches_per_window):
                 yield rows[number * self.batch_size : (number + 1) * self.batch_size]
+            del rows
             window, skipped = window + 1, 0
 
     def _window(self, window: int) -> _Window:
@@ -167,7 +175,8 @@ def stream_activations(
 ) -> ActivationStream:
     """Raw activations of all snapshots on the same tokens, shuffled inside windows; nothing is stored.
 
-    Position 0 and padding are left out. The stream has no end: epoch follows epoch, each in its own order.
+    Position 0 and padding are left out. Iterating ends after one epoch; training for more `steps` goes on into further
+    epochs, each in its own order.
 
     Args:
         hookpoint: such as `resid_post.2`.
@@ -177,7 +186,7 @@ def stream_activations(
         model_batch_size: sequences that a model reads at once; it changes no batch's tokens.
         dtype: dtype of the models' weights; batches are float32.
     Returns:
-        An iterable of float32 [batch, snapshot, d_model].
+        An iterable of float32 [batch, snapshot, d_model] with a length.
     Raises:
         HookpointError: the models have no such hookpoint.
         CorpusError: the corpus was packed with another tokenizer, or is longer than the models' context.

@@ -21,7 +21,8 @@ def phases(run: Run) -> pl.DataFrame:
     """The table `phases`: held-out losses of every snapshot and of both n-gram models at the same positions.
 
     The n-gram models are fitted on the study's training corpus, which is the models' own where the study pre-trained
-    them. Divergences are taken on a part of the positions.
+    them. Divergences are taken on a part of the positions and over the tokenizer's vocabulary; a model's logits for ids
+    beyond it (Pythia pads its unembedding) are left out there.
     """
     settings, study = run.study.analysis, run.study
     corpus, held_out = (Corpus(run.corpus_folder / split) for split in ("train", "held_out"))
@@ -86,7 +87,7 @@ def _read(
             if first >= len(for_kl):
                 continue
             current, _ = token_pairs(corpus, chosen)
-            log_model = logits[:, :-1][batch[:, 1:] >= 0].float().log_softmax(-1)
+            log_model = logits[:, :-1, : len(unigram)][batch[:, 1:] >= 0].float().log_softmax(-1)
             for row in range(0, len(current), KL_ROWS_AT_ONCE):
                 p = log_model[row : row + KL_ROWS_AT_ONCE]
                 bigram = torch.from_numpy(ngrams.bigram_rows(current[row : row + KL_ROWS_AT_ONCE])).to(device).log()

@@ -6,7 +6,7 @@ contexts. Only when asked do short documents of one source follow each other in 
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from hashlib import sha256
 from itertools import islice
@@ -25,6 +25,7 @@ from ontogeny.progress import progress_bar
 from ontogeny.run import atomic_path, default_cache, file_hash, write_json, write_text
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 T = TypeVar("T")
@@ -98,69 +99,123 @@ def pack_study_corpus(
 ) -> tuple[Corpus, Corpus]:
     """Pack a study's text into `folder`/train and `folder`/held_out, the tokenizer beside them.
 
-    Whatever an earlier call finished under the same `corpus_key` is kept.
+    The work is done in a folder beside it, where a killed call's is taken up, and takes its place when it is whole.
 
     Args:
         tokenizer: the suite's; None where the study trains one of its own.
     Raises:
         CorpusError: files are missing or empty, or `config.tokenizer` is not the suite's.
     """
+    key = corpus_key(config, tokenizer=tokenizer)
+    if not _has_key(folder, key):
+        work = folder.with_name(f".{folder.name}.next")
+        if not _has_key(work, key):
+            shutil.rmtree(work, ignore_errors=True)
+            write_text(work / "key", key)
+        try:
+            _pack_splits(config, work, tokenizer=own_tokenizer(config, suites=tokenizer))
+        except CorpusError:
+            shutil.rmtree(work)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        work.rename(folder)
+    return Corpus(folder / "train"), Corpus(folder / "held_out")
+
+
+def _has_key(folder: Path, key: str) -> bool:
+    return (folder / "key").is_file() and (folder / "key").read_text(encoding="utf-8") == key
+
+
+def own_tokenizer(
+    config: CorpusConfig, *, suites: "PreTrainedTokenizerFast | None"
+) -> "PreTrainedTokenizerFast | None":
+    """The tokenizer that a study's text is packed with; None where one is to be trained.
+
+    Raises:
+        CorpusError: the study names one that is not the suite's, or wants to train one although the suite has its own.
+    """
     if isinstance(config.tokenizer, Path):
         own = load_tokenizer(config.tokenizer)
-        if tokenizer is not None and tokenizer_hash(own) != tokenizer_hash(tokenizer):
+        if suites is not None and tokenizer_hash(own) != tokenizer_hash(suites):
             raise CorpusError(
                 f"the tokenizer in {config.tokenizer} ({len(own):,} tokens) is not the suite's "
-                f"({len(tokenizer):,} tokens): leave corpus.tokenizer out to use the suite's own"
+                f"({len(suites):,} tokens): leave corpus.tokenizer out to use the suite's own"
             )
-        tokenizer = own
-    key = corpus_key(config)
-    if not (folder / "key").is_file() or (folder / "key").read_text() != key:
-        shutil.rmtree(folder, ignore_errors=True)
-        write_text(folder / "key", key)
+        return own
+    if config.tokenizer is not None and suites is not None:
+        raise CorpusError("corpus.tokenizer asks to train a tokenizer, but the suite has its own: leave it out")
+    return suites
+
+
+def corpus_key(config: CorpusConfig, *, tokenizer: "PreTrainedTokenizerFast | None") -> str:
+    """Fingerprint of the settings, of the state of every file that they name, and of the tokenizer.
+
+    Raises:
+        CorpusError: a pattern matches no file, or the tokenizer is not the suite's.
+    """
+    patterns = [*config.patterns, *config.held_out_patterns]
+    files = expand(pattern for pattern in patterns if pattern != "pydocs")
+    states = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    own = own_tokenizer(config, suites=tokenizer)
+    digest = None if own is None else tokenizer_hash(own)
+    return fingerprint(config, states, environment_key() if "pydocs" in patterns else None, digest)
+
+
+def _pack_splits(config: CorpusConfig, folder: Path, *, tokenizer: "PreTrainedTokenizerFast | None") -> None:
+    """Write tokenizer, train and held_out into a folder, each as a whole; what is there already is kept."""
     train, held_out = _split(config)
     if tokenizer is None and (folder / "tokenizer").is_dir():
         tokenizer = load_tokenizer(folder / "tokenizer")
     if tokenizer is None:
         settings = config.tokenizer if isinstance(config.tokenizer, TokenizerConfig) else TokenizerConfig()
-        train = list(train)
-        if not train:
-            raise CorpusError(f"the corpus is empty: {', '.join(config.patterns)} hold no text")
-        tokenizer = train_tokenizer((document.text for document in train), vocab_size=settings.vocab_size)
-    with atomic_path(folder / "tokenizer") as temporary:
-        tokenizer.save_pretrained(temporary)
-    corpora = []
+        with progress_bar("tokenizer", None, unit="documents") as bar:
+            texts = (document.text for document in train if bar.advance() is None)
+            tokenizer = train_tokenizer(texts, vocab_size=settings.vocab_size)
+    if not (folder / "tokenizer").is_dir():
+        with atomic_path(folder / "tokenizer") as temporary:
+            tokenizer.save_pretrained(temporary)
     for name, documents in (("train", train), ("held_out", held_out)):
         if not (folder / name).is_dir():
             pack_documents(documents, folder / name, tokenizer=tokenizer, config=config)
-        corpora.append(Corpus(folder / name))
-    return corpora[0], corpora[1]
 
 
-def corpus_key(config: CorpusConfig) -> str:
-    """Fingerprint of the settings and of the state of every file that they name.
+class _Documents:
+    """Documents of some files, read anew at each iteration; only those whose id `keep` wants."""
 
-    Raises:
-        CorpusError: a pattern matches no file.
-    """
-    patterns = [*config.patterns, *config.held_out_patterns]
-    files = expand(pattern for pattern in patterns if pattern != "pydocs")
-    states = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return fingerprint(config, states, environment_key() if "pydocs" in patterns else None)
+    def __init__(self, patterns: list[str], cap: int | None, keep: Callable[[str], bool]) -> None:
+        self.patterns, self.cap, self.keep = patterns, cap, keep
+
+    def __iter__(self) -> Iterator[Document]:
+        documents = read_documents(self.patterns, max_bytes_per_source=self.cap)
+        return (document for document in documents if self.keep(document.id))
 
 
 def _split(config: CorpusConfig) -> tuple[Iterable[Document], Iterable[Document]]:
     """Documents to train on and documents held out, as given or by the hash of each document's id."""
     cap = config.max_bytes_per_source
-    documents = read_documents(config.patterns, max_bytes_per_source=cap)
     if config.held_out_patterns:
-        return documents, read_documents(config.held_out_patterns)
-    ranked = [(int(sha256(d.id.encode()).hexdigest()[:15], 16) / 16**15, d) for d in documents]
-    if not ranked:
+        return (
+            _Documents(config.patterns, cap, lambda _: True),
+            _Documents(config.held_out_patterns, None, lambda _: True),
+        )
+
+    def rank(document: str) -> float:
+        return int(sha256(document.encode()).hexdigest()[:15], 16) / 16**15
+
+    # parsing the environment's modules takes longer than keeping their few megabytes
+    again = list(read_documents(config.patterns, max_bytes_per_source=cap)) if "pydocs" in config.patterns else None
+    ids = [document.id for document in (again or read_documents(config.patterns, max_bytes_per_source=cap))]
+    if not ids:
         raise CorpusError(f"the corpus is empty: {', '.join(config.patterns)} hold no text")
-    if len(ranked) == 1:
+    if len(ids) == 1:
         raise CorpusError("the corpus is one document, so none can be held out: give corpus.held_out or more files")
-    share = max(config.held_out_share, min(rank for rank, _ in ranked))
-    return [d for rank, d in ranked if rank > share], [d for rank, d in ranked if rank <= share]
+    share = max(config.held_out_share, min(map(rank, ids)))
+    if again is not None:
+        return [d for d in again if rank(d.id) > share], [d for d in again if rank(d.id) <= share]
+    return (
+        _Documents(config.patterns, cap, lambda name: rank(name) > share),
+        _Documents(config.patterns, cap, lambda name: rank(name) <= share),
+    )
 
 
 def pack_documents(
@@ -173,7 +228,8 @@ def pack_documents(
     """
     dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
     start = start_token(tokenizer)
-    encode = tokenizer.backend_tokenizer.encode_batch_fast
+    encode = _plain_encoder(tokenizer).encode_batch_fast
+    min_tokens = min(config.min_tokens, config.sequence_length)
     lengths: list[int] = []
     first_documents: list[int] = []
     rows: list[tuple[str, str, int]] = []
@@ -184,7 +240,7 @@ def pack_documents(
 
             def write(context: list[int], document: int) -> int:
                 """Write one context; the number of tokens that were too few to keep."""
-                if len(context) < config.min_tokens:
+                if len(context) < min_tokens:
                     return len(context)
                 _write_padded(file, context, config.sequence_length, dtype, start)
                 lengths.append(len(context))
@@ -217,7 +273,7 @@ def pack_documents(
                 dropped += write([start, *waiting], waiting_document)
         if not lengths:
             raise CorpusError(
-                f"the corpus is empty: {len(rows)} documents gave no context of {config.min_tokens} tokens or more "
+                f"the corpus is empty: {len(rows)} documents gave no context of {min_tokens} tokens or more "
                 f"({dropped} tokens in all); check {', '.join(config.patterns)}"
             )
         np.save(temporary / "lengths.npy", np.asarray(lengths, dtype=np.int32))
@@ -242,6 +298,17 @@ def pack_documents(
             "fingerprint": fingerprint(hashes, digest),
         }
         write_json(temporary / "manifest.json", manifest)
+
+
+def _plain_encoder(tokenizer: "PreTrainedTokenizerFast") -> "Tokenizer":
+    """A copy that neither cuts nor pads, and takes the spelling of a special token in a text for text."""
+    from tokenizers import Tokenizer
+
+    encoder = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    encoder.no_truncation()
+    encoder.no_padding()
+    encoder.encode_special_tokens = True
+    return encoder
 
 
 def _write_padded(file: IO[bytes], context: list[int], length: int, dtype: np.dtype, padding: int) -> None:
@@ -286,7 +353,7 @@ def open_corpus(
     if tokenizer is None:
         raise CorpusError(f"packing {', '.join(patterns)} needs a tokenizer: pass tokenizer=suite.tokenizer()")
     config = CorpusConfig(files=patterns, sequence_length=sequence_length, share_context=share_context)
-    folder = default_cache() / "corpora" / fingerprint(corpus_key(config), tokenizer_hash(tokenizer))
+    folder = default_cache() / "corpora" / corpus_key(config, tokenizer=tokenizer)
     if not (folder / "train").is_dir():
         with atomic_path(folder / "tokenizer") as temporary:
             tokenizer.save_pretrained(temporary)

@@ -26,7 +26,16 @@ class Content(NamedTuple):
 def write_folder(
     folder: Path, *, settings: dict[str, Any], weights: dict[str, Tensor], golden: dict[str, Tensor]
 ) -> None:
-    """Write all three files, and the hashes of two of them into the third."""
+    """Write all three files, and the hashes of two of them into the third.
+
+    Raises:
+        DictionaryError: the folder exists and holds other files, which replacing it would lose.
+    """
+    others = (
+        sorted({path.name for path in folder.iterdir()} - {WEIGHTS, GOLDEN, "config.json"}) if folder.is_dir() else []
+    )
+    if others:
+        raise DictionaryError(f"{folder} holds other files ({', '.join(others[:3])}): save into a folder of its own")
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         save_file(weights, temporary / WEIGHTS)

@@ -14,10 +14,9 @@ from ontogeny.dictionaries.activation_functions import least_kept_score
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.losses import crosscoder_losses
 from ontogeny.errors import CorpusError, TrainingError
-from ontogeny.loop import Checkpoint, Resumable, run_loop, warmup_decay
+from ontogeny.loop import Checkpoint, Resumable, numerics, run_loop, warmup_decay
 from ontogeny.progress import Events
 
-THRESHOLD_MEMORY = 0.99
 INITIAL_NORMS = tuple(2.0**exponent for exponent in range(-8, 2))
 
 
@@ -133,7 +132,11 @@ class _CrosscoderLearner:
         if self.config.activation == "batch_topk":
             least = least_kept_score(code, self.crosscoder.score_weight())
             old = self.threshold if self.threshold > 0 else least
-            self.threshold = THRESHOLD_MEMORY * old + (1 - THRESHOLD_MEMORY) * least
+            self.threshold = old + (least - old) / self._threshold_steps()
+
+    def _threshold_steps(self) -> int:
+        """Steps over which the threshold is averaged: the last twentieth of the training, 10 to 1,000."""
+        return min(1000, max(10, round(0.05 * (self.config.steps or 2000))))
 
     def finished(self) -> Crosscoder:
         crosscoder = self.crosscoder
@@ -184,7 +187,11 @@ class _Replayed:
     def starting_at(self, batch: int) -> Iterator[Tensor]:
         if batch > 0 and isinstance(self.batches, Resumable):
             return self.batches.starting_at(batch)
-        return islice(chain(self.first, self.iterator), batch, None)
+        return islice(chain(self._looked_at(), self.iterator), batch, None)
+
+    def _looked_at(self) -> Iterator[Tensor]:
+        while self.first:
+            yield self.first.pop(0)
 
 
 def train_crosscoder(
@@ -213,30 +220,35 @@ def train_crosscoder(
         config = config.model_copy(update={"steps": len(batches)})  # type: ignore[arg-type]
     kept = Checkpoint(checkpoint, fingerprint(config, key))
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    saved = kept.read()
-    if saved is not None:
-        crosscoder = Crosscoder(**saved["learner"]["crosscoder"], **_settings(config)).to(device)
-        learner = _CrosscoderLearner(config, crosscoder, saved["learner"]["golden"].to(device))
-        source: Iterable[Tensor] = batches
-    else:
-        source, learner = _start(batches, config, device)
     steps = config.steps
-    run_loop(
-        learner,
-        source,
-        stage="train",
-        steps=steps,
-        schedule=warmup_decay(
-            total=steps,
-            warmup=round(config.warmup * (steps or 0)),
-            decay=round(config.decay * (steps or 0)),
-        ),
-        checkpoint=kept,
-        events=events,
-    )
+    with numerics():
+        saved = kept.read()
+        if saved is None:
+            source, learner = _start(batches, config, device)
+        else:
+            source, learner = batches, _restored(saved["learner"], config, device)
+        run_loop(
+            learner,
+            source,
+            stage="train",
+            steps=steps,
+            schedule=warmup_decay(
+                total=steps,
+                warmup=round(config.warmup * (steps or 0)),
+                decay=round(config.decay * (steps or 0)),
+            ),
+            checkpoint=kept,
+            events=events,
+        )
     crosscoder = learner.finished().cpu()
     crosscoder.golden_inputs = learner.golden.cpu()
     return crosscoder
+
+
+def _restored(state: dict[str, Any], config: CrosscoderConfig, device: torch.device) -> _CrosscoderLearner:
+    """The learner that a checkpoint was taken of, as far as its shapes go; the loop restores its state."""
+    crosscoder = Crosscoder(**state["crosscoder"], **_settings(config)).to(device)
+    return _CrosscoderLearner(config, crosscoder, state["golden"].to(device))
 
 
 def _start(

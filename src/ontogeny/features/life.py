@@ -22,7 +22,7 @@ def life_history(
         steps: the snapshots' pre-training steps, ascending.
         dead: [feature], silent on all measured tokens; such features get nulls.
         alive_threshold: alive where strength is at least this share of the feature's greatest.
-        transient_below: `transient` if alive in a smaller share of the snapshots from its birth on.
+        transient_below: `transient` if alive in a smaller share of the snapshots after its birth.
         censored_last: a birth in the last so many snapshots is `censored`: too late to tell.
     Returns:
         A row per feature: feature, origin, fate, birth_after, birth_step, peak_step, death_step, revived, dead,
@@ -34,9 +34,11 @@ def life_history(
     alive = alive_mask(strength, alive_threshold)
     birth = alive.argmax(0)
     last = n - 1 - alive[::-1].argmax(0)
-    since_birth = np.arange(n)[:, None] >= birth
-    share_alive = (alive & since_birth).sum(0) / since_birth.sum(0)
-    revived = ((~alive[:-1]) & alive[1:] & since_birth[:-1]).any(0) if n > 1 else np.zeros(n_features, dtype=bool)
+    after_birth = np.arange(n)[:, None] > birth
+    share_alive = np.divide(
+        (alive & after_birth).sum(0), after_birth.sum(0), out=np.ones(n_features), where=birth < n - 1
+    )
+    revived = (~alive[:-1] & alive[1:] & after_birth[:-1]).any(0)
     fate = np.where(
         (birth >= n - censored_last) & (birth > 0),
         "censored",

@@ -196,15 +196,16 @@ def measure_features(
     }
     total = len(chosen_sequences(corpus, **places))
     start = 0
-    if (saved := kept.read()) is not None:
-        measurement.restore(saved["measurement"])
-        start = saved["chunks"]
-        events.emit("measure", "resumed", chunk=start)
-    chunks = chunks_of(crosscoder, harvester, corpus, **places, first=start)
-    with numerics(), progress_bar("measure", total, unit="chunks", done=start) as bar:
-        for number, chunk in enumerate(chunks, start=start):
-            measurement.add(chunk, number=number)
-            bar.advance(1)
-            events.emit("measure", "step", step=number + 1, tokens=measurement.tokens)
-            kept.write_if_due(lambda done=number + 1: {"chunks": done, "measurement": measurement.state()})
+    with numerics():
+        if (saved := kept.read()) is not None:
+            measurement.restore(saved["measurement"])
+            start = saved["chunks"]
+            events.emit("measure", "resumed", chunk=start)
+        chunks = chunks_of(crosscoder, harvester, corpus, **places, first=start)
+        with progress_bar("measure", total, unit="chunks", done=start) as bar:
+            for number, chunk in enumerate(chunks, start=start):
+                measurement.add(chunk, number=number)
+                bar.advance(1)
+                events.emit("measure", "step", step=number + 1, tokens=measurement.tokens)
+                kept.write_if_due(lambda done=number + 1: {"chunks": done, "measurement": measurement.state()})
     return measurement

@@ -15,6 +15,8 @@ from ontogeny.models.load import load_snapshot
 from ontogeny.progress import progress_bar
 from ontogeny.suites.suite import Suite
 
+FEATURES_AT_ONCE = 512
+
 
 def features_table(measurement: Measurement, config: MeasureConfig, *, steps: list[int]) -> pl.DataFrame:
     """The table `features`."""
@@ -122,10 +124,12 @@ def logit_effects_table(
         for index, snapshot in enumerate(suite.snapshots):
             model = load_snapshot(snapshot, dtype=dtype, device=device)
             unit = torch.nn.functional.normalize(crosscoder.W_dec[index].to(device), dim=-1)
-            with torch.no_grad():
-                effects = logit_directions(model, unit)
             for kind, sign in (("promoted", 1), ("suppressed", -1)):
-                strongest, token = (sign * effects).topk(config.logit_tokens, dim=1)
+                leading = [
+                    logit_directions(model, sign * block).topk(config.logit_tokens)
+                    for block in unit.split(FEATURES_AT_ONCE)
+                ]
+                strongest, token = (torch.cat([pair[place] for pair in leading]) for place in (0, 1))
                 n_features, ranks = token.shape
                 parts.append(
                     pl.DataFrame(

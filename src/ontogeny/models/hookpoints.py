@@ -128,6 +128,7 @@ def truncate(model: "PreTrainedModel", hookpoint: Hookpoint) -> None:
         model.set_output_embeddings(nn.Identity())
 
 
+@torch.no_grad()
 def logit_directions(
     model: "PreTrainedModel", directions: Float[Tensor, " feature d_model"]
 ) -> Float[Tensor, " feature vocabulary"]:

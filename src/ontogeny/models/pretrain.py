@@ -1,6 +1,7 @@
 """Pre-train a small causal LM and save snapshots on a schedule, as ordinary transformers folders `stepN/`."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ontogeny.config import PretrainConfig, fingerprint
 from ontogeny.corpus.pack import Corpus
-from ontogeny.errors import ConfigError
+from ontogeny.errors import ConfigError, SuiteError
 from ontogeny.loop import Checkpoint, run_loop, warmup_cosine
 from ontogeny.models.load import quiet
 from ontogeny.progress import Events
@@ -20,7 +21,7 @@ from ontogeny.run import atomic_path, write_json
 from ontogeny.suites.suite import Suite, open_suite
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 IGNORED = -100
 DEFAULT_MODEL = {
@@ -73,11 +74,11 @@ def next_token_losses(logits: Tensor, tokens: Int[Tensor, "batch position"]) -> 
     ).view(len(tokens), -1)
 
 
-def build_model(settings: dict[str, Any], *, vocab_size: int, sequence_length: int, seed: int) -> "PreTrainedModel":
-    """A randomly initialised causal LM of any transformers decoder configuration.
+def model_config(settings: dict[str, Any], *, vocab_size: int, sequence_length: int) -> "PreTrainedConfig":
+    """A transformers configuration; what the settings leave out is as in DEFAULT_MODEL or as transformers has it.
 
     Raises:
-        ConfigError: the model type or one of its settings is unknown.
+        ConfigError: the model type or one of its settings is unknown or impossible.
     """
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
@@ -94,7 +95,24 @@ def build_model(settings: dict[str, Any], *, vocab_size: int, sequence_length: i
             raise ConfigError(f"pretrain.model: {model_type} has no setting '{name}'")
     chosen = {name: value for name, value in (defaults | special | dropouts).items() if name in known}
     options: dict[str, Any] = chosen | values
-    config = CONFIG_MAPPING[model_type](**options)
+    try:
+        config = CONFIG_MAPPING[model_type](**options)
+        with torch.device("meta"):
+            AutoModelForCausalLM.from_config(config)
+    except Exception as error:  # transformers raises many kinds for settings that do not fit each other
+        raise ConfigError(f"pretrain.model: {model_type} cannot be built: {' '.join(str(error).split())}") from error
+    return config
+
+
+def build_model(settings: dict[str, Any], *, vocab_size: int, sequence_length: int, seed: int) -> "PreTrainedModel":
+    """A randomly initialised causal LM of any transformers decoder configuration.
+
+    Raises:
+        ConfigError: the model type or one of its settings is unknown or impossible.
+    """
+    from transformers import AutoModelForCausalLM
+
+    config = model_config(settings, vocab_size=vocab_size, sequence_length=sequence_length)
     torch.manual_seed(seed)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
@@ -189,10 +207,14 @@ def pretrain(
         The suite of all saved snapshots.
     Raises:
         ConfigError: the model's settings are unknown to transformers.
+        SuiteError: the folder holds other things.
         TrainingError: the loss is not finite.
     """
     quiet()
     folder = Path(folder)
+    key = fingerprint(config, corpus.fingerprint, held_out.fingerprint)
+    tokens_per_step = round(config.batch_size * corpus.n_tokens / len(corpus))
+    _make_room(folder, key, config, tokens_per_step=tokens_per_step)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     learner = _LanguageModel(config, corpus, held_out, folder, device)
     steps_done = run_loop(
@@ -202,13 +224,27 @@ def pretrain(
         steps=config.steps,
         schedule=warmup_cosine(total=config.steps, warmup=config.warmup_steps, final=config.final_learning_rate),
         clip_norm=config.clip_norm,
-        checkpoint=Checkpoint(checkpoint, fingerprint(config, corpus.fingerprint, held_out.fingerprint)),
+        checkpoint=Checkpoint(checkpoint, key),
         events=events,
         tokens_per_step=config.batch_size * corpus.sequence_length,
     )
     assert steps_done == config.steps
     with atomic_path(folder / "pretraining-log.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(entry) + "\n" for entry in learner.log), encoding="utf-8")
-    tokens_per_step = round(config.batch_size * corpus.n_tokens / len(corpus))
-    write_json(folder / "suite.json", {"tokens_per_step": tokens_per_step, "pretrain": config.model_dump(mode="json")})
     return open_suite(folder, steps=config.schedule)
+
+
+def _make_room(folder: Path, key: str, config: PretrainConfig, *, tokens_per_step: int) -> None:
+    """Say in `suite.json` whose snapshots the folder holds; remove those of an earlier training of ours.
+
+    Raises:
+        SuiteError: the folder holds something that is not ours to remove.
+    """
+    notes = folder / "suite.json"
+    earlier = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else None
+    if earlier is None and folder.is_dir() and any(folder.iterdir()):
+        raise SuiteError(f"{folder} is not empty: pre-train into a new folder")
+    if earlier is not None and earlier["key"] != key:
+        for step in PretrainConfig(**earlier["pretrain"]).schedule:
+            shutil.rmtree(folder / f"step{step}", ignore_errors=True)
+    write_json(notes, {"key": key, "tokens_per_step": tokens_per_step, "pretrain": config.model_dump(mode="json")})

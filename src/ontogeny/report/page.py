@@ -48,11 +48,12 @@ def write_report(run: Run) -> Path:
         cards=cards,
         density_range=DENSITY_RANGE,
         manifest=run.manifest,
+        provenance=run.manifest["stages"]["measure"]["provenance"],
         corpus=json.loads((run.corpus_folder / "train" / "manifest.json").read_text(encoding="utf-8")),
         config=(run.folder / "study.yaml").read_text(encoding="utf-8"),
         css=Markup((assets / "report.css").read_text(encoding="utf-8")),
         script=Markup((assets / "report.js").read_text(encoding="utf-8")),
-        vega=Markup(vl_convert.javascript_bundle("")),
+        vega=Markup(vl_convert.javascript_bundle()),  # pyright: ignore[reportCallIssue]
         specs=Markup(embeddable(specs)),
     )
     write_text(run.report_path, page)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ontogeny.config import StudyConfig
 from ontogeny.errors import SuiteError
 from ontogeny.run import Run
 
@@ -139,6 +140,16 @@ def _tokens_a_step(folder: Path) -> int | None:
     return json.loads(path.read_text(encoding="utf-8")).get("tokens_per_step")
 
 
+def study_suite(study: StudyConfig) -> Suite:
+    """The folder suite that a study names.
+
+    Raises:
+        SuiteError: the folder or one of its snapshots is missing.
+    """
+    assert study.suite.folder is not None
+    return open_suite(study.suite.folder, steps=None if study.suite.steps == "all" else study.suite.steps)
+
+
 def suite_of(run: Run) -> Suite:
     """The suite that a run studies: its own pre-training's, or the folder its study names.
 
@@ -146,8 +157,6 @@ def suite_of(run: Run) -> Suite:
         SuiteError: the folder or one of its snapshots is missing.
     """
     settings = run.study.suite
-    steps = None if settings.steps == "all" else settings.steps
-    if settings.pretrain is not None:
-        return open_suite(run.suite_folder, steps=settings.pretrain.schedule if steps is None else steps)
-    assert settings.folder is not None
-    return open_suite(settings.folder, steps=steps)
+    if settings.pretrain is None:
+        return study_suite(run.study)
+    return open_suite(run.suite_folder, steps=settings.pretrain.schedule if settings.steps == "all" else settings.steps)
