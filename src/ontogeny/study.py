@@ -273,7 +273,8 @@ def run_study(
                 raise
             if stage.name == "pretrain":
                 suite = suite_of(run)
-                run.update_manifest(suite=suite.name, snapshots=[asdict(snapshot) for snapshot in suite.snapshots])
+                name = suite.name if config.suite.pretrain is None else config.name
+                run.update_manifest(suite=name, snapshots=[asdict(snapshot) for snapshot in suite.snapshots])
             if stage.name == until:
                 break
     return run

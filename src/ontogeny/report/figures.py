@@ -108,7 +108,7 @@ def divergences(run: Run) -> Spec:
             color=alt.Color(
                 "model:N", title="n-gram model", scale=alt.Scale(domain=["unigram", "bigram"], range=[ORANGE, GREEN])
             ),
-            strokeDash=alt.StrokeDash("direction:N", title="direction"),
+            strokeDash=alt.StrokeDash("direction:N", title="direction", legend=alt.Legend(symbolType="stroke")),
             tooltip=["step", "model", "direction", alt.Tooltip("kl", format=".3f")],
         )
     )

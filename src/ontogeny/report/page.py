@@ -13,7 +13,7 @@ import polars as pl
 from ontogeny.report import figures
 from ontogeny.run import Run, write_text
 
-CARDS_PER_BIRTH, MAX_CARDS = 2, 24
+MAX_CARDS_PER_BIRTH, MAX_CARDS = 4, 24
 DENSITY_RANGE = (2e-4, 0.05)
 TOP_EXAMPLES, OWN_EXAMPLES, LOGIT_TOKENS, SNAPSHOTS_PER_CARD = 6, 3, 8, 5
 
@@ -107,17 +107,21 @@ def _passing(phases: pl.DataFrame, bound: str) -> str:
     return f"passes the {bound} model ({phases[bound][0]:.2f}) between steps {step[first - 1]:,} and {step[first]:,}"
 
 
-def choose_features(features: pl.DataFrame) -> list[int]:
-    """For each birth the strongest features among those that are active neither too rarely nor too often to read."""
+def choose_features(features: pl.DataFrame, trajectories: pl.DataFrame) -> list[int]:
+    """For each birth the features strongest on the mean over snapshots, of those that are active often enough to read
+    and seldom enough to mean something."""
     readable = features.filter(~pl.col("dead"), pl.col("density").is_between(*DENSITY_RANGE))
-    ranked = readable.sort("max_strength", descending=True)
-    chosen = ranked.group_by("birth_step", maintain_order=True).head(CARDS_PER_BIRTH)
-    return chosen.sort("birth_step", "max_strength", descending=[False, True])["feature"].to_list()[:MAX_CARDS]
+    births = max(1, readable["birth_step"].n_unique())
+    count = min(MAX_CARDS_PER_BIRTH, max(1, MAX_CARDS // births))
+    means = trajectories.group_by("feature").agg(pl.col("strength").mean())
+    ranked = readable.join(means, on="feature").sort("strength", "feature", descending=[True, False])
+    chosen = ranked.group_by("birth_step", maintain_order=True).head(count)
+    return chosen.sort("birth_step", "strength", descending=[False, True])["feature"].to_list()
 
 
 def _cards(run: Run, tokenizer: Any) -> list[dict[str, Any]]:
     features, trajectories = run.features, run.trajectories
-    chosen = choose_features(features)
+    chosen = choose_features(features, trajectories)
     examples = run.examples.filter(pl.col("feature").is_in(chosen))
     logits = run.table("logit_effects").filter(pl.col("feature").is_in(chosen), pl.col("rank") < LOGIT_TOKENS)
     cards = []
