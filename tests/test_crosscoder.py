@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ontogeny import Crosscoder, CrosscoderConfig, InputError, crosscoder_losses, train_crosscoder
-from ontogeny.dictionaries.activation_functions import batch_topk, least_kept_score
-from ontogeny.dictionaries.train import _CrosscoderLearner
+from ontogeny.dictionaries.activation_functions import batch_topk, least_kept_score, topk
+from ontogeny.dictionaries.train import _CrosscoderLearner, initial_crosscoder, norm_scale_of
 from ontogeny.errors import ConfigError, TrainingError
 
 N, D, F = 3, 5, 7
@@ -77,12 +77,11 @@ def test_gradients_of_the_aux_loss_agree_with_finite_differences() -> None:
     learner = _CrosscoderLearner(config, dictionary, x)
     dead, alive = [1, 2, 4], [0, 3, 5, 6]
     learner.silent_tokens[dead] = 10
-    code = dictionary.encode(x, k=2).detach()
-    code[:, dead] = 0  # so that moving a dead feature moves nothing of the residual, which is a constant of the loss
+    residual = inputs(dtype=torch.float64, seed=5)
     moved = {"encoder_rows": dictionary.encoder_rows, "b_enc": dictionary.b_enc}
 
     def loss() -> Tensor:
-        return learner._aux_loss(x, dictionary.pre_activations(x), code)
+        return learner._aux_loss(residual, dictionary.pre_activations(x))
 
     found = torch.autograd.grad(loss(), [dictionary.encoder_rows, dictionary.decoder_rows])
     for grad in found:
@@ -99,6 +98,189 @@ def test_gradients_of_the_aux_loss_agree_with_finite_differences() -> None:
                 down = float(loss())
                 dictionary.decoder_rows[row, place] = kept
                 assert float(found[1][row, place]) == pytest.approx((up - down) / (2 * h), rel=1e-5, abs=1e-6)
+
+
+def jumprelu(gate: str, **options: object) -> Crosscoder:
+    return make("jumprelu", dtype=torch.float64, gate=gate, threshold=torch.linspace(0.5, 2.0, F), **options)
+
+
+def naive_losses(d: Crosscoder, code: Tensor, x: Tensor, sparsity: str) -> tuple[Tensor, Tensor]:
+    """Reconstruction and sparsity from a code [batch, snapshot, feature], written out as in the formulas."""
+    x_hat = torch.einsum("bsf,sfd->bsd", code, d.W_dec) + d.b_dec
+    u = code * d.W_dec.norm(dim=-1)
+    p = torch.tanh(4 * u).mean((0, 1))
+    losses = {
+        "l1": u.sum((1, 2)).mean(),
+        "tanh": torch.tanh(4 * u).mean(1).sum(-1).mean(),
+        "tanh_quad": (p * (1 + p / 0.01)).sum(),
+    }
+    return (x - x_hat).square().sum((1, 2)).mean(), losses[sparsity]
+
+
+@pytest.mark.parametrize("gate", ["shared", "per_snapshot"])
+@pytest.mark.parametrize("sparsity", ["l1", "tanh", "tanh_quad"])
+def test_losses_of_both_gates_are_what_the_formulas_give(gate: str, sparsity: str) -> None:
+    dictionary, x = jumprelu(gate), inputs(40, dtype=torch.float64)
+    code = dictionary.encode(x)
+    assert code.shape == ((40, F) if gate == "shared" else (40, N, F))
+    wide = code[:, None].expand(-1, N, -1) if gate == "shared" else code
+    z = torch.einsum("bsd,sdf->bf", x, dictionary.W_enc) + dictionary.b_enc
+    strength = dictionary.strength()
+    u = z[:, None] * (strength.sum(0).expand(N, -1) if gate == "shared" else strength)
+    torch.testing.assert_close(wide, z[:, None] * (u > dictionary.threshold))
+    assert 0 < int((wide > 0).sum()) < wide.numel()
+    losses = crosscoder_losses(dictionary, x, sparsity=sparsity)
+    reconstruction, penalty = naive_losses(dictionary, wide, x, sparsity)
+    torch.testing.assert_close(losses.reconstruction, reconstruction)
+    torch.testing.assert_close(losses.sparsity, penalty)
+    torch.testing.assert_close(losses.l0, (wide > 0).sum(-1).double().mean(0))
+    torch.testing.assert_close(losses.x_hat, dictionary.decode(code))
+
+
+@pytest.mark.parametrize("gate", ["shared", "per_snapshot"])
+@pytest.mark.parametrize("sparsity", ["tanh", "tanh_quad"])
+def test_gradients_of_jumprelu_agree_with_finite_differences(gate: str, sparsity: str) -> None:
+    dictionary, x = jumprelu(gate), inputs(dtype=torch.float64)
+
+    def loss() -> Tensor:
+        losses = crosscoder_losses(dictionary, x, sparsity=sparsity)
+        return losses.reconstruction + 0.3 * losses.sparsity
+
+    assert_gradients_match(loss, dict(dictionary.named_parameters()))
+
+
+@pytest.mark.parametrize("gate", ["shared", "per_snapshot"])
+@pytest.mark.parametrize("parameter", ["log", "direct"])
+@pytest.mark.parametrize("sparsity", ["l1", "tanh", "tanh_quad"])
+def test_jumprelus_threshold_gradient_is_the_closed_form_in_units_of_u(
+    gate: str, parameter: str, sparsity: str
+) -> None:
+    dictionary, x = jumprelu(gate), inputs(30, dtype=torch.float64)
+    config = CrosscoderConfig(
+        n_features=F, activation="jumprelu", gate=gate, threshold_parameter=parameter  # pyright: ignore[reportArgumentType]
+    )  # fmt: skip
+    learner = _CrosscoderLearner(config, dictionary, x)
+    learner.before_step(0)
+    losses = crosscoder_losses(dictionary, x, sparsity=sparsity)
+    assert learner.learned is not None
+    (found,) = torch.autograd.grad(losses.reconstruction + 0.3 * losses.sparsity, learner.learned)
+
+    t = torch.linspace(0.5, 2.0, F).double()
+    strength = dictionary.strength().detach()
+    s = strength.sum(0).expand(N, -1) if gate == "shared" else strength
+    u = dictionary.pre_activations(x).detach()[:, None] * s
+    code = (
+        dictionary.encode(x).detach()[:, None].expand(-1, N, -1) if gate == "shared" else dictionary.encode(x)
+    ).detach()
+    code = code.clone().requires_grad_()
+    reconstruction, penalty = naive_losses(dictionary, code, x, sparsity)
+    (grad,) = torch.autograd.grad(reconstruction + 0.3 * penalty, code)
+    near = ((u - t).abs() < 2) & (u > 0)
+    expected = (grad * -(t / 4) * near / s).sum((0, 1))
+    torch.testing.assert_close(found, expected * t if parameter == "log" else expected)
+    assert float(found.abs().max()) > 0
+
+
+def test_a_feature_whose_strength_vanishes_has_code_zero_and_no_nan() -> None:
+    for gate in ("shared", "per_snapshot"):
+        dictionary = jumprelu(gate)
+        with torch.no_grad():
+            dictionary.decoder_rows[2] = 0
+        losses = crosscoder_losses(dictionary, inputs(dtype=torch.float64), sparsity="tanh")
+        assert dictionary.encode(inputs(dtype=torch.float64))[..., 2].abs().max() == 0
+        grads = torch.autograd.grad(losses.reconstruction, list(dictionary.parameters()))
+        assert all(bool(grad.isfinite().all()) for grad in grads)
+
+
+def test_topk_keeps_each_tokens_k_largest_positive_scores() -> None:
+    pre = torch.randn(50, F, generator=torch.Generator().manual_seed(0))
+    weight = torch.rand(F, generator=torch.Generator().manual_seed(1)) + 0.1
+    code = topk(pre, k=3, weight=weight)
+    for row, kept in zip(pre, code, strict=True):
+        leading = (row * weight).argsort(descending=True)[:3]
+        expected = torch.zeros(F)
+        expected[leading] = row[leading].clamp_min(0)
+        torch.testing.assert_close(kept, expected)
+
+
+def test_gradients_of_topk_agree_with_finite_differences() -> None:
+    for score in ("l2", "sum"):
+        dictionary = make("topk", dtype=torch.float64, k=2, score=score, encoder="mean")
+        x = inputs(dtype=torch.float64)
+        assert_gradients_match(
+            lambda d=dictionary: crosscoder_losses(d, x, sparsity="none").reconstruction,  # noqa: B023
+            dict(dictionary.named_parameters()),
+        )
+
+
+def test_the_score_and_the_encoder_are_switches() -> None:
+    x = inputs()
+    strength = make().strength()
+    torch.testing.assert_close(make("topk", k=2).score_weight(), strength.square().sum(0).sqrt())
+    torch.testing.assert_close(make("topk", k=2, score="sum").score_weight(), strength.sum(0))
+    summed, averaged = make(), make(encoder="mean")
+    torch.testing.assert_close(
+        averaged.pre_activations(x) - averaged.b_enc, (summed.pre_activations(x) - summed.b_enc) / N
+    )
+
+
+def test_the_preactivation_loss_pulls_dead_features_up_to_their_thresholds() -> None:
+    for gate in ("shared", "per_snapshot"):
+        dictionary, x = jumprelu(gate), inputs(dtype=torch.float64)
+        config = CrosscoderConfig(
+            n_features=F, activation="jumprelu", gate=gate, preactivation_weight=1.0, dead_after_tokens=10  # pyright: ignore[reportArgumentType]
+        )  # fmt: skip
+        learner = _CrosscoderLearner(config, dictionary, x)
+        assert float(learner._preactivation_loss(dictionary.pre_activations(x))) == 0
+        learner.silent_tokens[[1, 4]] = 10
+        strength, t = dictionary.strength(), dictionary.threshold
+        assert t is not None
+        weight = strength.sum(0) if gate == "shared" else strength.amax(0)
+        gap = torch.relu(t - dictionary.pre_activations(x) * weight)[:, [1, 4]]
+        found = learner._preactivation_loss(dictionary.pre_activations(x))
+        torch.testing.assert_close(found, gap.sum(1).mean())
+        (grad,) = torch.autograd.grad(found, dictionary.b_enc)
+        assert bool((grad[[1, 4]] < 0).all())
+
+
+def test_robust_normalisation_is_not_moved_by_a_common_mean_or_massive_tokens() -> None:
+    x = torch.randn(1001, 2, 16, generator=torch.Generator().manual_seed(0))
+    moved = x + torch.tensor([0.0, 30.0])[:, None]
+    moved[:5, 1] = -moved[:5, 1] * 3
+    clean, plain, robust = norm_scale_of(x, robust=True), norm_scale_of(moved), norm_scale_of(moved, robust=True)
+    assert float(plain[1] / clean[1]) < 0.05
+    assert float(robust[1] / clean[1]) == pytest.approx(1, abs=0.2)
+
+
+def test_an_independent_start_draws_each_snapshots_decoder_by_itself() -> None:
+    x = torch.cat(planted_batches(batches=2, seed=1))
+    scale = norm_scale_of(x)
+    for start, same in (("shared", True), ("independent", False)):
+        config = CrosscoderConfig(n_features=12, k=2, decoder_start=start)  # pyright: ignore[reportArgumentType]
+        W_dec = initial_crosscoder(config, x * scale[:, None], scale).W_dec
+        assert torch.equal(W_dec[0], W_dec[1]) == same
+        torch.testing.assert_close(W_dec.norm(dim=-1), W_dec.norm(dim=-1)[:1, :1].expand(3, 12))
+
+
+@pytest.mark.parametrize(
+    ("activation", "gate", "parameter"),
+    [
+        ("jumprelu", "shared", "log"),
+        ("jumprelu", "per_snapshot", "direct"),
+        ("topk", "shared", "log"),
+        ("relu", "shared", "log"),
+    ],
+)
+def test_every_activation_learns_planted_directions(activation: str, gate: str, parameter: str) -> None:
+    config = CrosscoderConfig(
+        n_features=20, k=2, activation=activation, gate=gate, threshold_parameter=parameter, learning_rate=5e-3,  # pyright: ignore[reportArgumentType]
+        sparsity_weight=0.3 if activation == "jumprelu" else 1.0, dead_after_tokens=5000,
+    )  # fmt: skip
+    dictionary = train_crosscoder(planted_batches(batches=400, seed=1), config)
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.nn.functional.normalize(torch.randn(10, 16, generator=generator), dim=1)
+    best = (truth @ torch.nn.functional.normalize(dictionary.W_dec[-1], dim=1).T).amax(1)
+    assert int((best > 0.9).sum()) >= 8
 
 
 @given(batch=st.integers(1, 70), k=st.integers(1, F), seed=st.integers(0, 1000))

@@ -214,3 +214,36 @@ def test_measuring_at_another_batch_size_gives_the_same_features(small_run: Run,
     assert abs(one.tokens - many.tokens) == 0
     torch.testing.assert_close(one.code_sum, many.code_sum, rtol=1e-3, atol=1e-2)
     torch.testing.assert_close(one.top.score, many.top.score, rtol=1e-3, atol=1e-3)
+
+
+def test_with_the_per_snapshot_gate_each_snapshot_is_measured_by_its_own_codes(small_run: Run) -> None:
+    from ontogeny.features.measure import chunks_of, measure_features
+    from ontogeny.features.quality import measure_quality
+    from ontogeny.features.tables import trajectories_table
+
+    trained = small_run.dictionary()
+    tensors = trained.tensors() | {"threshold": torch.full((trained.n_features,), 0.7)}
+    tensors["W_dec"] = tensors["W_dec"] * torch.tensor([0.2, 0.5, 1.0, 1.0])[:, None, None]
+    gated = Crosscoder(**tensors, activation="jumprelu", gate="per_snapshot").requires_grad_(False)
+    config = small_run.study.measure.model_copy(update={"tokens": 3000, "held_out_tokens": 1000})
+    corpus, suite = Corpus(small_run.corpus_folder / "train"), suite_of(small_run)
+    harvester = Harvester(suite, small_run.study.hookpoint)
+    measurement = measure_features(gated, harvester, corpus, config)
+    places = {"tokens": config.tokens, "sequences_at_once": config.model_batch_size, "seed": config.seed}
+    chunks = list(chunks_of(gated, harvester, corpus, **places))
+    x = torch.cat([chunk.x[chunk.usable.flatten()] for chunk in chunks])
+    code = gated.encode(x)
+    table = trajectories_table(measurement, steps=suite.steps).sort("snapshot", "feature")
+    rates = (code > 0).double().mean(0)
+    assert float(rates[0].sum()) < float(rates[3].sum()) / 2
+    np.testing.assert_allclose(table["firing_rate"].to_numpy().reshape(4, -1), rates, atol=1e-3)
+    means = (code.sum(0) / (code > 0).sum(0)).nan_to_num(-1)
+    found = table["mean_activation"].fill_null(-1).to_numpy().reshape(4, -1)
+    often = ((code > 0).sum(0) > 20).numpy()
+    np.testing.assert_allclose(found[often], means.numpy()[often], rtol=2e-2)
+    own = torch.einsum("tsd,sdf->tsf", x, gated.W_enc)
+    own_mean = ((own * (code > 0)).sum(0) / (code > 0).sum(0)).numpy()
+    np.testing.assert_allclose(measurement.own_part_mean().numpy()[often], own_mean[often], rtol=2e-2, atol=2e-2)
+    quality = measure_quality(gated, harvester, corpus, measurement, config, steps=suite.steps)
+    l0 = quality["l0"].to_list()
+    assert l0[0] < l0[1] < l0[3]

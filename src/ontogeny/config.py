@@ -131,24 +131,37 @@ class DictionaryConfig(Settings):
 
     kind: Literal["crosscoder"] = "crosscoder"
     n_features: Positive = 4096
-    activation: Literal["relu", "batch_topk"] = "batch_topk"
+    activation: Literal["relu", "jumprelu", "topk", "batch_topk"] = "batch_topk"
     k: Positive | None = 32
-    """Mean number of active features per token (batch_topk)."""
-    gate: Literal["shared"] = "shared"
-    sparsity: Literal["l1", "none"] | None = None
-    """None: `l1` for relu, `none` for batch_topk."""
+    """Number of active features per token (topk), or its mean (batch_topk)."""
+    gate: Literal["shared", "per_snapshot"] = "shared"
+    score: Literal["l2", "sum"] = "l2"
+    """What features compete by under topk and batch_topk: z times √Σ strength², or times Σ strength."""
+    encoder: Literal["sum", "mean"] = "sum"
+    """Whether encoder outputs are a sum over snapshots or their mean."""
+    sparsity: Literal["l1", "tanh", "tanh_quad", "none"] | None = None
+    """None: `l1` for relu, `tanh_quad` for jumprelu, `none` for the others."""
     sparsity_weight: Annotated[float, Field(ge=0)] = 2.0
-    """λ; it goes with sums over d_model, features and snapshots and a mean over tokens, in both terms."""
+    """λ; the reconstruction it stands beside is summed over d_model and snapshots, mean over tokens."""
     apply_b_dec_to_input: bool = False
 
     @property
     def sparsity_loss(self) -> str:
-        return self.sparsity or ("l1" if self.activation == "relu" else "none")
+        return self.sparsity or {"relu": "l1", "jumprelu": "tanh_quad"}.get(self.activation, "none")
+
+    @property
+    def used_k(self) -> int | None:
+        """k where the activation takes one."""
+        return self.k if self.activation in ("topk", "batch_topk") else None
 
     @model_validator(mode="after")
-    def _k_fits(self) -> "DictionaryConfig":
-        if self.activation == "batch_topk" and (self.k is None or self.k > self.n_features):
-            raise ConfigError(f"dictionary: batch_topk needs k in 1..n_features = {self.n_features}, found {self.k}")
+    def _fits(self) -> "DictionaryConfig":
+        if self.activation in ("topk", "batch_topk") and (self.k is None or self.k > self.n_features):
+            raise ConfigError(
+                f"dictionary: {self.activation} needs k in 1..n_features = {self.n_features}, found {self.k}"
+            )
+        if self.gate == "per_snapshot" and self.activation != "jumprelu":
+            raise ConfigError(f"dictionary: the per_snapshot gate is for jumprelu, found {self.activation}")
         return self
 
 
@@ -164,6 +177,18 @@ class OptimisationConfig(Settings):
     """Share of the steps over which λ rises, or k falls from `k_start`."""
     k_start: Positive | None = None
     """Where k starts; None: at k itself, which explained more in short trainings (docs/LOG.md)."""
+    threshold_start: Annotated[float, Field(gt=0)] = 0.1
+    """Where JumpReLU's thresholds start, in units of code times strength."""
+    threshold_learning_rate: Annotated[float, Field(ge=0)] = 0.1
+    """Learning rate of JumpReLU's thresholds, as a share of the others'."""
+    threshold_parameter: Literal["log", "direct"] = "log"
+    """Whether thresholds are learned as logarithms or directly (kept at zero or above)."""
+    preactivation_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the loss that pulls dead features' encoder outputs up to their thresholds (JumpReLU)."""
+    decoder_start: Literal["shared", "independent"] = "shared"
+    """Whether one W_dec is drawn and copied to all snapshots, or one for each."""
+    normalisation: Literal["mean", "robust"] = "mean"
+    """`mean`: √d_model / mean norm; `robust`: √d_model / median norm of the centred activations."""
     aux_k: Annotated[int, Field(ge=0)] = 256
     """Dead features that reconstruct the residual (AuxK); 0 switches it off."""
     aux_weight: Annotated[float, Field(ge=0)] = 1.0

@@ -1,7 +1,10 @@
 """The crosscoder over snapshots.
 
     z_i   = Σ_θ x[θ] · W_enc[θ, :, i] + b_enc[i]
-    x̂[θ] = Σ_i f_i W_dec[θ, i, :] + b_dec[θ]
+    x̂[θ] = Σ_i f_i[θ] W_dec[θ, i, :] + b_dec[θ]
+
+With the shared gate f is the same at every snapshot; with the per-snapshot gate (JumpReLU) a feature is open only where
+z_i times its strength there passes its threshold.
 
 Sources: Lindsey et al. 2024 (crosscoders); Evolution of Concepts in Language Model Pre-Training, arXiv 2509.17196.
 """
@@ -14,43 +17,75 @@ from ontogeny.dictionaries.dictionary import Dictionary
 
 
 class Crosscoder(Dictionary):
-    """One code for all snapshots, read from all of them and decoded into each."""
+    """Features read from all snapshots together and decoded into each."""
 
     kind = "crosscoder"
 
     def pre_activations(self, x: Float[Tensor, "batch snapshot d_model"]) -> Float[Tensor, "batch feature"]:
-        """Encoder outputs z."""
+        """Encoder outputs z: a sum over snapshots, or their mean where `encoder` is `mean`."""
         if self.apply_b_dec_to_input:
             x = x - self.b_dec
+        if self.encoder == "mean":
+            x = x / self.n_snapshots
         return torch.addmm(self.b_enc, x.flatten(1), self.encoder_rows.T)
 
     def score_weight(self) -> Float[Tensor, " feature"]:
-        """What turns an encoder output into the score that TopK selects by: the root of Σ_θ strength²."""
-        return self.strength().detach().norm(dim=0)
+        """What turns an encoder output into the score that features compete by, or are held against thresholds with.
+
+        For TopK and BatchTopK √Σ_θ strength² (`score: l2`, what the squared error asks for) or Σ_θ strength
+        (`score: sum`, the published code). For JumpReLU with the shared gate Σ_θ strength.
+        """
+        strength = self.strength().detach()
+        return strength.sum(0) if self.score == "sum" or self.activation_name == "jumprelu" else strength.norm(dim=0)
 
     def activate(self, pre: Float[Tensor, "batch feature"], *, k: int | None = None) -> Float[Tensor, "batch feature"]:
-        """From encoder outputs to the code: by the training rule where `k` is given, else by the inference rule."""
+        """From encoder outputs to a shared code, by the training rule where `k` is given, else the inference rule."""
         if k is not None:
             return self.activation.training(pre, weight=self.score_weight(), k=k)
         return self.activation.inference(pre, weight=self.score_weight(), k=self.k, threshold=self.threshold)
 
-    def encode(
-        self, x: Float[Tensor, "batch snapshot d_model"], *, k: int | None = None
+    def code_at(
+        self, pre: Float[Tensor, "batch feature"], snapshot: int, *, strength: Float[Tensor, "snapshot feature"]
     ) -> Float[Tensor, "batch feature"]:
+        """The code at one snapshot under the per-snapshot gate, z_i · 1[z_i · strength_i > t_i]."""
+        return self.activation.inference(pre, weight=strength[snapshot], threshold=self.threshold)
+
+    def widest_code(self, pre: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch feature"]:
+        """The shared code; with the per-snapshot gate the code where the feature is strongest, so open if it is open
+        anywhere."""
+        if self.gate == "shared":
+            return self.activate(pre)
+        return self.activation.inference(pre, weight=self.strength().amax(0), threshold=self.threshold)
+
+    def encode(self, x: Float[Tensor, "batch snapshot d_model"], *, k: int | None = None) -> Tensor:
         """The code of a batch in normalised units (raw ones when folded).
 
         Args:
             k: use the training rule with this k instead of the inference rule.
+        Returns:
+            [batch, feature] with the shared gate, [batch, snapshot, feature] with the per-snapshot gate.
         """
-        return self.activate(self.pre_activations(x), k=k)
+        pre = self.pre_activations(x)
+        if self.gate == "shared":
+            return self.activate(pre, k=k)
+        strength = self.strength()
+        return torch.stack([self.code_at(pre, s, strength=strength) for s in range(self.n_snapshots)], dim=1)
 
     def own_parts(self, x: Float[Tensor, "batch d_model"], snapshot: int) -> Float[Tensor, "batch feature"]:
         """One snapshot's own part of the encoder outputs, x[θ]·W_enc[θ]; over all snapshots they sum to z - b_enc."""
         if self.apply_b_dec_to_input:
             x = x - self.b_dec[snapshot]
+        if self.encoder == "mean":
+            x = x / self.n_snapshots
         return x @ self.W_enc[snapshot]
 
-    def decode(self, code: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch snapshot d_model"]:
-        """Reconstruction of every snapshot's activations."""
-        flat = torch.addmm(self.b_dec.flatten(), code, self.decoder_rows)
-        return flat.view(len(code), self.n_snapshots, self.d_model)
+    def decode(self, code: Tensor) -> Float[Tensor, "batch snapshot d_model"]:
+        """Reconstruction of every snapshot's activations from a code of either shape."""
+        if code.ndim == 2:
+            flat = torch.addmm(self.b_dec.flatten(), code, self.decoder_rows)
+            return flat.view(len(code), self.n_snapshots, self.d_model)
+        return torch.stack([self.decode_at(code[:, s], s) for s in range(self.n_snapshots)], dim=1)
+
+    def decode_at(self, code: Float[Tensor, "batch feature"], snapshot: int) -> Float[Tensor, "batch d_model"]:
+        """Reconstruction of one snapshot's activations."""
+        return torch.addmm(self.b_dec[snapshot], code, self.W_dec[snapshot])

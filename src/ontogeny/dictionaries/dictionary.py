@@ -12,6 +12,8 @@ from ontogeny.dictionaries.activation_functions import ACTIVATIONS, Activation
 from ontogeny.dictionaries.files import write_folder
 from ontogeny.errors import DictionaryError, did_you_mean
 
+SCORES, ENCODERS = ("l2", "sum"), ("sum", "mean")
+
 
 class Output(NamedTuple):
     """What a dictionary makes of a batch.
@@ -40,7 +42,9 @@ class Dictionary(nn.Module):
         activation: a row of `ontogeny.dictionaries.activation_functions.ACTIVATIONS`.
         threshold: [feature], on the score, where the activation has one.
         k: mean number of active features per token, where the activation has one.
-        gate: `shared`, one code for all snapshots.
+        gate: `shared`, one code for all snapshots; `per_snapshot` (jumprelu), open where the feature is strong enough.
+        score: what topk and batch_topk multiply encoder outputs by: `l2`, √Σ strength², or `sum`, Σ strength.
+        encoder: whether encoder outputs are a `sum` over snapshots, as in the papers, or their `mean`.
         norm_scale: [snapshot], factor from raw activations to normalised units; None for ones.
         apply_b_dec_to_input: subtract b_dec before encoding.
         folded: whether inputs and outputs are raw activations instead of normalised ones.
@@ -61,6 +65,8 @@ class Dictionary(nn.Module):
         threshold: Tensor | None = None,
         k: int | None = None,
         gate: str = "shared",
+        score: str = "l2",
+        encoder: str = "sum",
         norm_scale: Tensor | None = None,
         apply_b_dec_to_input: bool = False,
         folded: bool = False,
@@ -71,8 +77,14 @@ class Dictionary(nn.Module):
                 f"no activation '{activation}'{did_you_mean(activation, ACTIVATIONS)}: "
                 f"there are {', '.join(ACTIVATIONS)}"
             )
-        if gate != "shared":
-            raise DictionaryError(f"no gate '{gate}': there is shared")
+        row = ACTIVATIONS[activation]
+        for name, value, allowed in (
+            ("gate", gate, row.gates),
+            ("score", score, SCORES),
+            ("encoder", encoder, ENCODERS),
+        ):
+            if value not in allowed:
+                raise DictionaryError(f"no {name} '{value}' with {activation}: there is {', '.join(allowed)}")
         if not W_enc.is_floating_point():
             W_enc = W_enc.float()
         n, d, f = W_enc.shape
@@ -82,10 +94,12 @@ class Dictionary(nn.Module):
         for name, (tensor, shape) in shapes.items():
             if tuple(tensor.shape) != shape:
                 raise DictionaryError(f"{name} is {list(tensor.shape)}, but W_enc {[n, d, f]} asks for {list(shape)}")
-        if activation == "batch_topk" and threshold is None and k is None:
-            raise DictionaryError("batch_topk needs a threshold or k")
+        if row.needs_k and k is None and (threshold is None or row.threshold == "none"):
+            raise DictionaryError(f"{activation} needs {'k' if row.threshold == 'none' else 'a threshold or k'}")
+        if row.threshold == "learned" and threshold is None:
+            raise DictionaryError(f"{activation} needs a threshold")
         self.n_snapshots, self.d_model, self.n_features = n, d, f
-        self.activation_name, self.k, self.gate = activation, k, gate
+        self.activation_name, self.k, self.gate, self.score, self.encoder = activation, k, gate, score, encoder
         self.apply_b_dec_to_input, self.folded = apply_b_dec_to_input, folded
 
         def own(tensor: Tensor) -> Tensor:
@@ -138,6 +152,8 @@ class Dictionary(nn.Module):
             "activation": self.activation_name,
             "k": self.k,
             "gate": self.gate,
+            "score": self.score,
+            "encoder": self.encoder,
             "apply_b_dec_to_input": self.apply_b_dec_to_input,
             "folded": self.folded,
         }

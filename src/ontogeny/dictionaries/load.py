@@ -22,7 +22,7 @@ def load_dictionary(folder: str | Path) -> Dictionary:
     config, weights, golden = read_folder(folder)
     if config.get("kind") not in KINDS:
         raise DictionaryError(f"{folder}: no dictionary kind '{config.get('kind')}': there is {', '.join(KINDS)}")
-    names = ("activation", "k", "gate", "apply_b_dec_to_input", "folded")
+    names = ("activation", "k", "gate", "score", "encoder", "apply_b_dec_to_input", "folded")
     if lacking := [name for name in names if name not in config]:
         raise DictionaryError(f"{folder / 'config.json'} lacks {', '.join(lacking)}: save it again")
     dictionary = KINDS[config["kind"]](**weights, **{name: config[name] for name in names})

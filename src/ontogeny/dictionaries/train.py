@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ontogeny.config import CrosscoderConfig, fingerprint
-from ontogeny.dictionaries.activation_functions import least_kept_score
+from ontogeny.dictionaries.activation_functions import ACTIVATIONS, least_kept_score
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.losses import crosscoder_losses
 from ontogeny.errors import CorpusError, TrainingError
@@ -20,13 +20,16 @@ from ontogeny.progress import Events
 INITIAL_NORMS = tuple(2.0**exponent for exponent in range(-8, 2))
 
 
-def norm_scale_of(x: Float[Tensor, "batch snapshot d_model"]) -> Float[Tensor, " snapshot"]:
+def norm_scale_of(x: Float[Tensor, "batch snapshot d_model"], *, robust: bool = False) -> Float[Tensor, " snapshot"]:
     """√d_model / mean norm of the activations, per snapshot.
 
+    Args:
+        robust: take the median norm of the centred activations, which neither a common mean nor a few massive tokens
+            move much.
     Raises:
-        TrainingError: an activation is not finite, or all of a snapshot are zero.
+        TrainingError: an activation is not finite, or all of a snapshot are the same.
     """
-    norms = x.norm(dim=-1).mean(0)
+    norms = (x - x.mean(0)).norm(dim=-1).median(0).values if robust else x.norm(dim=-1).mean(0)
     if not (norms.isfinite() & (norms > 0)).all():
         bad = [int(i) for i in (~(norms.isfinite() & (norms > 0))).nonzero().flatten()]
         raise TrainingError(f"activations of snapshots number {bad} (0-based) are not finite, or all zero")
@@ -37,26 +40,31 @@ def norm_scale_of(x: Float[Tensor, "batch snapshot d_model"]) -> Float[Tensor, "
 def initial_crosscoder(
     config: CrosscoderConfig, x: Float[Tensor, "batch snapshot d_model"], norm_scale: Float[Tensor, " snapshot"]
 ) -> Crosscoder:
-    """An untrained crosscoder: one W_dec copied to all snapshots, W_enc its transpose, biases zero.
+    """An untrained crosscoder: W_dec drawn once for all snapshots or for each, W_enc its transpose, biases zero.
 
     The norm of its directions is the one of a few that reconstructs `x` (a batch in normalised units) best.
     """
     _, n, d = x.shape
     generator = torch.Generator().manual_seed(config.seed)
-    directions = torch.nn.functional.normalize(torch.randn(config.n_features, d, generator=generator), dim=-1)
-    directions = directions.to(x.device)
+    draws = n if config.decoder_start == "independent" else 1
+    directions = torch.randn(draws, config.n_features, d, generator=generator).to(x.device)
+    directions = torch.nn.functional.normalize(directions, dim=-1).expand(n, -1, -1)
+    threshold = None
+    if ACTIVATIONS[config.activation].threshold == "learned":
+        threshold = torch.full((config.n_features,), config.threshold_start, device=x.device)
     best, best_error = None, float("inf")
     for norm in INITIAL_NORMS:
-        W_dec = (directions * norm).expand(n, -1, -1)
+        W_dec = directions * norm
         crosscoder = Crosscoder(
             W_enc=W_dec.transpose(1, 2),
             W_dec=W_dec,
             b_enc=torch.zeros(config.n_features, device=x.device),
             b_dec=torch.zeros(n, d, device=x.device),
+            threshold=threshold,
             norm_scale=norm_scale,
             **_settings(config),
         )
-        error = float((x - crosscoder.decode(crosscoder.encode(x, k=crosscoder.k))).square().sum((1, 2)).mean())
+        error = float(crosscoder_losses(crosscoder, x, sparsity="none", k=crosscoder.k).reconstruction)
         if best is None or error < best_error:
             best, best_error = crosscoder, error
     assert best is not None
@@ -64,31 +72,44 @@ def initial_crosscoder(
 
 
 class _CrosscoderLearner:
-    """The learner: reconstruction, sparsity and AuxK losses of normalised batches."""
+    """The learner: reconstruction, sparsity, AuxK and pre-activation losses of normalised batches."""
 
     def __init__(self, config: CrosscoderConfig, crosscoder: Crosscoder, golden: Tensor) -> None:
         self.config, self.crosscoder, self.golden = config, crosscoder, golden
-        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
-            crosscoder.parameters(), lr=config.learning_rate, fused=True
-        )
+        groups: list[dict[str, Any]] = [{"params": list(crosscoder.parameters()), "lr": config.learning_rate}]
+        self.learned: Tensor | None = None
+        """JumpReLU's thresholds as they are learned: their logarithms, or themselves."""
+        if crosscoder.activation.threshold == "learned":
+            assert crosscoder.threshold is not None
+            start = crosscoder.threshold.detach()
+            self.learned = torch.nn.Parameter(start.log() if config.threshold_parameter == "log" else start.clone())
+            rate = config.learning_rate * config.threshold_learning_rate
+            groups.append({"params": [self.learned], "lr": rate})
+        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(groups, fused=True)
         self.silent_tokens = torch.zeros(config.n_features, dtype=torch.int64, device=golden.device)
         self.threshold = torch.zeros((), device=golden.device)
 
     def before_step(self, step: int) -> None:
-        pass
+        """Set the thresholds that the step's gradient goes through."""
+        if self.learned is not None and self.config.threshold_parameter == "log":
+            self.crosscoder.threshold = self.learned.exp()
+        elif self.learned is not None:
+            with torch.no_grad():
+                self.learned.clamp_min_(0)
+            self.crosscoder.threshold = self.learned * 1
 
     def loss(self, batch: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
         config, crosscoder = self.config, self.crosscoder
         x = batch.to(crosscoder.b_dec.device, crosscoder.b_dec.dtype) * crosscoder.norm_scale[:, None]
-        pre = crosscoder.pre_activations(x)
-        code = crosscoder.activate(pre, k=self._k(step))
-        losses = crosscoder_losses(crosscoder, x, sparsity=config.sparsity_loss, code=code)
+        pre, k = crosscoder.pre_activations(x), self._k(step)
+        losses = crosscoder_losses(crosscoder, x, sparsity=config.sparsity_loss, pre=pre, k=k)
         total = losses.reconstruction + config.sparsity_weight * self._ramp(step) * losses.sparsity
-        total = total + config.aux_weight * self._aux_loss(x, pre, code)
-        self._remember(code)
+        total = total + config.aux_weight * self._aux_loss(x - losses.x_hat.detach(), pre)
+        total = total + config.preactivation_weight * self._preactivation_loss(pre)
+        self._remember(losses.code)
         figures = {
             "ev": float(losses.explained_variance.mean()),
-            "l0": float(losses.l0[0]),
+            "l0": float(losses.l0.mean()),
             "dead": float((self.silent_tokens >= config.dead_after_tokens).float().mean()),
         }
         return total, figures
@@ -100,36 +121,49 @@ class _CrosscoderLearner:
 
     def _k(self, step: int) -> int | None:
         """k in training: it falls from `k_start` over the sparsity warm-up."""
-        config = self.config
-        if config.activation != "batch_topk":
+        k = self.config.used_k
+        if k is None:
             return None
-        assert config.k is not None
-        start = config.k_start or config.k
-        return round(start + (config.k - start) * self._ramp(step))
+        start = self.config.k_start or k
+        return round(start + (k - start) * self._ramp(step))
 
-    def _aux_loss(self, x: Tensor, pre: Tensor, code: Tensor) -> Tensor:
+    def _dead(self) -> Tensor:
+        """Indices of the features that have been silent for long."""
+        return (self.silent_tokens >= self.config.dead_after_tokens).nonzero().flatten()
+
+    def _aux_loss(self, residual: Tensor, pre: Tensor) -> Tensor:
         """AuxK: the leading dead features reconstruct what the living ones leave.
 
+        Args:
+            residual: [batch, snapshot, d_model], a constant of the loss.
+            pre: encoder outputs [batch, feature].
         Source: Gao et al. 2024, arXiv 2406.04093.
         """
-        dead = (self.silent_tokens >= self.config.dead_after_tokens).nonzero().flatten()
+        dead = self._dead()
         if self.config.aux_k == 0 or len(dead) == 0:
-            return x.new_zeros(())
-        crosscoder = self.crosscoder
-        with torch.no_grad():
-            residual = (x - crosscoder.decode(code)).flatten(1)
+            return pre.new_zeros(())
         candidates = torch.relu(pre.index_select(1, dead))
         values, columns = candidates.topk(min(self.config.aux_k, len(dead)), dim=1, sorted=False)
         sparse = torch.zeros_like(candidates).scatter(1, columns, values)
-        x_hat = sparse @ crosscoder.decoder_rows.index_select(0, dead)
-        return (residual - x_hat).square().sum(1).mean()
+        x_hat = sparse @ self.crosscoder.decoder_rows.index_select(0, dead)
+        return (residual.flatten(1) - x_hat).square().sum(1).mean()
+
+    def _preactivation_loss(self, pre: Tensor) -> Tensor:
+        """Σ over dead features of relu(t - z · strength), mean over tokens; strength is the greatest over snapshots."""
+        dead, threshold = self._dead(), self.crosscoder.threshold
+        if self.config.preactivation_weight == 0 or len(dead) == 0 or threshold is None:
+            return pre.new_zeros(())
+        crosscoder = self.crosscoder
+        strength = crosscoder.strength()
+        weight = (strength.sum(0) if crosscoder.gate == "shared" else strength.amax(0))[dead]
+        return torch.relu(threshold[dead] - pre.index_select(1, dead) * weight).sum(1).mean()
 
     @torch.no_grad()
     def _remember(self, code: Tensor) -> None:
         """Count how long each feature has been silent; follow the least score that was kept."""
         self.silent_tokens += len(code)
         self.silent_tokens[(code > 0).any(0)] = 0
-        if self.config.activation == "batch_topk":
+        if self.crosscoder.activation.threshold == "estimated":
             least = least_kept_score(code, self.crosscoder.score_weight())
             old = self.threshold if self.threshold > 0 else least
             self.threshold = old + (least - old) / self._threshold_steps()
@@ -140,8 +174,10 @@ class _CrosscoderLearner:
 
     def finished(self) -> Crosscoder:
         crosscoder = self.crosscoder
-        if crosscoder.activation.has_threshold:
+        if crosscoder.activation.threshold == "estimated":
             crosscoder.threshold = self.threshold.expand(crosscoder.n_features).clone()
+        elif crosscoder.threshold is not None:
+            crosscoder.threshold = crosscoder.threshold.detach()
         return crosscoder.requires_grad_(False).eval()
 
     def state(self) -> dict[str, Any]:
@@ -149,6 +185,7 @@ class _CrosscoderLearner:
             "crosscoder": self.crosscoder.tensors(),
             "silent_tokens": self.silent_tokens,
             "threshold": self.threshold,
+            "learned": None if self.learned is None else self.learned.detach(),
             "golden": self.golden,
         }
 
@@ -160,13 +197,17 @@ class _CrosscoderLearner:
             self.crosscoder.norm_scale.copy_(source.norm_scale)
             self.silent_tokens.copy_(state["silent_tokens"])
             self.threshold = state["threshold"].to(self.threshold.device)
+            if self.learned is not None:
+                self.learned.copy_(state["learned"])
 
 
 def _settings(config: CrosscoderConfig) -> dict[str, Any]:
     return {
         "activation": config.activation,
-        "k": config.k if config.activation == "batch_topk" else None,
+        "k": config.used_k,
         "gate": config.gate,
+        "score": config.score,
+        "encoder": config.encoder,
         "apply_b_dec_to_input": config.apply_b_dec_to_input,
     }
 
@@ -259,6 +300,6 @@ def _start(
     if not replayed.first:
         raise CorpusError("there is no batch to train on")
     raw = torch.cat(replayed.first).to(device)
-    scale = norm_scale_of(raw)
+    scale = norm_scale_of(raw, robust=config.normalisation == "robust")
     x = replayed.first[0].to(device) * scale[:, None]
     return replayed, _CrosscoderLearner(config, initial_crosscoder(config, x, scale), x[:8].clone())

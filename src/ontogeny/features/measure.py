@@ -76,8 +76,9 @@ class Measurement:
 
     Attributes:
         tokens: usable tokens seen.
-        active: tokens on which each feature is active [feature].
-        code_sum: sum of the codes [feature].
+        active: tokens on which each feature is active at some snapshot [feature].
+        active_at, code_sum: active tokens and sum of the codes [1, feature] where the snapshots share the code, else
+            [snapshot, feature].
         code_max: greatest code [feature].
         x_sum: sum of the normalised activations [snapshot, d_model].
         x_sum_where_active: sum of the normalised activations where each feature is active [feature, snapshot·d_model].
@@ -90,7 +91,9 @@ class Measurement:
         n, d, f, device = crosscoder.n_snapshots, crosscoder.d_model, crosscoder.n_features, crosscoder.b_dec.device
         self.tokens = 0
         self.active = torch.zeros(f, dtype=torch.int64, device=device)
-        self.code_sum = torch.zeros(f, dtype=torch.float64, device=device)
+        rows = 1 if crosscoder.gate == "shared" else n
+        self.active_at = torch.zeros(rows, f, dtype=torch.int64, device=device)
+        self.code_sum = torch.zeros(rows, f, dtype=torch.float64, device=device)
         self.code_max = torch.zeros(f, device=device)
         self.x_sum = torch.zeros(n, d, dtype=torch.float64, device=device)
         self.x_sum_where_active = torch.zeros(f, n * d, device=device)
@@ -113,21 +116,36 @@ class Measurement:
             part = part.view(sequences, positions, -1)
             part[unusable] = -torch.inf
             self.own[snapshot].update(part.amax(1), part, chunk.sequences)
-        code = crosscoder.activate(pre).view(sequences, positions, -1)
-        code[unusable] = 0
+        pre.view(sequences, positions, -1)[unusable] = -torch.inf
+        code = crosscoder.widest_code(pre).nan_to_num_(0).view(sequences, positions, -1)
         flat = code.flatten(0, 1)
         self.tokens += int(chunk.usable.sum())
         self.active += (flat > 0).sum(0)
-        self.code_sum += flat.sum(0, dtype=torch.float64)
+        self._add_codes(flat, pre, chunk.x)
         peaks = code.amax(1)
         self.code_max = torch.maximum(self.code_max, peaks.amax(0))
         self.x_sum += chunk.x[chunk.usable.flatten()].sum(0, dtype=torch.float64)
-        self.x_sum_where_active += _sum_where(flat > 0, chunk.x.flatten(1))
         code[unusable] = -torch.inf
         self.top.update(peaks.masked_fill(peaks <= 0, -torch.inf), code, chunk.sequences)
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
         drawn = torch.rand(peaks.shape, generator=generator).to(peaks.device)
         self.quantile.update(drawn.masked_fill(peaks <= 0, -torch.inf), code, chunk.sequences)
+
+    def _add_codes(self, widest: Tensor, pre: Tensor, x: Tensor) -> None:
+        """Add the codes of a chunk: once where snapshots share them, else snapshot by snapshot."""
+        crosscoder = self.crosscoder
+        if crosscoder.gate == "shared":
+            self.active_at += (widest > 0).sum(0)
+            self.code_sum += widest.sum(0, dtype=torch.float64)
+            self.x_sum_where_active += _sum_where(widest > 0, x.flatten(1))
+            return
+        strength, d = crosscoder.strength(), crosscoder.d_model
+        for snapshot in range(crosscoder.n_snapshots):
+            code = crosscoder.code_at(pre, snapshot, strength=strength).nan_to_num_(0)
+            self.active_at[snapshot] += (code > 0).sum(0)
+            self.code_sum[snapshot] += code.sum(0, dtype=torch.float64)
+            own = slice(snapshot * d, (snapshot + 1) * d)
+            self.x_sum_where_active[:, own] += _sum_where(code > 0, x[:, snapshot])
 
     def own_part_mean(self) -> Float[Tensor, "snapshot feature"]:
         """Mean of each snapshot's own part of the code over the tokens where the feature is active; nan if none."""
@@ -135,11 +153,13 @@ class Measurement:
         products = self.x_sum_where_active * crosscoder.encoder_rows
         sums = products.view(crosscoder.n_features, crosscoder.n_snapshots, crosscoder.d_model).sum(-1).T
         if crosscoder.apply_b_dec_to_input:
-            sums = sums - self.active * torch.einsum("sd,sdf->sf", crosscoder.b_dec, crosscoder.W_enc)
-        return sums / self.active
+            sums = sums - self.active_at * torch.einsum("sd,sdf->sf", crosscoder.b_dec, crosscoder.W_enc)
+        if crosscoder.encoder == "mean":
+            sums = sums / crosscoder.n_snapshots
+        return sums / self.active_at
 
     def state(self) -> dict[str, Any]:
-        sums = ("active", "code_sum", "code_max", "x_sum", "x_sum_where_active")
+        sums = ("active", "active_at", "code_sum", "code_max", "x_sum", "x_sum_where_active")
         return {
             "tokens": self.tokens,
             "sums": {name: getattr(self, name) for name in sums},

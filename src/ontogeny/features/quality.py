@@ -7,6 +7,7 @@ from ontogeny.activations.stream import Harvester
 from ontogeny.config import MeasureConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
+from ontogeny.dictionaries.losses import crosscoder_losses
 from ontogeny.features.measure import Measurement, chosen_sequences, chunks_of
 from ontogeny.loop import numerics
 from ontogeny.progress import progress_bar
@@ -33,17 +34,17 @@ def measure_quality(
     center = (measurement.x_sum / measurement.tokens).float()
     x_sum = torch.zeros(n, crosscoder.d_model, dtype=torch.float64, device=center.device)
     x_square, error, ratio = torch.zeros(3, n, dtype=torch.float64, device=center.device)
-    active, tokens = 0, 0
+    active, tokens = torch.zeros(n, dtype=torch.int64, device=center.device), 0
     with numerics(), progress_bar("quality", len(chosen_sequences(held_out, **places)), unit="chunks") as bar:
         for chunk in chunks_of(crosscoder, harvester, held_out, **places):
             x = chunk.x[chunk.usable.flatten()]
-            code = crosscoder.encode(x)
-            errors = (x - crosscoder.decode(code)).square().sum(-1)
+            losses = crosscoder_losses(crosscoder, x, sparsity="none")
+            errors = (x - losses.x_hat).square().sum(-1)
             x_sum += x.sum(0, dtype=torch.float64)
             x_square += x.double().square().sum((0, 2))
             error += errors.sum(0, dtype=torch.float64)
             ratio += (errors / (x - center).square().sum(-1)).sum(0, dtype=torch.float64)
-            active += int((code > 0).sum())
+            active += (losses.l0.double() * len(x)).round().long()
             tokens += len(x)
             bar.advance(1)
     variance = x_square - x_sum.square().sum(-1) / tokens
@@ -53,7 +54,7 @@ def measure_quality(
             "step": steps,
             "explained_variance": (1 - error / variance).tolist(),
             "explained_variance_per_token": (1 - ratio / tokens).tolist(),
-            "l0": [active / tokens] * n,
+            "l0": (active / tokens).tolist(),
             "dead_share": [float((measurement.active == 0).double().mean())] * n,
             "norm_scale": crosscoder.norm_scale.tolist(),
             "tokens": [tokens] * n,

@@ -36,10 +36,10 @@ def features_table(measurement: Measurement, config: MeasureConfig, *, steps: li
 
 
 def trajectories_table(measurement: Measurement, *, steps: list[int]) -> pl.DataFrame:
-    """The table `trajectories`; a code that all snapshots share has one firing rate and mean at all of them."""
+    """The table `trajectories`; a code that all snapshots share has the same firing rate and mean at each."""
     strength = measurement.crosscoder.strength().cpu().numpy()
     n, n_features = strength.shape
-    active = measurement.active.cpu().numpy()
+    active = measurement.active_at.cpu().numpy()
     greatest = strength.max(0)
     relative = np.divide(strength, greatest, out=np.zeros_like(strength), where=greatest > 0)
     with np.errstate(invalid="ignore"):
@@ -51,8 +51,8 @@ def trajectories_table(measurement: Measurement, *, steps: list[int]) -> pl.Data
             "step": np.repeat(steps, n_features),
             "strength": strength.ravel(),
             "strength_relative": relative.ravel(),
-            "firing_rate": np.tile(active / measurement.tokens, n),
-            "mean_activation": np.tile(mean, n),
+            "firing_rate": np.broadcast_to(active / measurement.tokens, strength.shape).ravel(),
+            "mean_activation": np.broadcast_to(mean, strength.shape).ravel(),
             "own_part": measurement.own_part_mean().cpu().numpy().ravel(),
         }
     )
