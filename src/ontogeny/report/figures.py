@@ -108,7 +108,11 @@ def divergences(run: Run) -> Spec:
             color=alt.Color(
                 "model:N", title="n-gram model", scale=alt.Scale(domain=["unigram", "bigram"], range=[ORANGE, GREEN])
             ),
-            strokeDash=alt.StrokeDash("direction:N", title="direction", legend=alt.Legend(symbolType="stroke")),
+            strokeDash=alt.StrokeDash(
+                "direction:N",
+                title="direction",
+                legend=alt.Legend(symbolType="stroke", symbolStrokeColor=GREY, symbolSize=400),
+            ),
             tooltip=["step", "model", "direction", alt.Tooltip("kl", format=".3f")],
         )
     )
