@@ -99,23 +99,16 @@ def divergences(run: Run) -> Spec:
         model=pl.col("name").replace_strict({name: pair[0] for name, pair in names.items()}),
         direction=pl.col("name").replace_strict({name: pair[1] for name, pair in names.items()}),
     )
-    chart = (
-        alt.Chart(table)
-        .mark_line(point=True)
-        .encode(
-            x=step_axis(run.steps),
-            y=alt.Y("kl:Q", title="mean divergence (nat)", scale=alt.Scale(type="log")),
-            color=alt.Color(
-                "model:N", title="n-gram model", scale=alt.Scale(domain=["unigram", "bigram"], range=[ORANGE, GREEN])
-            ),
-            strokeDash=alt.StrokeDash(
-                "direction:N",
-                title="direction",
-                legend=alt.Legend(symbolType="stroke", symbolStrokeColor=GREY, symbolSize=400),
-            ),
-            tooltip=["step", "model", "direction", alt.Tooltip("kl", format=".3f")],
-        )
+    base = alt.Chart(table).encode(
+        x=step_axis(run.steps),
+        y=alt.Y("kl:Q", title="mean divergence (nat)", scale=alt.Scale(type="log")),
+        color=alt.Color(
+            "model:N", title="n-gram model", scale=alt.Scale(domain=["unigram", "bigram"], range=[ORANGE, GREEN])
+        ),
+        tooltip=["step", "model", "direction", alt.Tooltip("kl", format=".3f")],
     )
+    lines = base.mark_line().encode(strokeDash=alt.StrokeDash("direction:N", title="direction"))
+    chart = alt.layer(lines, base.mark_point(filled=True, opacity=1))
     title = "How far the model's predictions are from the n-gram models'"
     return _finish(chart.properties(width=WIDTH, height=HEIGHT, title=title))
 
