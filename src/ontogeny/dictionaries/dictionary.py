@@ -1,6 +1,7 @@
 """What every dictionary is: canonical tensors, strength, folding, saving."""
 
 import copy
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ class Output(NamedTuple):
     x_hat: Tensor
 
 
-class Dictionary(nn.Module):
+class Dictionary(nn.Module, ABC):
     """Features shared by all snapshots of a suite. Subclasses say how inputs become a code and back.
 
     Inside, one feature's weights at all snapshots lie side by side, as rows of two matrices
@@ -134,11 +135,13 @@ class Dictionary(nn.Module):
         norms = self.decoder_rows.view(self.n_features, self.n_snapshots, self.d_model).norm(dim=-1).T
         return norms * self.norm_scale[:, None] if self.folded else norms
 
+    @abstractmethod
     def encode(self, x: Tensor, *, k: int | None = None) -> Tensor:
-        raise NotImplementedError
+        """The code of a batch [batch, snapshot, d_model]."""
 
+    @abstractmethod
     def decode(self, code: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The reconstruction [batch, snapshot, d_model] of a code."""
 
     def forward(self, x: Tensor) -> Output:
         """Code and reconstruction of a batch [batch, snapshot, d_model]."""
