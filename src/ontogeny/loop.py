@@ -201,7 +201,8 @@ def numerics() -> Iterator[None]:
     """Deterministic algorithms, so that a resume repeats every bit, and the fastest float32 products that are exact.
 
     On a GPU an operation without a deterministic form warns instead of failing. New memory is not filled with nan, as
-    PyTorch would do beside: no operation here reads what it has not written, and the filling took a third of a step.
+    PyTorch would do beside: no operation here reads what it has not written, and the filling made a step of
+    pre-training a fifth slower.
     """
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     precision = torch.get_float32_matmul_precision()

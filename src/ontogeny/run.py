@@ -208,7 +208,7 @@ class Run:
         Raises:
             RunError: the folder holds something that is not a run.
         """
-        held = [path for path in self.folder.iterdir() if path.name != ".lock"] if self.folder.is_dir() else []
+        held = [path for path in self.folder.iterdir() if not path.name.startswith(".")] if self.folder.is_dir() else []
         if held and not (self.folder / "manifest.json").is_file():
             raise RunError(f"{self.folder} is not empty and not a run: give --out a new folder, or an earlier run's")
         return not held
@@ -216,9 +216,9 @@ class Run:
     def prepare(self, study: StudyConfig) -> None:
         """Make the folder and write the resolved study."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.update_manifest(name=study.name)
         write_text(self.folder / "study.yaml", dump_study(study))
         self.__dict__.pop("study", None)
-        self.update_manifest(name=study.name)
 
     def update_manifest(self, **entries: Any) -> None:
         write_json(self.folder / "manifest.json", self.manifest | entries)
