@@ -135,9 +135,9 @@ def test_the_reference_suites_losses_are_what_its_readme_says(shared: Path, tmp_
     config = CorpusConfig(
         files="unused", sequence_length=256,
     )  # fmt: skip
-    from ontogeny.corpus.readers import read_documents
+    from ontogeny.corpus.readers import Documents
 
-    documents = read_documents([str(shared / "data" / "corpus" / "valid" / "*.jsonl.xz")])
+    documents = Documents([str(shared / "data" / "corpus" / "valid" / "*.jsonl.xz")])
     pack_documents(documents, tmp_path / "valid", tokenizer=suite.tokenizer(), config=config)
     corpus = Corpus(tmp_path / "valid")
     losses = []

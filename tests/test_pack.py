@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ontogeny import progress
 from ontogeny.config import CorpusConfig, TokenizerConfig
-from ontogeny.corpus.pack import Corpus, open_corpus, pack_documents, pack_study_corpus
+from ontogeny.corpus.pack import Corpus, _reading, corpus_key, open_corpus, pack_documents, pack_study_corpus
 from ontogeny.corpus.pydocs import pydocs
-from ontogeny.corpus.readers import Document, read_documents
+from ontogeny.corpus.readers import Document, Documents
 from ontogeny.corpus.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
 from ontogeny.errors import CorpusError
 from ontogeny.run import file_hash
@@ -77,7 +78,7 @@ def test_text_and_jsonl_are_read_plain_and_compressed(tmp_path: Path, suffix: st
         file.write("naïve text\n\nof two paragraphs")
     with opener(tmp_path / f"b.jsonl{suffix}", "wt", encoding="utf-8") as file:
         file.write('{"id": "x", "source": "books", "text": "one"}\n\n{"text": "two"}\n')
-    documents = list(read_documents([str(tmp_path / f"*{suffix}" if suffix else tmp_path / "*.txt"),
+    documents = list(Documents([str(tmp_path / f"*{suffix}" if suffix else tmp_path / "*.txt"),
                                      *([] if suffix else [str(tmp_path / "*.jsonl")])]))  # fmt: skip
     assert documents == [
         Document("a", "a", "naïve text\n\nof two paragraphs"),
@@ -88,16 +89,16 @@ def test_text_and_jsonl_are_read_plain_and_compressed(tmp_path: Path, suffix: st
 
 def test_bad_files_are_named_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"no file matches '.*nothing\*\.txt'"):
-        list(read_documents([str(tmp_path / "nothing*.txt")]))
+        list(Documents([str(tmp_path / "nothing*.txt")]))
     (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n{"txt": 1}\n')
     with pytest.raises(CorpusError, match=r"a\.jsonl line 2: expected a JSON object with a `text`"):
-        list(read_documents([str(tmp_path / "a.jsonl")]))
+        list(Documents([str(tmp_path / "a.jsonl")]))
     (tmp_path / "b.txt.gz").write_bytes(b"not gzip")
     with pytest.raises(CorpusError, match=r"b\.txt\.gz: cannot be read"):
-        list(read_documents([str(tmp_path / "b.txt.gz")]))
+        list(Documents([str(tmp_path / "b.txt.gz")]))
     (tmp_path / "c.pdf").write_bytes(b"%PDF")
     with pytest.raises(CorpusError, match=r"cannot read '\.pdf'; readable are"):
-        list(read_documents([str(tmp_path / "c.pdf")]))
+        list(Documents([str(tmp_path / "c.pdf")]))
 
 
 def test_held_out_documents_are_split_off_by_the_hash_of_their_id(tmp_path: Path) -> None:
@@ -205,3 +206,25 @@ def test_pydocs_are_prose_with_each_paragraph_once_and_capped() -> None:
     assert len(paragraphs) == len({" ".join(p.lower().split()) for p in paragraphs})
     assert not any(">>>" in paragraph for paragraph in paragraphs)
     assert len({name for name, _, _ in documents}) == len(documents)
+
+
+def test_reading_says_how_much_is_left(
+    text_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LINE_EVERY_SECONDS", 0.0)
+    documents = Documents([str(text_file)])
+    with _reading("pack", documents) as reading:
+        assert len(list(reading)) > 10
+    lines = capsys.readouterr().err.splitlines()
+    assert "left" in lines[0]
+    assert documents.bytes_read == documents.bytes_total == text_file.stat().st_size
+    assert "100%" in lines[-1]
+
+
+def test_a_corpus_that_moved_or_was_copied_keeps_its_key_and_one_that_changed_does_not(tmp_path: Path) -> None:
+    for folder, text in (("a", "one text"), ("b", "one text"), ("c", "one test")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "text.txt").write_text(text)
+    keys = [corpus_key(CorpusConfig(files=str(tmp_path / f / "*.txt")), tokenizer=None) for f in "abc"]
+    assert keys[0] == keys[1] != keys[2]

@@ -1,5 +1,6 @@
 """The stream against reading everything by hand."""
 
+import json
 from itertools import islice
 from pathlib import Path
 
@@ -9,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ontogeny import CrosscoderConfig, crosscoder_losses, loop, open_suite, stream_activations, train_crosscoder
-from ontogeny.activations.stream import ActivationStream, usable_positions
+from ontogeny.activations.stream import ActivationStream, Harvester, usable_positions
 from ontogeny.corpus.pack import Corpus, open_corpus
 from ontogeny.corpus.tokenizer import train_tokenizer
-from ontogeny.errors import CorpusError, HookpointError
+from ontogeny.errors import CorpusError, HookpointError, SuiteError
 from ontogeny.models.pretrain import build_model
 from ontogeny.run import Run
 from ontogeny.suites.suite import suite_of
@@ -150,3 +151,27 @@ def test_training_killed_inside_the_first_window_resumes_bit_for_bit(
         with pytest.raises(KeyboardInterrupt):
             trained(tmp_path / "train.pt")
     assert torch.equal(trained(tmp_path / "train.pt"), undisturbed)
+
+
+def test_models_cycled_through_a_small_memory_give_the_same_batches(small_run: Run, corpus: Corpus) -> None:
+    suite = suite_of(small_run)
+    model = Harvester(suite, "resid_post.0").residents[0]
+    size = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())) / 1e9
+    expected = take(stream(small_run, corpus), 5)
+    for models in (1, 2, 3):
+        harvester = Harvester(suite, "resid_post.0", memory_gb=size * (models + 0.5))
+        assert len(harvester.residents) == models - 1 < harvester.n_snapshots
+        options = {"batch_size": 64, "window_tokens": 256, "model_batch_size": 5, "seed": 0}
+        assert torch.equal(take(ActivationStream(harvester, corpus, **options), 5), expected)
+    with pytest.raises(SuiteError, match=r"suite.memory_gb is 1e-06, but one model up to resid_post.0 takes"):
+        Harvester(suite, "resid_post.0", memory_gb=1e-6)
+
+
+def test_snapshots_of_two_widths_are_refused_before_any_weight_is_read(small_run: Run, tmp_path: Path) -> None:
+    for step, width in ((0, 32), (10, 48)):
+        (tmp_path / f"step{step}").mkdir()
+        config = suite_of(small_run).model_config() | {"hidden_size": width}
+        (tmp_path / f"step{step}" / "config.json").write_text(json.dumps(config))
+        (tmp_path / f"step{step}" / "model.safetensors").touch()
+    with pytest.raises(SuiteError, match=r"snapshots differ in width \(32 at step 0, 48 at step 10\)"):
+        Harvester(open_suite(tmp_path), "resid_post.0")

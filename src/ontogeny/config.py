@@ -118,6 +118,8 @@ class SuiteConfig(Settings):
     steps: Literal["all"] | list[Annotated[int, Field(ge=0)]] = "all"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """The dtype that weights are loaded in, whatever the files hold."""
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """Memory for models that stay loaded, in 1e9 bytes; the others are loaded for each window. None: all stay."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "SuiteConfig":

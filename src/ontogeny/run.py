@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,6 +29,7 @@ from ontogeny.progress import Events
 if TYPE_CHECKING:
     from ontogeny.dictionaries.dictionary import Dictionary
 
+HASHED_BYTES = 64 << 20
 PACKAGES = ("ontogeny", "torch", "transformers", "tokenizers", "safetensors", "numpy", "polars")
 
 
@@ -82,6 +83,17 @@ def file_hash(path: Path) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def content_state(path: Path) -> tuple[int, str]:
+    """Size of a file and what tells its content: the hash of a small file, the time of change of a large one."""
+    state = path.stat()
+    return state.st_size, _hash_of(path, state.st_mtime_ns) if state.st_size <= HASHED_BYTES else str(state.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _hash_of(path: Path, _changed: int) -> str:
+    return file_hash(path)
 
 
 def provenance() -> dict[str, Any]:

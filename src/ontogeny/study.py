@@ -15,7 +15,7 @@ from ontogeny.analyses import ANALYSES
 from ontogeny.config import StudyConfig, fingerprint, load_study
 from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
 from ontogeny.errors import ConfigError, CorpusError, RunError, did_you_mean
-from ontogeny.run import Run
+from ontogeny.run import Run, content_state
 from ontogeny.suites.suite import study_suite, suite_of
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerFast
 
-    from ontogeny.activations.stream import Harvester
 
 Say = Callable[[str], None]
 
@@ -82,7 +81,7 @@ def _suite_key(run: Run) -> str:
     if study.suite.pretrain is not None:
         return fingerprint(_pretrain_key(run), suite.steps, study.suite.dtype)
     files = [
-        (snapshot.step, snapshot.revision, file.name, file.stat().st_size, file.stat().st_mtime_ns)
+        (snapshot.step, snapshot.revision, file.name, *content_state(file))
         for snapshot in suite.snapshots
         for pattern in ("*.safetensors", "*.bin", "config.json")
         for file in sorted(snapshot.path.glob(pattern))
@@ -98,21 +97,12 @@ def _train_key(run: Run) -> str:
 def _train(run: Run) -> list[Path]:
     import torch
 
-    from ontogeny.activations.stream import ActivationStream
+    from ontogeny.activations.stream import stream_of
     from ontogeny.dictionaries.train import train_crosscoder
     from ontogeny.loop import matmul_precision
 
-    settings, corpus = run.study.train, _corpus(run, "train")
-    stream = ActivationStream(
-        _harvester(run, corpus),
-        corpus,
-        batch_size=settings.batch_size,
-        window_tokens=settings.window_tokens,
-        model_batch_size=settings.model_batch_size,
-        seed=settings.seed,
-    )
     crosscoder = train_crosscoder(
-        stream,
+        stream_of(run),
         run.study.crosscoder,
         checkpoint=run.checkpoints / "train.pt",
         key=_train_key(run),
@@ -131,6 +121,7 @@ def _measure_key(run: Run) -> str:
 
 
 def _measure(run: Run) -> list[Path]:
+    from ontogeny.activations.stream import harvester_of
     from ontogeny.dictionaries.crosscoder import Crosscoder
     from ontogeny.features.measure import measure_features
     from ontogeny.features.quality import measure_quality
@@ -138,7 +129,7 @@ def _measure(run: Run) -> list[Path]:
 
     study, settings, suite = run.study, run.study.measure, suite_of(run)
     corpus, held_out = _corpus(run, "train"), _corpus(run, "held_out")
-    harvester = _harvester(run, corpus)
+    harvester = harvester_of(run)
     crosscoder = run.dictionary().to(harvester.device)
     assert isinstance(crosscoder, Crosscoder)
     measurement = measure_features(
@@ -201,14 +192,6 @@ def _corpus(run: Run, split: str) -> Corpus:
     return Corpus(run.corpus_folder / split)
 
 
-def _harvester(run: Run, corpus: Corpus) -> "Harvester":
-    from ontogeny.activations.stream import Harvester, require_same_tokens
-
-    suite = suite_of(run)
-    require_same_tokens(suite, corpus)
-    return Harvester(suite, run.study.hookpoint, dtype=run.study.suite.dtype)
-
-
 def check_study(study: StudyConfig, *, until: str = "report") -> None:
     """Everything that can be known to be wrong before any work is done.
 
@@ -224,6 +207,7 @@ def check_study(study: StudyConfig, *, until: str = "report") -> None:
     hookpoint = parse_hookpoint(study.hookpoint)
     if study.suite.pretrain is None:
         suite = study_suite(study)
+        suite.width()
         config = suite.model_config()
     else:
         from ontogeny.models.pretrain import model_config

@@ -9,6 +9,7 @@ models' own batches, and not on what was read before it.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,38 +21,78 @@ from ontogeny.corpus.tokenizer import tokenizer_hash
 from ontogeny.errors import CorpusError, SuiteError
 from ontogeny.models.hookpoints import check_hookpoint, parse_hookpoint, read_hookpoint
 from ontogeny.models.load import load_snapshot
-from ontogeny.suites.suite import Suite
+from ontogeny.run import Run
+from ontogeny.suites.suite import Suite, suite_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Harvester:
-    """All snapshots of a suite, resident, each truncated at the hookpoint.
+    """All snapshots of a suite, each truncated at the hookpoint.
 
+    Without a budget every model stays loaded. Within one, as many as fit stay; of the others one at a time is loaded
+    when it is asked for, so ask for much of one snapshot before going on to the next.
+
+    Args:
+        memory_gb: memory for loaded models, in units of 1e9 bytes; None for as much as they take.
     Raises:
         HookpointError: the models have no such hookpoint.
-        SuiteError: snapshots differ in width, or weights cannot be loaded.
+        SuiteError: snapshots differ in width, weights cannot be loaded, or the budget holds no model.
     """
 
     def __init__(
-        self, suite: Suite, hookpoint: str, *, dtype: str = "float32", device: torch.device | str | None = None
+        self,
+        suite: Suite,
+        hookpoint: str,
+        *,
+        dtype: str = "float32",
+        device: torch.device | str | None = None,
+        memory_gb: float | None = None,
     ) -> None:
-        self.hookpoint = parse_hookpoint(hookpoint)
+        self.suite, self.hookpoint, self.dtype = suite, parse_hookpoint(hookpoint), dtype
         check_hookpoint(suite.model_config(), self.hookpoint)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.models = [
-            load_snapshot(snapshot, dtype=dtype, device=self.device, up_to=self.hookpoint)
-            for snapshot in suite.snapshots
-        ]
-        widths = {model.config.hidden_size for model in self.models}
-        if len(widths) > 1:
-            raise SuiteError(f"suite {suite.name}: snapshots differ in width ({', '.join(map(str, sorted(widths)))})")
-        self.d_model: int = widths.pop()
-        self.n_snapshots = len(self.models)
+        self.d_model, self.n_snapshots = suite.width(), len(suite.snapshots)
+        first = self._load(0)
+        size = sum(tensor.nbytes for tensor in (*first.parameters(), *first.buffers()))
+        fit = self.n_snapshots if memory_gb is None else int(memory_gb * 1e9 // size)
+        if fit == 0:
+            raise SuiteError(
+                f"suite.memory_gb is {memory_gb:g}, but one model up to {hookpoint} takes {size / 1e9:.3g}: give more"
+            )
+        self.all_resident = fit >= self.n_snapshots
+        residents = self.n_snapshots if self.all_resident else fit - 1
+        self.residents = [first if snapshot == 0 else self._load(snapshot) for snapshot in range(residents)]
+        self.guest: tuple[int, PreTrainedModel] | None = None if residents else (0, first)
+
+    def _load(self, snapshot: int) -> "PreTrainedModel":
+        return load_snapshot(self.suite.snapshots[snapshot], dtype=self.dtype, device=self.device, up_to=self.hookpoint)
+
+    def _model(self, snapshot: int) -> "PreTrainedModel":
+        if snapshot < len(self.residents):
+            return self.residents[snapshot]
+        if self.guest is None or self.guest[0] != snapshot:
+            self.guest = None
+            self.guest = (snapshot, self._load(snapshot))
+        return self.guest[1]
 
     def read(
         self, snapshot: int, tokens: Int[Tensor, "sequence position"]
     ) -> Float[Tensor, "sequence position d_model"]:
         """Raw float32 activations of one snapshot."""
-        return read_hookpoint(self.models[snapshot], tokens.to(self.device), self.hookpoint).float()
+        return read_hookpoint(self._model(snapshot), tokens.to(self.device), self.hookpoint).float()
+
+    def read_all(
+        self, chunks: Sequence[Int[Tensor, "sequence position"]]
+    ) -> list[Float[Tensor, "sequence position snapshot d_model"]]:
+        """Raw float32 activations of all snapshots, for some chunks of sequences that a model reads at once."""
+        size = (self.n_snapshots, self.d_model)
+        read = [torch.empty(*chunk.shape, *size, device=self.device) for chunk in chunks]
+        for snapshot in range(self.n_snapshots):
+            for chunk, activations in zip(chunks, read, strict=True):
+                activations[:, :, snapshot] = self.read(snapshot, chunk)
+        return read
 
 
 @dataclass(frozen=True)
@@ -130,20 +171,41 @@ class ActivationStream:
 
     @torch.no_grad()
     def _harvest(self, window: _Window, *, shuffle: np.random.Generator) -> Float[Tensor, "row snapshot d_model"]:
-        harvester = self.harvester
+        harvester, length = self.harvester, self.corpus.sequence_length
         rows = torch.empty(len(window.places), harvester.n_snapshots, harvester.d_model, device=harvester.device)
         target = torch.from_numpy(shuffle.permutation(len(window.places)))
         places = torch.from_numpy(window.places)
-        length = self.corpus.sequence_length
+        parts = []
         for first in range(0, len(window.sequences), self.model_batch_size):
             chunk = window.sequences[first : first + self.model_batch_size]
             tokens = torch.from_numpy(self.corpus.tokens[chunk].astype(np.int64))
             here = ((places >= first * length) & (places < (first + len(chunk)) * length)).nonzero().squeeze(1)
             inside = (places[here] - first * length).to(harvester.device)
-            to = target[here].to(harvester.device)
-            for snapshot in range(harvester.n_snapshots):
+            parts.append((tokens, inside, target[here].to(harvester.device)))
+        for snapshot in range(harvester.n_snapshots):
+            for tokens, inside, to in parts:
                 rows[to, snapshot] = harvester.read(snapshot, tokens).flatten(0, 1)[inside]
         return rows
+
+
+def harvester_of(run: Run, *, suite: Suite | None = None) -> Harvester:
+    """The harvester of a run's suite, or of some of its snapshots; its corpus is checked against the suite."""
+    suite, settings = suite or suite_of(run), run.study.suite
+    require_same_tokens(suite, Corpus(run.corpus_folder / "train"))
+    return Harvester(suite, run.study.hookpoint, dtype=settings.dtype, memory_gb=settings.memory_gb)
+
+
+def stream_of(run: Run, *, suite: Suite | None = None) -> ActivationStream:
+    """The stream that a run's dictionary is trained on, of its suite or of some of its snapshots."""
+    settings = run.study.train
+    return ActivationStream(
+        harvester_of(run, suite=suite),
+        Corpus(run.corpus_folder / "train"),
+        batch_size=settings.batch_size,
+        window_tokens=settings.window_tokens,
+        model_batch_size=settings.model_batch_size,
+        seed=settings.seed,
+    )
 
 
 def require_same_tokens(suite: Suite, corpus: Corpus) -> None:
@@ -172,6 +234,7 @@ def stream_activations(
     model_batch_size: int = 16,
     dtype: str = "float32",
     device: torch.device | str | None = None,
+    memory_gb: float | None = None,
 ) -> ActivationStream:
     """Raw activations of all snapshots on the same tokens, shuffled inside windows; nothing is stored.
 
@@ -185,6 +248,7 @@ def stream_activations(
         window_tokens: tokens shuffled among each other; their activations are held in memory.
         model_batch_size: sequences that a model reads at once; it changes no batch's tokens.
         dtype: dtype of the models' weights; batches are float32.
+        memory_gb: memory for loaded models; the rest are loaded for each window and dropped again.
     Returns:
         An iterable of float32 [batch, snapshot, d_model] with a length.
     Raises:
@@ -193,7 +257,7 @@ def stream_activations(
         SuiteError: weights cannot be loaded, or snapshots differ in width.
     """
     require_same_tokens(suite, corpus)
-    harvester = Harvester(suite, hookpoint, dtype=dtype, device=device)
+    harvester = Harvester(suite, hookpoint, dtype=dtype, device=device, memory_gb=memory_gb)
     return ActivationStream(
         harvester,
         corpus,

@@ -6,7 +6,8 @@ contexts. Only when asked do short documents of one source follow each other in 
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from hashlib import sha256
 from itertools import islice
@@ -18,11 +19,11 @@ import polars as pl
 
 from ontogeny.config import CorpusConfig, TokenizerConfig, fingerprint
 from ontogeny.corpus.pydocs import environment_key
-from ontogeny.corpus.readers import Document, expand, read_documents
+from ontogeny.corpus.readers import Document, Documents, expand
 from ontogeny.corpus.tokenizer import load_tokenizer, start_token, tokenizer_hash, train_tokenizer
 from ontogeny.errors import CorpusError
 from ontogeny.progress import progress_bar
-from ontogeny.run import atomic_path, default_cache, file_hash, write_json, write_text
+from ontogeny.run import atomic_path, content_state, default_cache, file_hash, write_json, write_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -148,17 +149,21 @@ def own_tokenizer(
 
 
 def corpus_key(config: CorpusConfig, *, tokenizer: "PreTrainedTokenizerFast | None") -> str:
-    """Fingerprint of the settings, of the state of every file that they name, and of the tokenizer.
+    """Fingerprint of the settings, of every file that they name wherever it lies, and of the tokenizer.
 
     Raises:
         CorpusError: a pattern matches no file, or the tokenizer is not the suite's.
     """
-    patterns = [*config.patterns, *config.held_out_patterns]
-    files = expand(pattern for pattern in patterns if pattern != "pydocs")
-    states = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    texts = []
+    for patterns in (config.patterns, config.held_out_patterns):
+        files = expand(pattern for pattern in patterns if pattern != "pydocs")
+        texts.append([(file.name, *content_state(file)) for file in files])
+        texts.append(environment_key() if "pydocs" in patterns else [])
     own = own_tokenizer(config, suites=tokenizer)
     digest = None if own is None else tokenizer_hash(own)
-    return fingerprint(config, states, environment_key() if "pydocs" in patterns else None, digest)
+    trained = config.tokenizer if isinstance(config.tokenizer, TokenizerConfig) else None
+    settings = config.model_copy(update={"files": "", "held_out": None, "tokenizer": trained})
+    return fingerprint(settings, texts, digest)
 
 
 def _pack_splits(config: CorpusConfig, folder: Path, *, tokenizer: "PreTrainedTokenizerFast | None") -> None:
@@ -168,54 +173,49 @@ def _pack_splits(config: CorpusConfig, folder: Path, *, tokenizer: "PreTrainedTo
         tokenizer = load_tokenizer(folder / "tokenizer")
     if tokenizer is None:
         settings = config.tokenizer if isinstance(config.tokenizer, TokenizerConfig) else TokenizerConfig()
-        with progress_bar("tokenizer", None, unit="documents") as bar:
-            texts = (document.text for document in train if bar.advance() is None)
-            tokenizer = train_tokenizer(texts, vocab_size=settings.vocab_size)
+        with _reading("tokenizer", train) as documents:
+            tokenizer = train_tokenizer((document.text for document in documents), vocab_size=settings.vocab_size)
     if not (folder / "tokenizer").is_dir():
         with atomic_path(folder / "tokenizer") as temporary:
             tokenizer.save_pretrained(temporary)
     for name, documents in (("train", train), ("held_out", held_out)):
         if not (folder / name).is_dir():
-            pack_documents(documents, folder / name, tokenizer=tokenizer, config=config)
+            with _reading("pack", documents) as reading:
+                pack_documents(reading, folder / name, tokenizer=tokenizer, config=config)
 
 
-class _Documents:
-    """Documents of some files, read anew at each iteration; only those whose id `keep` wants."""
-
-    def __init__(self, patterns: list[str], cap: int | None, keep: Callable[[str], bool]) -> None:
-        self.patterns, self.cap, self.keep = patterns, cap, keep
-
-    def __iter__(self) -> Iterator[Document]:
-        documents = read_documents(self.patterns, max_bytes_per_source=self.cap)
-        return (document for document in documents if self.keep(document.id))
-
-
-def _split(config: CorpusConfig) -> tuple[Iterable[Document], Iterable[Document]]:
+def _split(config: CorpusConfig) -> tuple[Documents, Documents]:
     """Documents to train on and documents held out, as given or by the hash of each document's id."""
-    cap = config.max_bytes_per_source
+    train = Documents(config.patterns, max_bytes_per_source=config.max_bytes_per_source)
     if config.held_out_patterns:
-        return (
-            _Documents(config.patterns, cap, lambda _: True),
-            _Documents(config.held_out_patterns, None, lambda _: True),
-        )
+        return train, Documents(config.held_out_patterns)
 
     def rank(document: str) -> float:
         return int(sha256(document.encode()).hexdigest()[:15], 16) / 16**15
 
-    # parsing the environment's modules takes longer than keeping their few megabytes
-    again = list(read_documents(config.patterns, max_bytes_per_source=cap)) if "pydocs" in config.patterns else None
-    ids = [document.id for document in (again or read_documents(config.patterns, max_bytes_per_source=cap))]
+    with _reading("documents", train) as documents:
+        ids = [document.id for document in documents]
     if not ids:
         raise CorpusError(f"the corpus is empty: {', '.join(config.patterns)} hold no text")
     if len(ids) == 1:
         raise CorpusError("the corpus is one document, so none can be held out: give corpus.held_out or more files")
     share = max(config.held_out_share, min(map(rank, ids)))
-    if again is not None:
-        return [d for d in again if rank(d.id) > share], [d for d in again if rank(d.id) <= share]
-    return (
-        _Documents(config.patterns, cap, lambda name: rank(name) > share),
-        _Documents(config.patterns, cap, lambda name: rank(name) <= share),
-    )
+    return train.only(lambda name: rank(name) > share), train.only(lambda name: rank(name) <= share)
+
+
+@contextmanager
+def _reading(doing: str, documents: Documents) -> Iterator[Iterator[Document]]:
+    """The documents, with a bar that shows how far the reading of their files has come."""
+    with progress_bar(doing, documents.bytes_total // 1000, unit="kB") as bar:
+
+        def read() -> Iterator[Document]:
+            shown = 0
+            for document in documents:
+                yield document
+                bar.advance(documents.bytes_read // 1000 - shown)
+                shown = documents.bytes_read // 1000
+
+        yield read()
 
 
 def pack_documents(
@@ -236,7 +236,7 @@ def pack_documents(
     dropped = 0
     with atomic_path(folder) as temporary:
         temporary.mkdir()
-        with (temporary / "tokens.bin").open("wb") as file, progress_bar("pack", None, unit="documents") as bar:
+        with (temporary / "tokens.bin").open("wb") as file:
 
             def write(context: list[int], document: int) -> int:
                 """Write one context; the number of tokens that were too few to keep."""
@@ -268,7 +268,6 @@ def pack_documents(
                     for piece in full:
                         dropped += write([start, *piece], waiting_document)
                         waiting_document = index
-                bar.advance(len(group))
             if waiting:
                 dropped += write([start, *waiting], waiting_document)
         if not lengths:
@@ -357,5 +356,6 @@ def open_corpus(
     if not (folder / "train").is_dir():
         with atomic_path(folder / "tokenizer") as temporary:
             tokenizer.save_pretrained(temporary)
-        pack_documents(read_documents(patterns), folder / "train", tokenizer=tokenizer, config=config)
+        with _reading("pack", Documents(patterns)) as documents:
+            pack_documents(documents, folder / "train", tokenizer=tokenizer, config=config)
     return Corpus(folder / "train")

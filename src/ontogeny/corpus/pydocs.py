@@ -10,7 +10,7 @@ import ast
 import os
 import re
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from pathlib import Path
 
@@ -30,13 +30,17 @@ DEFAULT_BYTES_PER_PACKAGE = 1_200_000
 
 
 def pydocs(
-    *, max_bytes_per_package: int | None = None, packages: list[str] | None = None
+    *,
+    max_bytes_per_package: int | None = None,
+    packages: list[str] | None = None,
+    on_module: Callable[[int], None] = lambda _: None,
 ) -> Iterator[tuple[str, str, str]]:
     """(id, source, text) of every module with enough prose, packages in order of name, the standard library first.
 
     Args:
         max_bytes_per_package: UTF-8 bytes after which a package gives no more; None for the default of 1.2 million.
         packages: only these ("stdlib" for the standard library); None for all.
+        on_module: called with the number of modules done since the last call, of `module_count()` in all.
     """
     cap = max_bytes_per_package or DEFAULT_BYTES_PER_PACKAGE
     seen: set[int] = set()
@@ -44,9 +48,12 @@ def pydocs(
         if packages is not None and package not in packages:
             continue
         taken = 0
-        for path in sorted(_modules(root), key=lambda path: hash_text(path.relative_to(root).as_posix())):
+        modules = sorted(_modules(root), key=lambda path: hash_text(path.relative_to(root).as_posix()))
+        for number, path in enumerate(modules):
             if taken + MIN_DOCUMENT > cap:
+                on_module(len(modules) - number)
                 break
+            on_module(1)
             relative = path.relative_to(root)
             text = "\n\n".join(_new_paragraphs(path, seen))
             size = len(text.encode())
@@ -54,6 +61,11 @@ def pydocs(
                 continue
             taken += size
             yield f"{package}/{relative.as_posix()}", package, text
+
+
+def module_count() -> int:
+    """Modules in this environment that `pydocs` may read."""
+    return sum(1 for root in _roots().values() for _ in _modules(root))
 
 
 def environment_key() -> list[str]:

@@ -3,16 +3,19 @@
 A text file is one document. A JSONL file holds one object a line with `text`, and `id` and `source` where it has them.
 """
 
+import copy
 import glob
 import gzip
 import json
 import lzma
 from collections.abc import Callable, Iterable, Iterator
+from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from ontogeny.corpus.pydocs import pydocs
+from ontogeny.corpus.pydocs import module_count, pydocs
 from ontogeny.errors import CorpusError
+from ontogeny.progress import progress_bar
 
 
 class Document(NamedTuple):
@@ -21,7 +24,7 @@ class Document(NamedTuple):
     text: str
 
 
-OPENERS: dict[str, Callable[..., IO[str]]] = {".gz": gzip.open, ".xz": lzma.open}  # type: ignore[dict-item]
+OPENERS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {".gz": gzip.open, ".xz": lzma.open}  # type: ignore[dict-item]
 
 
 def expand(patterns: Iterable[str]) -> list[Path]:
@@ -39,45 +42,90 @@ def expand(patterns: Iterable[str]) -> list[Path]:
     return list(files)
 
 
-def read_documents(patterns: Iterable[str], *, max_bytes_per_source: int | None = None) -> Iterator[Document]:
-    """Documents of all files, in order; `pydocs` stands for the documentation in this environment.
+class Documents:
+    """Documents of some files, in order, read anew at each iteration; those of `pydocs` are read once and kept.
 
     Args:
-        patterns: globs, or `pydocs`.
+        patterns: globs, or `pydocs` for the documentation in this environment.
         max_bytes_per_source: UTF-8 bytes after which a source gives no more documents.
+        keep: which documents to give, by their id.
+    Attributes:
+        bytes_total: bytes of all files as they lie on disk, and of the texts of `pydocs`.
+        bytes_read: how far the latest iteration has come.
     Raises:
-        CorpusError: a file is missing, cannot be decompressed or decoded, or a JSONL line lacks `text`.
+        CorpusError: a pattern matches no file; on iterating: a file cannot be decompressed or decoded, or a JSONL line
+            lacks `text`.
     """
-    taken: dict[str, int] = {}
-    for pattern in patterns:
-        documents = (
-            (Document(*entry) for entry in pydocs(max_bytes_per_package=max_bytes_per_source))
-            if pattern == "pydocs"
-            else (document for path in expand([pattern]) for document in _read_file(path))
+
+    def __init__(
+        self,
+        patterns: Iterable[str],
+        *,
+        max_bytes_per_source: int | None = None,
+        keep: Callable[[str], bool] = lambda _: True,
+    ) -> None:
+        self.cap, self.keep = max_bytes_per_source, keep
+        self.parts: list[Path | list[Document]] = []
+        for pattern in patterns:
+            self.parts += [_pydocs(self.cap)] if pattern == "pydocs" else expand([pattern])
+        self.bytes_total = sum(
+            part.stat().st_size if isinstance(part, Path) else sum(len(document.text.encode()) for document in part)
+            for part in self.parts
         )
-        for document in documents:
+        self.bytes_read = 0
+
+    def only(self, keep: Callable[[str], bool]) -> "Documents":
+        """The same files, other documents of them."""
+        other = copy.copy(self)
+        other.keep = keep
+        return other
+
+    def __iter__(self) -> Iterator[Document]:
+        taken: dict[str, int] = {}
+        self.bytes_read = 0
+        for document in self._all():
             so_far = taken.get(document.source, 0)
-            if not document.text.strip() or (max_bytes_per_source is not None and so_far >= max_bytes_per_source):
+            if not document.text.strip() or (self.cap is not None and so_far >= self.cap):
                 continue
             taken[document.source] = so_far + len(document.text.encode())
-            yield document
+            if self.keep(document.id):
+                yield document
+
+    def _all(self) -> Iterator[Document]:
+        for part in self.parts:
+            before = self.bytes_read
+            if isinstance(part, Path):
+                for document, position in _read_file(part):
+                    self.bytes_read = before + position
+                    yield document
+                self.bytes_read = before + part.stat().st_size
+            else:
+                for document in part:
+                    self.bytes_read += len(document.text.encode())
+                    yield document
 
 
-def _read_file(path: Path) -> Iterator[Document]:
+def _pydocs(cap: int | None) -> list[Document]:
+    modules = module_count()
+    with progress_bar("pydocs", modules, unit="modules") as bar:
+        return [Document(*entry) for entry in pydocs(max_bytes_per_package=cap, on_module=bar.advance)]
+
+
+def _read_file(path: Path) -> Iterator[tuple[Document, int]]:
+    """Documents of a file, each with the number of bytes read from disk so far."""
     suffixes = path.suffixes
-    opener = OPENERS.get(suffixes[-1] if suffixes else "", open)
-    kind = suffixes[-2] if opener is not open and len(suffixes) > 1 else suffixes[-1] if suffixes else ""
+    opener = OPENERS.get(suffixes[-1] if suffixes else "")
+    kind = suffixes[-2] if opener is not None and len(suffixes) > 1 else suffixes[-1] if suffixes else ""
     if kind not in (".txt", ".md", ".jsonl"):
         raise CorpusError(
             f"{path}: cannot read '{kind or 'no suffix'}'; readable are .txt .md .jsonl, plain, .gz or .xz"
         )
-    name = path.name.removesuffix(suffixes[-1] if opener is not open else "").removesuffix(kind)
+    name = path.name.removesuffix(suffixes[-1] if opener is not None else "").removesuffix(kind)
     try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            if kind == ".jsonl":
-                yield from _jsonl(file, path, name)
-            else:
-                yield Document(name, name, file.read())
+        with path.open("rb") as raw, TextIOWrapper(opener(raw) if opener else raw, encoding="utf-8") as file:
+            documents = _jsonl(file, path, name) if kind == ".jsonl" else iter([Document(name, name, file.read())])
+            for document in documents:
+                yield document, raw.tell()
     except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
         raise CorpusError(f"{path}: cannot be read as UTF-8 text: {error}") from None
 

@@ -22,6 +22,9 @@ from ontogeny.features.examples import Leaders
 from ontogeny.loop import Checkpoint, numerics
 from ontogeny.progress import Events, progress_bar
 
+WINDOW_TOKENS = 32_768
+"""Tokens read from one snapshot before the next is loaded, where not all fit in memory."""
+
 
 @dataclass
 class Chunk:
@@ -53,13 +56,14 @@ def chunks_of(
     Args:
         first: number of the chunk to begin with.
     """
-    for chosen in chosen_sequences(corpus, tokens=tokens, sequences_at_once=sequences_at_once, seed=seed)[first:]:
-        ids = torch.from_numpy(corpus.tokens[chosen].astype(np.int64))
-        x = torch.stack(
-            [harvester.read(snapshot, ids).flatten(0, 1) for snapshot in range(harvester.n_snapshots)], dim=1
-        )
-        usable = torch.from_numpy(usable_positions(corpus.lengths[chosen], corpus.sequence_length)).to(x.device)
-        yield Chunk(torch.from_numpy(chosen).to(x.device), usable, x * crosscoder.norm_scale[:, None])
+    order = chosen_sequences(corpus, tokens=tokens, sequences_at_once=sequences_at_once, seed=seed)[first:]
+    together = 1 if harvester.all_resident else max(1, WINDOW_TOKENS // (sequences_at_once * corpus.sequence_length))
+    for group in (order[place : place + together] for place in range(0, len(order), together)):
+        read = harvester.read_all([torch.from_numpy(corpus.tokens[chosen].astype(np.int64)) for chosen in group])
+        for chosen in group:
+            x = read.pop(0).flatten(0, 1) * crosscoder.norm_scale[:, None]
+            usable = torch.from_numpy(usable_positions(corpus.lengths[chosen], corpus.sequence_length)).to(x.device)
+            yield Chunk(torch.from_numpy(chosen).to(x.device), usable, x)
 
 
 def chosen_sequences(corpus: Corpus, *, tokens: int, sequences_at_once: int, seed: int) -> list[np.ndarray]:

@@ -61,6 +61,25 @@ class Suite:
         """The transformers configuration of the first snapshot, as plain values."""
         return json.loads((self.snapshots[0].path / "config.json").read_text(encoding="utf-8"))
 
+    def width(self) -> int:
+        """d_model of all snapshots, from their configurations.
+
+        Raises:
+            SuiteError: they differ.
+        """
+        widths: dict[int, int] = {}
+        for snapshot in self.snapshots:
+            config = json.loads((snapshot.path / "config.json").read_text(encoding="utf-8"))
+            widths.setdefault(int(config["hidden_size"]), snapshot.step)
+        if len(widths) > 1:
+            found = ", ".join(f"{width} at step {step}" for width, step in widths.items())
+            raise SuiteError(f"suite {self.name}: snapshots differ in width ({found}): take those of one model")
+        return next(iter(widths))
+
+    def only(self, indices: Sequence[int]) -> "Suite":
+        """Some of the snapshots."""
+        return Suite(self.name, tuple(self.snapshots[index] for index in indices))
+
     def tokenizer(self) -> "PreTrainedTokenizerFast":
         """The suite's tokenizer: of the last snapshot that has one.
 
