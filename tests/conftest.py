@@ -63,8 +63,15 @@ def small_study(text_file: Path, **changes: object) -> dict[str, object]:
             "dead_after_tokens": 5000,
             "learning_rate": 0.005,
         },
-        "measure": {"tokens": 30_000, "held_out_tokens": 8000, "examples": 5, "snapshot_examples": 2},
-        "analysis": {"phase_tokens": 8000, "kl_tokens": 2000, "bootstrap": 200},
+        "measure": {
+            "tokens": 30_000,
+            "held_out_tokens": 8000,
+            "sample_tokens": 4000,
+            "examples": 5,
+            "snapshot_examples": 2,
+        },
+        "analyses": ["emergence", "single_saes", "turning_point", "phases"],
+        "analysis": {"phase_tokens": 8000, "kl_tokens": 2000, "bootstrap": 200, "independent_start": True},
     } | changes
 
 

@@ -2,19 +2,22 @@
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
-from ontogeny.analyses.bootstrap import bootstrap_mean
+from ontogeny.analyses.intervals import bootstrap_mean, wilson_count
+from ontogeny.analyses.lineage import code_correlations, lineage
 from ontogeny.analyses.ngrams import fit_ngrams, token_pairs
 from ontogeny.analyses.phases import _sequences
 from ontogeny.config import CorpusConfig
 from ontogeny.corpus.pack import Corpus, pack_documents
 from ontogeny.corpus.readers import Document
 from ontogeny.corpus.tokenizer import train_tokenizer
+from ontogeny.features.life import life_history
 from ontogeny.models.load import load_snapshot
 from ontogeny.run import Run
 from ontogeny.suites.suite import open_suite, suite_of
@@ -104,17 +107,99 @@ def test_phases_measure_the_models_loss_and_both_divergences(small_run: Run) -> 
 
 
 def test_emergence_counts_agree_with_the_features_table(small_run: Run) -> None:
-    table, features = small_run.analysis("emergence"), small_run.features
+    every, features = small_run.analysis("emergence"), small_run.features
+    assert every["alive_threshold"].unique().to_list() == [0.3, 0.5, 0.7]
+    table = every.filter(pl.col("alive_threshold") == 0.5)
     living = features.filter(~pl.col("dead"))
     assert table["births"].sum() == len(living)
     assert table["births"][0] == (living["origin"] == "initial").sum()
     assert table["deaths"].sum() == living["death_step"].is_not_null().sum()
     alive_at_the_end = living["death_step"].is_null().sum()
     assert table["alive"][-1] == alive_at_the_end
+    assert table["born_share"][-1] == 1
+    assert ((every["births_ci_low"] <= every["births"]) & (every["births"] <= every["births_ci_high"])).all()
+    # a lower threshold is passed no later
+    shares = every.pivot("alive_threshold", index="step", values="born_share").sort("step")
+    assert (shares["0.3"] >= shares["0.7"]).all()
 
 
-def test_turning_point_holds_the_mean_cosine_of_living_directions(small_run: Run) -> None:
-    table = small_run.analysis("turning_point")
+def test_births_by_kind_add_up_to_the_living_features(small_run: Run) -> None:
+    table, features = small_run.analysis("births"), small_run.features
+    living = features.filter(~pl.col("dead"))
+    at = table.filter(pl.col("alive_threshold") == 0.5)
+    for rows in (at.filter(pl.col("birth_step").is_null()), at.filter(pl.col("birth_step").is_not_null())):
+        assert rows["features"].sum() == len(living)
+    for (origin, fate), rows in living.group_by("origin", "fate"):
+        row = at.filter(pl.col("origin") == origin, pl.col("fate") == fate, pl.col("birth_step").is_null())
+        assert row["features"].to_list() == [len(rows)]
+        assert row["ci_low"][0] < len(rows) < row["ci_high"][0] or len(rows) == len(living)
+
+
+def test_wilson_intervals_cover_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    for share in (0.005, 0.05, 0.5):
+        counts = rng.binomial(400, share, size=2000)
+        covered = [low <= 400 * share <= high for low, high in (wilson_count(int(count), 400) for count in counts)]
+        assert np.mean(covered) > 0.93
+    assert wilson_count(0, 400)[0] == 0 < wilson_count(0, 400)[1] < 5
+
+
+def test_code_correlations_are_those_of_the_dense_codes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    dense = torch.relu(torch.randn(30, 500, generator=generator) - 1)
+    dense[7] = 0
+    dense[8] = dense[9] * 2
+    found = code_correlations(dense.to_sparse(), np.array([3, 7, 9]), tokens=500)
+    expected = np.nan_to_num(np.corrcoef(np.delete(dense.double().numpy(), 7, 0)))
+    np.testing.assert_allclose(np.delete(found[0], 7), expected[3], atol=1e-6)
+    assert not found[1].any()
+    assert found[2, 8] == pytest.approx(1)
+
+
+def test_a_newborn_feature_finds_the_one_it_split_from_or_took_over_from(small_run: Run) -> None:
+    rng = np.random.default_rng(0)
+    n_features, n = 6, len(small_run.steps)
+    unit = np.eye(n_features, 32, dtype=np.float32)
+    # 0 lives on, 1 fades; 2 is like 0 and 3 like 1, 4 is like none; 5 is dead
+    relative = np.ones((n, n_features), dtype=np.float32)
+    relative[2:, 1] = 0.1
+    relative[:1, 2] = relative[:1, 3] = relative[:2, 4] = 0
+    unit[2] = 0.8 * unit[0] + 0.6 * unit[2]
+    unit[3] = 0.8 * unit[1] + 0.6 * unit[3]
+    active = rng.random((n_features, 2500)) < 0.1
+    active[2] = active[0] & (rng.random(2500) < 0.8)
+    active[3] = active[1]
+    run = stand_in(small_run, unit * relative[..., None], relative, active)
+    table = lineage(run)
+    assert table["feature"].to_list() == [2, 3, 4]
+    assert table["label"].to_list() == ["split", "handover", "novel"]
+    assert table["parent"].to_list()[:2] == [0, 1]
+    assert table["cosine"].to_list()[:2] == pytest.approx([0.8, 0.8], abs=1e-5)
+    assert table["code_correlation"][1] == pytest.approx(1, abs=1e-5)
+    assert table["birth_step"].to_list() == [10, 10, 25]
+
+
+def stand_in(run: Run, directions: np.ndarray, relative: np.ndarray, active: np.ndarray) -> Run:
+    """A run with the corpus of `run` and given directions [snapshot, feature, d_model], strengths and codes."""
+    n_features = directions.shape[1]
+    dead = np.array([i == n_features - 1 for i in range(n_features)])
+    life = life_history(relative, run.steps, dead=dead)
+    feature, token = active.nonzero()
+    lengths = Corpus(run.corpus_folder / "held_out").lengths
+    sequence = np.repeat(np.arange(len(lengths)), lengths - 1)[token]
+    position = np.concatenate([np.arange(1, length) for length in lengths])[token]
+    codes = {"sequence": sequence, "position": position, "feature": feature, "code": np.ones(len(token), np.float32)}
+    held = {"features": life, "codes": pl.DataFrame(codes)}
+    other = Run(run.folder)
+    dictionary = SimpleNamespace(W_dec=torch.from_numpy(directions))
+    other.table = held.__getitem__  # type: ignore[method-assign]
+    other.matrix = lambda column: relative  # type: ignore[method-assign]
+    other.dictionary = lambda: dictionary  # type: ignore[method-assign,return-value]
+    return other
+
+
+def test_cosines_are_the_mean_over_living_directions(small_run: Run) -> None:
+    table = small_run.analysis("cosines")
     directions = small_run.dictionary().W_dec.numpy()
     dead = small_run.features.sort("feature")["dead"].to_numpy()
     strength = np.linalg.norm(directions, axis=2)

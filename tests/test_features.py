@@ -15,7 +15,7 @@ from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.features.examples import Leaders
 from ontogeny.features.life import life_history
 from ontogeny.features.measure import chosen_sequences
-from ontogeny.models.hookpoints import logit_directions
+from ontogeny.models.hookpoints import logit_directions, parse_hookpoint, read_hookpoint, spliced
 from ontogeny.models.load import load_snapshot
 from ontogeny.run import Run
 from ontogeny.suites.suite import suite_of
@@ -30,6 +30,17 @@ LIVES = {
     "censored": [0, 0, 0, 0, 0, 0.1, 0.9, 1],
     "fades at the end": [1, 1, 1, 1, 1, 1, 1, 0.4],
     "silent": [1, 1, 1, 1, 1, 1, 1, 1],
+}
+# rise from 10 % to 90 % in log2(1 + step), persistence by snapshots and by log-steps; worked out by hand
+L = [np.log2(1 + step) for step in STEPS]
+WIDTHS = {
+    "there from the start": (None, 1, 1),
+    "born at 100": (L[2] + 0.75 * (L[3] - L[2]) - L[1], 1, 1),
+    "transient": (0.8 * (L[1] - L[0]), 1 / 6, (L[2] - L[1]) / (L[7] - L[1])),
+    "revived": (0.8 * (L[1] - L[0]), 5 / 6, 1 - (L[2] - L[1]) / (L[7] - L[1])),
+    "censored": (L[6] - L[5], 1, 1),
+    "fades at the end": (None, 6 / 7, 1 - (L[7] - L[6]) / L[7]),
+    "silent": (None, None, None),
 }
 EXPECTED = {
     "there from the start": ("initial", "persistent", None, 0, 0, None, False),
@@ -49,6 +60,10 @@ def test_life_histories_worked_out_by_hand() -> None:
     for row, (name, expected) in zip(table.select(columns).iter_rows(), EXPECTED.items(), strict=True):
         assert row == expected, name
     assert table["dead"].to_list() == dead.tolist()
+    for row, (name, expected) in zip(
+        table.select("rise_width", "persistence", "persistence_log").iter_rows(), WIDTHS.items(), strict=True
+    ):
+        assert row == pytest.approx(expected), name
 
 
 @given(shape=st.tuples(st.integers(1, 40), st.integers(1, 4), st.integers(1, 5)), seed=st.integers(0, 99))
@@ -180,6 +195,78 @@ def test_quality_is_what_the_definitions_give_on_the_held_out_tokens(small_run: 
     assert quality["l0"][0] == pytest.approx(float((out.code > 0).sum(1).float().mean()), rel=1e-2)
     assert quality["tokens"][0] == len(x)
     assert quality["dead_share"][0] == pytest.approx(small_run.features["dead"].mean())
+    k = round(quality["l0"][0])
+    train = Corpus(small_run.corpus_folder / "train")
+    seen = np.concatenate(
+        chosen_sequences(train, tokens=config.tokens, sequences_at_once=config.model_batch_size, seed=0)
+    )
+    tokens = torch.from_numpy(train.tokens[seen].astype(np.int64))
+    usable = torch.from_numpy(usable_positions(train.lengths[seen], tokens.shape[1]))
+    for s in range(4):
+        fitted = harvester.read(s, tokens)[usable] * dictionary.norm_scale[s]
+        _, _, directions = torch.linalg.svd((fitted - fitted.mean(0)).double(), full_matrices=False)
+        centred = x[:, s].double() - fitted.mean(0)
+        left = centred - centred @ directions[:k].T @ directions[:k]
+        total = (x[:, s] - x[:, s].mean(0)).square().sum()
+        assert quality["pca_explained_variance"][s] == pytest.approx(1 - float(left.square().sum() / total), abs=1e-3)
+
+
+def test_splicing_in_the_activations_themselves_changes_nothing_and_zeros_cost_what_ablation_costs(
+    small_run: Run,
+) -> None:
+    snapshot = suite_of(small_run).snapshots[-1]
+    model = load_snapshot(snapshot)
+    tokens = torch.from_numpy(Corpus(small_run.corpus_folder / "held_out").tokens[:2].astype(np.int64))
+    clean = model(tokens).logits
+    for name in ("resid_post.0", "resid_pre.1", "mlp_out.0", "attn_out.1"):
+        with spliced(model, parse_hookpoint(name), lambda x: x * 1):
+            assert torch.equal(model(tokens).logits, clean), name
+        with spliced(model, parse_hookpoint(name), lambda x: x * 0):
+            assert not torch.allclose(model(tokens).logits, clean), name
+    assert torch.equal(model(tokens).logits, clean)
+
+
+def test_loss_recovered_is_what_running_every_sequence_by_itself_gives(small_run: Run) -> None:
+    corpus, dictionary, config = Corpus(small_run.corpus_folder / "held_out"), small_run.dictionary(), small_run.study
+    places = {"tokens": config.measure.sample_tokens, "sequences_at_once": 8, "seed": 0}
+    sequences = np.concatenate(chosen_sequences(corpus, **places))
+    suite, hookpoint = suite_of(small_run), parse_hookpoint(config.hookpoint)
+    models = [load_snapshot(snapshot) for snapshot in suite.snapshots]
+    quality, sums, count = small_run.table("quality"), torch.zeros(4, 2), 0
+    for sequence in sequences:
+        ids = torch.from_numpy(corpus.tokens[[sequence], : corpus.lengths[sequence]].astype(np.int64))
+        read = [read_hookpoint(model, ids, hookpoint)[0] for model in models]
+        x_hat = dictionary(torch.stack(read, dim=1) * dictionary.norm_scale[:, None]).x_hat
+        for s, model in enumerate(models):
+            spliced_in = torch.cat([read[s][:1], (x_hat[:, s] / dictionary.norm_scale[s])[1:]])[None]
+            for place, by in enumerate((read[s][None], spliced_in)):
+                with spliced(model, hookpoint, lambda _, by=by: by):
+                    logits = model(ids).logits[0, 1:-1]
+                sums[s, place] += torch.nn.functional.cross_entropy(logits, ids[0, 2:], reduction="sum")
+        count += ids.shape[1] - 2
+    assert quality["splice_tokens"].to_list() == [count] * 4
+    np.testing.assert_allclose(quality["ce_clean"], sums[:, 0] / count, rtol=1e-4)
+    np.testing.assert_allclose(quality["ce_spliced"], sums[:, 1] / count, rtol=2e-4)
+    np.testing.assert_allclose(quality["delta_ce"], quality["ce_spliced"] - quality["ce_clean"])
+    assert quality["loss_recovered"][0] is None
+    assert 0.3 < quality["loss_recovered"][-1] < 1
+
+
+def test_sampled_codes_are_the_dictionarys(small_run: Run) -> None:
+    corpus, dictionary = Corpus(small_run.corpus_folder / "held_out"), small_run.dictionary()
+    table = small_run.table("codes")
+    harvester = Harvester(suite_of(small_run), small_run.study.hookpoint)
+    for sequence in table["sequence"].unique(maintain_order=True)[:3]:
+        ids = torch.from_numpy(corpus.tokens[[sequence]].astype(np.int64))
+        x = torch.stack([harvester.read(s, ids)[0] for s in range(4)], dim=1) * dictionary.norm_scale[:, None]
+        code = dictionary.encode(x)
+        code[0] = 0
+        code[corpus.lengths[sequence] :] = 0
+        rows = table.filter(pl.col("sequence") == sequence)
+        found = torch.zeros_like(code)
+        found[rows["position"].to_list(), rows["feature"].to_list()] = torch.from_numpy(rows["code"].to_numpy().copy())
+        assert ((found > 0) == (code > 0)).float().mean() > 0.999
+        torch.testing.assert_close(found, code, rtol=1e-3, atol=2e-2)
 
 
 def test_l0_at_inference_is_near_the_k_of_training(small_run: Run) -> None:
@@ -218,7 +305,8 @@ def test_measuring_at_another_batch_size_gives_the_same_features(small_run: Run,
 
 def test_with_the_per_snapshot_gate_each_snapshot_is_measured_by_its_own_codes(small_run: Run) -> None:
     from ontogeny.features.measure import chunks_of, measure_features
-    from ontogeny.features.quality import measure_quality
+    from ontogeny.features.quality import reconstruct_held_out
+    from ontogeny.features.splice import measure_splices, sample_codes
     from ontogeny.features.tables import trajectories_table
 
     trained = small_run.dictionary()
@@ -244,6 +332,15 @@ def test_with_the_per_snapshot_gate_each_snapshot_is_measured_by_its_own_codes(s
     own = torch.einsum("tsd,sdf->tsf", x, gated.W_enc)
     own_mean = ((own * (code > 0)).sum(0) / (code > 0).sum(0)).numpy()
     np.testing.assert_allclose(measurement.own_part_mean().numpy()[often], own_mean[often], rtol=2e-2, atol=2e-2)
-    quality = measure_quality(gated, harvester, corpus, measurement, config, steps=suite.steps)
-    l0 = quality["l0"].to_list()
+    held = reconstruct_held_out(gated, harvester, corpus, config)
+    l0 = held.l0.tolist()
     assert l0[0] < l0[1] < l0[3]
+    sample = sample_codes(gated, harvester, corpus, config)
+    places = {"tokens": config.sample_tokens, "sequences_at_once": config.model_batch_size, "seed": config.seed}
+    chunk = next(chunks_of(gated, harvester, corpus, **places))
+    for snapshot in range(4):
+        at = gated.code_at(sample.codes[0].to_dense(), snapshot, strength=gated.strength())
+        expected = gated.encode(chunk.x)[:, snapshot] * chunk.usable.view(-1, 1)
+        torch.testing.assert_close(at, expected)
+    splices = measure_splices(gated, suite, corpus, sample, harvester=harvester, centre=measurement.mean())
+    assert (splices["delta_ce"].abs() > 0).all()

@@ -9,12 +9,18 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from ontogeny import tables
 from ontogeny.errors import RunError
 from ontogeny.report import figures
-from ontogeny.report.page import choose_features, embeddable, summary
+from ontogeny.report.page import choose_features, embeddable
+from ontogeny.report.summary import _passing, summary
 from ontogeny.run import Run, open_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+FIGURES = (
+    "loss", "divergences", "quality", "splices", "births", "thresholds", "kin", "strengths", "drift", "cosines"
+)  # fmt: skip
 
 
 def specs_of(page: str) -> dict[str, dict[str, object]]:
@@ -40,7 +46,7 @@ def test_the_report_is_one_file_that_asks_no_other_host(small_run: Run) -> None:
 
 def test_every_figure_has_a_title_and_titled_axes(small_run: Run) -> None:
     specs = specs_of(small_run.report_path.read_text(encoding="utf-8"))
-    assert {"loss", "divergences", "quality", "births", "strengths", "cosines"} <= specs.keys()
+    assert specs.keys() >= set(FIGURES)
 
     def axes(spec: dict[str, object]) -> list[dict[str, object]]:
         layers = spec.get("layer", [spec])
@@ -63,10 +69,44 @@ def test_features_on_cards_are_readable_ones_of_each_birth(small_run: Run) -> No
 
 
 def test_the_summary_says_what_the_tables_hold(small_run: Run) -> None:
-    text = " ".join(summary(small_run))
+    sentences = summary(small_run)
+    tables_named = {table for sentence in sentences for table in sentence.tables}
+    assert tables_named == {
+        "phases", "quality", "features", "single_saes", "births", "lineage", "turning_point"
+    } & tables.FILES.keys() - (set() if len(small_run.analysis("lineage")) else {"lineage"})  # fmt: skip
+    text = " ".join(sentence.text for sentence in sentences)
     phases, living = small_run.analysis("phases"), small_run.features.filter(~pl.col("dead"))
-    assert f"from {phases['loss'][0]:.2f} to {phases['loss'][-1]:.2f} nat" in text
-    assert f"Of {len(living):,} living features" in text
+    emergent = living.filter(pl.col("origin") == "emergent")
+    quality, saes = small_run.table("quality").sort("step"), small_run.analysis("single_saes")
+    last, sae = quality.row(-1, named=True), saes.row(-1, named=True)
+    at = small_run.analysis("births").filter(pl.col("birth_step").is_null(), pl.col("origin") == "emergent")
+    for said in (
+        f"from {phases['loss'][0]:.2f} to {phases['loss'][-1]:.2f} nat",
+        f"{len(small_run.features)} features, {last['l0']:.1f} active",
+        f"{quality['explained_variance'].min():.1%} to {quality['explained_variance'].max():.1%}",
+        f"loses {last['delta_ce']:.3f} nat",
+        f"keeps {last['loss_recovered']:.1%}",
+        f"{len(small_run.features) - len(living)} of the features are dead",
+        f"{sae['sae_explained_variance'] - sae['explained_variance']:+.3f} at step 60",
+        f"Of {len(living)} living features {len(living) - len(emergent)} are there at step 0",
+        f"{len(emergent)} emerge later",
+        *(
+            f"{at.filter(pl.col('alive_threshold') == threshold)['features'].sum()} at {threshold}"
+            for threshold in at["alive_threshold"].unique()
+        ),
+        "too few snapshots to test for a turning point",
+    ):
+        assert said in text, said
+
+
+def test_a_bound_counts_as_passed_where_the_loss_stays_below_it() -> None:
+    steps, bound = [0, 1, 2, 3], [5.0] * 4
+    for loss, said in (
+        ([6.0, 4.0, 6.0, 4.0], "between steps 2 and 3"),
+        ([6.0, 6.0, 6.0, 6.0], "does not pass"),
+        ([4.0, 4.0, 4.0, 4.0], "from the start"),
+    ):
+        assert said in _passing(pl.DataFrame({"step": steps, "loss": loss, "unigram": bound}), "unigram")
 
 
 def test_steps_to_label_are_spread_over_the_log_axis() -> None:
@@ -92,12 +132,12 @@ def test_a_browser_draws_every_figure_near_the_screen(small_run: Run, tmp_path: 
     assert CHROMIUM is not None
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
                "--disable-background-networking", "--disable-component-update", "--disable-sync",
-               f"--user-data-dir={tmp_path}", "--window-size=1200,6000", "--virtual-time-budget=20000", "--dump-dom",
+               f"--user-data-dir={tmp_path}", "--window-size=1200,9000", "--virtual-time-budget=20000", "--dump-dom",
                small_run.report_path.as_uri()]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     drawn = re.findall(r'<figure class="chart[^"]*" data-spec="([^"]+)"[^>]*>.*?</figure>', done.stdout, re.DOTALL)
-    for name in ("loss", "divergences", "quality", "births", "strengths", "cosines"):
+    for name in FIGURES:
         figure = re.search(rf'data-spec="{name}".*?</figure>', done.stdout, re.DOTALL)
         assert figure is not None, name
         assert "<svg" in figure[0], f"{name} is not drawn: {figure[0][:300]}"
-    assert len(drawn) >= 6
+    assert len(drawn) >= len(FIGURES)

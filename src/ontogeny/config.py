@@ -121,6 +121,14 @@ class SuiteConfig(Settings):
     memory_gb: Annotated[float, Field(gt=0)] | None = None
     """Memory for models that stay loaded, in 1e9 bytes; the others are loaded for each window. None: all stay."""
 
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """Where the learning-rate warm-up of a folder suite's pre-training ended, where known; drawn in the report."""
+
+    @property
+    def warmup_end(self) -> int | None:
+        """Step at which the models' learning rate stopped rising, where known."""
+        return self.warmup_steps if self.pretrain is None else self.pretrain.warmup_steps
+
     @model_validator(mode="after")
     def _one_source(self) -> "SuiteConfig":
         if (self.folder is None) == (self.pretrain is None):
@@ -229,6 +237,8 @@ class MeasureConfig(Settings):
 
     tokens: Positive = 1_000_000
     held_out_tokens: Positive = 200_000
+    sample_tokens: Positive = 65_536
+    """Held-out tokens whose codes are kept, and on which the reconstruction is spliced into the models."""
     examples: Positive = 20
     """Top examples per feature, by the code."""
     snapshot_examples: Positive = 4
@@ -246,11 +256,19 @@ class MeasureConfig(Settings):
 
 
 class AnalysesConfig(Settings):
-    """Settings of the analyses that read the models again."""
+    """Settings of the analyses."""
 
     phase_tokens: Positive = 131_072
     """Held-out tokens for losses and n-gram bounds."""
     kl_tokens: Positive = 16_384
+    alive_thresholds: list[Annotated[float, Field(gt=0, le=1)]] = [0.3, 0.5, 0.7]
+    """Births are counted at each of these and at `measure.alive_threshold`."""
+    kin_threshold: Share = 0.5
+    """A feature born with no earlier one of this kinship is `novel`."""
+    single_sae_steps: list[Annotated[int, Field(ge=0)]] | None = None
+    """Snapshots at which an SAE is trained beside the dictionary; None: the first, the middle and the last."""
+    independent_start: bool = False
+    """Whether a second dictionary, its W_dec drawn for each snapshot, is trained for the turning point."""
     bootstrap: Positive = 1000
     seed: int = 0
 

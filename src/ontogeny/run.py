@@ -19,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 
 from ontogeny import tables
@@ -174,6 +175,10 @@ class Run:
         if not path.is_file():
             raise RunError(f"{self.folder} has no table '{name}' yet: ontogeny run {self.folder}")
         return pl.read_parquet(path)
+
+    def matrix(self, column: str) -> np.ndarray:
+        """A column of `trajectories`, such as `strength`, as an array [snapshot, feature]."""
+        return self.trajectories.sort("snapshot", "feature")[column].to_numpy().reshape(len(self.steps), -1)
 
     def dictionary(self) -> "Dictionary":
         """The trained dictionary, its weights and golden vectors checked (loads torch)."""

@@ -124,7 +124,8 @@ def _measure(run: Run) -> list[Path]:
     from ontogeny.activations.stream import harvester_of
     from ontogeny.dictionaries.crosscoder import Crosscoder
     from ontogeny.features.measure import measure_features
-    from ontogeny.features.quality import measure_quality
+    from ontogeny.features.quality import quality_table, reconstruct_held_out
+    from ontogeny.features.splice import measure_splices, sample_codes
     from ontogeny.features.tables import examples_table, features_table, logit_effects_table, trajectories_table
 
     study, settings, suite = run.study, run.study.measure, suite_of(run)
@@ -141,14 +142,18 @@ def _measure(run: Run) -> list[Path]:
         key=_measure_key(run),
         events=run.events,
     )
-    quality = measure_quality(crosscoder, harvester, held_out, measurement, settings, steps=suite.steps)
+    centre = measurement.mean()
+    reconstruction = reconstruct_held_out(crosscoder, harvester, held_out, settings, centre=centre)
+    sample = sample_codes(crosscoder, harvester, held_out, settings)
+    splices = measure_splices(crosscoder, suite, held_out, sample, harvester=harvester, centre=centre)
     logits = logit_effects_table(crosscoder, suite, settings, dtype=study.suite.dtype, device=harvester.device)
     return [
         run.write_table("features", features_table(measurement, settings, steps=suite.steps)),
         run.write_table("trajectories", trajectories_table(measurement, steps=suite.steps)),
         run.write_table("examples", examples_table(measurement, corpus)),
         run.write_table("logit_effects", logits),
-        run.write_table("quality", quality),
+        run.write_table("codes", sample.table()),
+        run.write_table("quality", quality_table(reconstruction, measurement, splices, steps=suite.steps)),
     ]
 
 
@@ -161,8 +166,11 @@ def _analyse_key(run: Run) -> str:
 
 def _analyse(run: Run) -> list[Path]:
     for name in ANALYSES.keys() - set(run.study.analyses):
-        (run.folder / tables.FILES[name]).unlink(missing_ok=True)
-    return [run.write_table(name, ANALYSES[name](run)) for name in run.study.analyses]
+        for table in ANALYSES[name]:
+            (run.folder / tables.FILES[table]).unlink(missing_ok=True)
+    return [
+        run.write_table(table, analyse(run)) for name in run.study.analyses for table, analyse in ANALYSES[name].items()
+    ]
 
 
 def _report_key(run: Run) -> str:

@@ -16,6 +16,12 @@ class Column:
 FEATURE = Column(pl.Int32, "index", "feature, 0-based")
 SNAPSHOT = Column(pl.Int16, "index", "snapshot, 0-based, in order of step")
 STEP = Column(pl.Int64, "step", "pre-training step of the snapshot")
+THRESHOLD = Column(pl.Float64, "share", "of its greatest strength at which a feature counts as alive")
+VARIANT = Column(
+    pl.String,
+    "",
+    "`all` snapshots; `thinned`, every second one; `independent`, another dictionary, its decoder drawn per snapshot",
+)
 TOKEN_IDS = Column(pl.List(pl.UInt32), "token id", "tokens of the context around the example, in order")
 
 TABLES: dict[str, dict[str, Column]] = {
@@ -28,6 +34,16 @@ TABLES: dict[str, dict[str, Column]] = {
         "peak_step": Column(pl.Int64, "step", "snapshot of greatest strength"),
         "death_step": Column(pl.Int64, "step", "first snapshot after the last living one; null where it lives on"),
         "revived": Column(pl.Boolean, "", "whether it lives again after a snapshot below the threshold"),
+        "persistence": Column(
+            pl.Float32, "share", "of the snapshots after its birth at which it lives; null where born at the last"
+        ),
+        "persistence_log": Column(pl.Float32, "share", "the same of log-steps, log2(1 + step)"),
+        "rise_width": Column(
+            pl.Float32,
+            "log-steps",
+            "from 10 % to 90 % of its greatest strength, in log2(1 + step), between snapshots interpolated; null where "
+            "it never was below 10 % before",
+        ),
         "dead": Column(pl.Boolean, "", "silent on all measured tokens"),
         "max_activation": Column(pl.Float32, "code", "greatest code on the measured tokens"),
         "density": Column(pl.Float32, "share", "share of measured tokens on which it is active"),
@@ -78,20 +94,82 @@ TABLES: dict[str, dict[str, Column]] = {
         "step": STEP,
         "explained_variance": Column(pl.Float64, "share", "1 - squared error / variance, held-out tokens"),
         "explained_variance_per_token": Column(pl.Float64, "share", "mean of the ratio taken token by token"),
+        "pca_explained_variance": Column(
+            pl.Float64, "share", "the same for as many principal directions of the snapshot as a token has features"
+        ),
         "l0": Column(pl.Float64, "features", "active features a token, by the inference rule"),
         "dead_share": Column(pl.Float64, "share", "features silent on all measured tokens"),
+        "silent_share": Column(pl.Float64, "share", "features silent on the held-out tokens"),
+        "ultra_low_share": Column(
+            pl.Float64, "share", "not dead, but density < 1e-6 or greatest code < 1 % of the median feature's"
+        ),
         "norm_scale": Column(pl.Float64, "1 / raw unit", "factor that brings the mean norm to sqrt(d_model)"),
         "tokens": Column(pl.Int64, "tokens", "held-out tokens measured"),
+        "ce_clean": Column(pl.Float64, "nat / token", "loss of the model as it is, on `splice_tokens`"),
+        "ce_spliced": Column(pl.Float64, "nat / token", "its loss from the reconstruction on"),
+        "ce_mean_ablated": Column(pl.Float64, "nat / token", "its loss from the mean activation on"),
+        "delta_ce": Column(pl.Float64, "nat / token", "ce_spliced - ce_clean"),
+        "loss_recovered": Column(
+            pl.Float64,
+            "share",
+            "(ce_mean_ablated - ce_spliced) / (ce_mean_ablated - ce_clean); null where the denominator is under 0.1",
+        ),
+        "splice_tokens": Column(pl.Int64, "tokens", "held-out tokens predicted from positions that were replaced"),
+    },
+    "codes": {
+        "sequence": Column(pl.Int32, "index", "sequence of the held-out corpus"),
+        "position": Column(pl.Int32, "index", "position in it"),
+        "feature": FEATURE,
+        "code": Column(pl.Float32, "code", "active code there; with the per_snapshot gate the encoder output"),
     },
     "emergence": {
+        "alive_threshold": THRESHOLD,
         "snapshot": SNAPSHOT,
         "step": STEP,
         "births": Column(pl.Int64, "features", "born in (previous step, step]; at the first snapshot: initial"),
+        "births_ci_low": Column(pl.Float64, "features", "95 % interval (Wilson) over features"),
+        "births_ci_high": Column(pl.Float64, "features", "95 % interval (Wilson) over features"),
         "deaths": Column(pl.Int64, "features", "whose last living snapshot is the one before"),
         "alive": Column(pl.Int64, "features", "alive at this snapshot"),
+        "alive_ci_low": Column(pl.Float64, "features", "95 % interval (Wilson) over features"),
+        "alive_ci_high": Column(pl.Float64, "features", "95 % interval (Wilson) over features"),
+        "born_share": Column(pl.Float64, "share", "of the features that are not dead: born at this step or before"),
         "mean_strength_relative": Column(pl.Float64, "share", "mean over features that are not dead"),
     },
-    "turning_point": {
+    "births": {
+        "alive_threshold": THRESHOLD,
+        "origin": Column(pl.String, "", "`initial` or `emergent`"),
+        "fate": Column(pl.String, "", "`persistent`, `transient` or `censored`"),
+        "birth_step": Column(pl.Int64, "step", "end of the interval of birth; null for all steps together"),
+        "features": Column(pl.Int64, "features", "of this kind"),
+        "ci_low": Column(pl.Float64, "features", "95 % interval (Wilson) over features"),
+        "ci_high": Column(pl.Float64, "features", "95 % interval (Wilson) over features"),
+    },
+    "lineage": {
+        "feature": FEATURE,
+        "birth_step": Column(pl.Int64, "step", "where it is born; emergent living features only"),
+        "parent": Column(pl.Int32, "index", "earlier feature, alive at the birth, of greatest kinship"),
+        "cosine": Column(pl.Float32, "cosine", "of the two decoder directions at the snapshot of birth"),
+        "code_correlation": Column(pl.Float32, "correlation", "of their codes over the sampled held-out tokens"),
+        "kinship": Column(pl.Float32, "share", "mean of the two"),
+        "label": Column(
+            pl.String, "", "`novel` (kinship below the threshold), `split` (the parent lives on), `handover` (it fades)"
+        ),
+    },
+    "single_saes": {
+        "snapshot": SNAPSHOT,
+        "step": STEP,
+        "k": Column(pl.Int64, "features", "active features a token, the dictionary's at this snapshot"),
+        "explained_variance": Column(pl.Float64, "share", "of the dictionary, held-out tokens"),
+        "sae_explained_variance": Column(
+            pl.Float64, "share", "of a BatchTopK SAE of the same size, trained on this snapshot's same tokens"
+        ),
+        "l0": Column(pl.Float64, "features", "of the dictionary at this snapshot"),
+        "sae_l0": Column(pl.Float64, "features", "of the SAE by the inference rule"),
+        "silent_share": Column(pl.Float64, "share", "features of the dictionary silent on the held-out tokens"),
+        "sae_silent_share": Column(pl.Float64, "share", "the same of the SAE"),
+    },
+    "cosines": {
         "snapshot_a": SNAPSHOT,
         "snapshot_b": SNAPSHOT,
         "step_a": STEP,
@@ -100,6 +178,37 @@ TABLES: dict[str, dict[str, Column]] = {
         "cosine": Column(pl.Float64, "cosine", "mean over them of the cosine of their two decoder directions"),
         "cosine_ci_low": Column(pl.Float64, "cosine", "95 % interval over features, bootstrap"),
         "cosine_ci_high": Column(pl.Float64, "cosine", "95 % interval over features, bootstrap"),
+    },
+    "drift": {
+        "variant": VARIANT,
+        "step_a": STEP,
+        "step_b": Column(pl.Int64, "step", "the next snapshot's"),
+        "features": Column(pl.Int64, "features", "alive at both"),
+        "angle": Column(pl.Float64, "degree", "mean over them of the angle between their two decoder directions"),
+        "angle_ci_low": Column(pl.Float64, "degree", "95 % interval over features, bootstrap"),
+        "angle_ci_high": Column(pl.Float64, "degree", "95 % interval over features, bootstrap"),
+        "per_log_step": Column(pl.Float64, "degree / log-step", "angle over the interval's length in log2(1 + step)"),
+        "per_log_step_ci_low": Column(pl.Float64, "degree / log-step", "95 % interval over features, bootstrap"),
+        "per_log_step_ci_high": Column(pl.Float64, "degree / log-step", "95 % interval over features, bootstrap"),
+        "per_thousand_steps": Column(pl.Float64, "degree / 1,000 steps", "angle over the interval's length in steps"),
+    },
+    "turning_point": {
+        "variant": VARIANT,
+        "intervals": Column(pl.Int64, "intervals", "between neighbouring snapshots"),
+        "features": Column(pl.Int64, "features", "alive at some pair of neighbours"),
+        "step": Column(
+            pl.Int64, "step", "snapshot at which the most likely break lies; null where there are too few to test"
+        ),
+        "step_after": Column(pl.Int64, "step", "the snapshot before: the change may lie anywhere between these two"),
+        "step_before": Column(pl.Int64, "step", "the snapshot after"),
+        "step_ci_low": Column(pl.Int64, "step", "95 % interval of `step` over features, bootstrap"),
+        "step_ci_high": Column(pl.Int64, "step", "95 % interval of `step` over features, bootstrap"),
+        "p_value": Column(pl.Float64, "share", "of smooth drifts with autocorrelated wiggles that look as broken"),
+        "explained": Column(pl.Float64, "share", "of the variance about smooth drift that the break explains"),
+        "autocorrelation": Column(pl.Float64, "correlation", "of the wiggles, from one interval to the next"),
+        "slope_before": Column(pl.Float64, "log2 rate / log-step", "of the turning rate before the break"),
+        "slope_after": Column(pl.Float64, "log2 rate / log-step", "of the turning rate after it"),
+        "shift": Column(pl.Float64, "log2 rate", "by which the rate jumps at the break"),
     },
     "phases": {
         "snapshot": SNAPSHOT,
@@ -117,9 +226,8 @@ TABLES: dict[str, dict[str, Column]] = {
     },
 }
 
-FILES = {name: f"{name}.parquet" for name in ("features", "trajectories", "examples", "logit_effects", "quality")} | {
-    name: f"analyses/{name}.parquet" for name in ("emergence", "turning_point", "phases")
-}
+MEASURES = ("features", "trajectories", "examples", "logit_effects", "quality", "codes")
+FILES = {name: f"{name}.parquet" if name in MEASURES else f"analyses/{name}.parquet" for name in TABLES}
 
 
 def conform(name: str, table: pl.DataFrame) -> pl.DataFrame:

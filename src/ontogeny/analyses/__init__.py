@@ -1,16 +1,22 @@
-"""Analyses: one file each, from a run to a table. ANALYSES lists them; none loads torch before it is called."""
+"""Analyses: functions from a run to a table. ANALYSES lists them; none loads torch before it is called.
+
+A study asks for an analysis by its name and gets all its tables.
+"""
 
 from collections.abc import Callable
 
 import polars as pl
 
-from ontogeny.analyses.emergence import emergence
+from ontogeny.analyses.emergence import births, emergence
+from ontogeny.analyses.lineage import lineage
 from ontogeny.analyses.phases import phases
-from ontogeny.analyses.turning_point import turning_point
+from ontogeny.analyses.single_saes import single_saes
+from ontogeny.analyses.turning_point import cosines, drift, turning_point
 from ontogeny.run import Run
 
-ANALYSES: dict[str, Callable[[Run], pl.DataFrame]] = {
-    "emergence": emergence,
-    "turning_point": turning_point,
-    "phases": phases,
+ANALYSES: dict[str, dict[str, Callable[[Run], pl.DataFrame]]] = {
+    "emergence": {"emergence": emergence, "births": births, "lineage": lineage},
+    "turning_point": {"cosines": cosines, "drift": drift, "turning_point": turning_point},
+    "phases": {"phases": phases},
+    "single_saes": {"single_saes": single_saes},
 }

@@ -1,31 +1,145 @@
-"""How directions turn between snapshots. Source: arXiv 2509.17196, decoder cosine over snapshots."""
+"""How directions turn between snapshots, and whether there is a turning point.
+
+Source: arXiv 2509.17196, decoder cosines over snapshots; the test against smooth drift is ours (`change_point.py`).
+"""
+
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import polars as pl
 
-from ontogeny.analyses.bootstrap import bootstrap_mean
+from ontogeny.analyses.change_point import change_interval, find_change, turning_rates
+from ontogeny.analyses.intervals import bootstrap_mean
+from ontogeny.features.life import alive_mask, log_steps
 from ontogeny.run import Run
 
 
-def turning_point(run: Run) -> pl.DataFrame:
-    """The table `turning_point`: for each pair of snapshots the mean cosine of the decoder directions alive at both."""
-    directions = run.dictionary().W_dec.numpy()
-    n = len(directions)
-    norms = np.linalg.norm(directions, axis=2)
-    dead = run.features.sort("feature")["dead"].to_numpy()
-    relative = run.trajectories.sort("snapshot", "feature")["strength_relative"].to_numpy().reshape(n, -1)
-    alive = (relative >= run.study.measure.alive_threshold) & ~dead
-    settings, steps, rows = run.study.analysis, run.steps, []
-    for a in range(n):
-        for b in range(a, n):
-            both = np.flatnonzero(alive[a] & alive[b])
-            products = np.einsum("fd,fd->f", directions[a, both], directions[b, both])
-            cosine = products / (norms[a, both] * norms[b, both])
-            low, high = (
-                bootstrap_mean(cosine, np.ones(len(both)), both, samples=settings.bootstrap, seed=settings.seed)
-                if len(both)
-                else (None, None)
-            )
-            rows.append((a, b, steps[a], steps[b], len(both), float(cosine.mean()) if len(both) else None, low, high))
+def cosines(run: Run) -> pl.DataFrame:
+    """The table `cosines`: for each pair of snapshots the mean cosine of the decoder directions alive at both."""
+    directions, steps, settings, rows = _living_directions(run), run.steps, run.study.analysis, []
+    for a in range(len(steps)):
+        for b in range(a, len(steps)):
+            cosine = _cosines(directions, a, b)
+            mean, low, high = _mean(cosine, samples=settings.bootstrap, seed=settings.seed)
+            rows.append((a, b, steps[a], steps[b], int((~np.isnan(cosine)).sum()), mean, low, high))
     columns = ["snapshot_a", "snapshot_b", "step_a", "step_b", "features", "cosine", "cosine_ci_low", "cosine_ci_high"]
     return pl.DataFrame(rows, schema=columns, orient="row", infer_schema_length=None)
+
+
+def drift(run: Run) -> pl.DataFrame:
+    """The table `drift`: by which angle living directions turn from one snapshot to the next, in every variant."""
+    rows, settings = [], run.study.analysis
+    for variant, snapshots, angles in _variants(run):
+        steps = [run.steps[snapshot] for snapshot in snapshots]
+        lengths = np.diff(log_steps(steps))
+        for interval, length in enumerate(lengths):
+            mean, low, high = _mean(angles[interval], samples=settings.bootstrap, seed=settings.seed)
+            rows.append(
+                {
+                    "variant": variant,
+                    "step_a": steps[interval],
+                    "step_b": steps[interval + 1],
+                    "features": int((~np.isnan(angles[interval])).sum()),
+                    "angle": mean,
+                    "angle_ci_low": low,
+                    "angle_ci_high": high,
+                    "per_log_step": None if mean is None else mean / length,
+                    "per_log_step_ci_low": None if low is None else low / length,
+                    "per_log_step_ci_high": None if high is None else high / length,
+                    "per_thousand_steps": None
+                    if mean is None
+                    else 1000 * mean / (steps[interval + 1] - steps[interval]),
+                }
+            )
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def turning_point(run: Run) -> pl.DataFrame:
+    """The table `turning_point`: in every variant the most likely break in how fast directions turn, and its test."""
+    rows, settings = [], run.study.analysis
+    for variant, snapshots, angles in _variants(run):
+        steps = [run.steps[snapshot] for snapshot in snapshots]
+        rates = turning_rates(angles, steps)
+        change = find_change(steps, rates, samples=settings.bootstrap, seed=settings.seed)
+        interval = change_interval(angles, steps, samples=settings.bootstrap, seed=settings.seed)
+        row = {"variant": variant, "intervals": len(rates), "features": int((~np.isnan(angles)).any(0).sum())}
+        if change is not None and interval is not None:
+            row |= {
+                "step": steps[change.snapshot],
+                "step_after": steps[change.snapshot - 1],
+                "step_before": steps[change.snapshot + 1],
+                "step_ci_low": steps[interval[0]],
+                "step_ci_high": steps[interval[1]],
+                "p_value": change.p_value,
+                "explained": change.statistic,
+                "autocorrelation": change.autocorrelation,
+                "slope_before": change.slope_before,
+                "slope_after": change.slope_after,
+                "shift": change.shift,
+            }
+        rows.append(row)
+    names = ("variant", "intervals", "features", "step", "step_after", "step_before", "step_ci_low", "step_ci_high",
+             "p_value", "explained", "autocorrelation", "slope_before", "slope_after", "shift")  # fmt: skip
+    return pl.DataFrame([{name: row.get(name) for name in names} for row in rows], infer_schema_length=None)
+
+
+def _variants(run: Run) -> Iterator[tuple[str, Sequence[int], np.ndarray]]:
+    """Name, snapshots and angles [interval, feature] of each way to look: all snapshots, every second one, and, where
+    the study asks for it, another dictionary whose decoder was drawn for each snapshot anew."""
+    directions, n = _living_directions(run), len(run.steps)
+    every, second = range(n), range((n - 1) % 2, n, 2)
+    yield "all", every, _angles(directions, every)
+    yield "thinned", second, _angles(directions, second)
+    if run.study.analysis.independent_start:
+        yield "independent", every, _angles(_independent_directions(run), every)
+
+
+def _living_directions(run: Run) -> np.ndarray:
+    """Unit decoder directions [snapshot, feature, d_model], nan where a feature is not alive."""
+    dead = run.features.sort("feature")["dead"].to_numpy()
+    return _unit_where_alive(run.dictionary().W_dec.numpy(), dead, run.study.measure.alive_threshold)
+
+
+def _independent_directions(run: Run) -> np.ndarray:
+    """The same of a dictionary whose decoder directions started different at every snapshot."""
+    from ontogeny.activations.stream import harvester_of
+    from ontogeny.corpus.pack import Corpus
+    from ontogeny.dictionaries.variants import variant
+    from ontogeny.features.quality import reconstruct_held_out
+
+    other = variant(run, "independent", decoder_start="independent")
+    harvester = harvester_of(run)
+    held_out = Corpus(run.corpus_folder / "held_out")
+    measured = reconstruct_held_out(other.to(harvester.device), harvester, held_out, run.study.measure)
+    silent = ~measured.fired.cpu().numpy()
+    return _unit_where_alive(other.W_dec.cpu().numpy(), silent, run.study.measure.alive_threshold)
+
+
+def _unit_where_alive(W_dec: np.ndarray, dead: np.ndarray, threshold: float) -> np.ndarray:
+    strength = np.linalg.norm(W_dec, axis=2)
+    alive = alive_mask(strength, threshold) & ~dead
+    return W_dec / np.where(alive, strength, np.nan)[..., None]
+
+
+def _cosines(directions: np.ndarray, a: int, b: int) -> np.ndarray:
+    """Cosine of each feature's directions at two snapshots [feature], nan where it is not alive at both."""
+    return np.einsum("fd,fd->f", directions[a], directions[b])
+
+
+def _angles(directions: np.ndarray, snapshots: Sequence[int]) -> np.ndarray:
+    """Degrees between each feature's directions at neighbouring snapshots [interval, feature].
+
+    From the chord, 2 asin(|u - v| / 2): an arc cosine would lose small angles to rounding.
+    """
+    chords = np.diff(directions[list(snapshots)], axis=0)
+    return np.degrees(2 * np.arcsin(np.minimum(np.linalg.norm(chords, axis=2) / 2, 1)))
+
+
+def _mean(values: np.ndarray, *, samples: int, seed: int) -> tuple[float | None, float | None, float | None]:
+    """Mean over the features that have a value, and its interval."""
+    known = values[~np.isnan(values)]
+    if len(known) == 0:
+        return None, None, None
+    return float(known.mean()), *bootstrap_mean(
+        known, np.ones(len(known)), np.arange(len(known)), samples=samples, seed=seed
+    )

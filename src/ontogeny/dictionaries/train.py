@@ -243,6 +243,7 @@ def train_crosscoder(
     key: str = "",
     events: Events | None = None,
     device: torch.device | str | None = None,
+    stage: str = "train",
 ) -> Crosscoder:
     """Train a crosscoder on raw activations; it scales them itself and keeps the scale as `norm_scale`.
 
@@ -251,6 +252,7 @@ def train_crosscoder(
             ends with `config.steps` or with the iterable.
         checkpoint: file for the state of a training that may be interrupted; remove it when the result is saved.
         key: fingerprint of what the batches depend on; a checkpoint of other settings or batches is ignored.
+        stage: what progress and events call this training.
     Returns:
         The trained crosscoder on the CPU, its inference threshold set.
     Raises:
@@ -271,7 +273,7 @@ def train_crosscoder(
         run_loop(
             learner,
             source,
-            stage="train",
+            stage=stage,
             steps=steps,
             schedule=warmup_decay(
                 total=steps,

@@ -25,8 +25,8 @@ def life_history(
         transient_below: `transient` if alive in a smaller share of the snapshots after its birth.
         censored_last: a birth in the last so many snapshots is `censored`: too late to tell.
     Returns:
-        A row per feature: feature, origin, fate, birth_after, birth_step, peak_step, death_step, revived, dead,
-        max_strength.
+        A row per feature: feature, origin, fate, birth_after, birth_step, peak_step, death_step, revived, persistence,
+        persistence_log, rise_width, dead, max_strength.
     """
     n, n_features = strength.shape
     step = np.asarray(steps)
@@ -38,12 +38,17 @@ def life_history(
     share_alive = np.divide(
         (alive & after_birth).sum(0), after_birth.sum(0), out=np.ones(n_features), where=birth < n - 1
     )
+    lengths = np.diff(log_steps(steps))[:, None] * after_birth[1:]
+    lived = np.divide(
+        (lengths * alive[1:]).sum(0), lengths.sum(0), out=np.full(n_features, np.nan), where=birth < n - 1
+    )
     revived = (~alive[:-1] & alive[1:] & after_birth[:-1]).any(0)
     fate = np.where(
         (birth >= n - censored_last) & (birth > 0),
         "censored",
         np.where(share_alive < transient_below, "transient", "persistent"),
     )
+    width = rise_width(strength, steps)
     unknown = dead | (greatest == 0)
 
     def known(values: np.ndarray, also: np.ndarray | None = None) -> list[object]:
@@ -60,10 +65,43 @@ def life_history(
             "peak_step": pl.Series(known(step[strength.argmax(0)]), dtype=pl.Int64),
             "death_step": pl.Series(known(step[np.minimum(last + 1, n - 1)], last == n - 1), dtype=pl.Int64),
             "revived": pl.Series(known(revived), dtype=pl.Boolean),
+            "persistence": pl.Series(known(share_alive, birth == n - 1), dtype=pl.Float64),
+            "persistence_log": pl.Series(known(lived, birth == n - 1), dtype=pl.Float64),
+            "rise_width": pl.Series(known(width, np.isnan(width)), dtype=pl.Float64),
             "dead": dead,
             "max_strength": greatest,
         }
     )
+
+
+def log_steps(steps: Sequence[int]) -> np.ndarray:
+    """log2(1 + step), the unit in which most snapshots of a suite are evenly spaced."""
+    return np.log2(1 + np.asarray(steps, dtype=float))
+
+
+def rise_width(strength: np.ndarray, steps: Sequence[int]) -> np.ndarray:
+    """Log-steps that each feature takes to rise from 10 % to 90 % of its greatest strength [feature].
+
+    From where it last crosses 10 % before it first crosses 90 %, both interpolated between snapshots; nan where it was
+    not below 10 % before.
+    """
+    n, n_features = strength.shape
+    greatest = strength.max(0)
+    relative = np.divide(strength, greatest, out=np.zeros_like(strength), where=greatest > 0)
+    full = (relative >= 0.9).argmax(0)
+    below = (relative < 0.1) & (np.arange(n)[:, None] < full)
+    low = n - 1 - below[::-1].argmax(0)
+    seen = below.any(0)
+    at, feature = log_steps(steps), np.arange(n_features)
+
+    def crossing(level: float, before: np.ndarray) -> np.ndarray:
+        after = np.minimum(before + 1, n - 1)
+        start, end = relative[before, feature], relative[after, feature]
+        share = np.divide(level - start, end - start, out=np.zeros(n_features), where=end > start)
+        return at[before] + share * (at[after] - at[before])
+
+    width = crossing(0.9, np.maximum(full - 1, 0)) - crossing(0.1, np.where(seen, low, 0))
+    return np.where(seen, width, np.nan)
 
 
 def alive_mask(strength: np.ndarray, threshold: float) -> np.ndarray:

@@ -66,6 +66,12 @@ def chunks_of(
             yield Chunk(torch.from_numpy(chosen).to(x.device), usable, x)
 
 
+def products(x: Float[Tensor, "token snapshot d_model"]) -> Tensor:
+    """Sum over tokens of each snapshot's outer products, float64 [snapshot, d_model, d_model]."""
+    by_snapshot = x.transpose(0, 1)
+    return torch.bmm(by_snapshot.transpose(1, 2), by_snapshot).double()
+
+
 def chosen_sequences(corpus: Corpus, *, tokens: int, sequences_at_once: int, seed: int) -> list[np.ndarray]:
     """Indices of the sequences of each chunk."""
     order = np.random.default_rng([seed, 2]).permutation(len(corpus))
@@ -85,6 +91,7 @@ class Measurement:
             [snapshot, feature].
         code_max: greatest code [feature].
         x_sum: sum of the normalised activations [snapshot, d_model].
+        x_products: sum of their outer products, for a PCA [snapshot, d_model, d_model].
         x_sum_where_active: sum of the normalised activations where each feature is active [feature, snapshot·d_model].
         top, quantile: leading and randomly drawn contexts by the code.
         own: leading contexts by each snapshot's own part of the code, one `Leaders` per snapshot.
@@ -100,6 +107,7 @@ class Measurement:
         self.code_sum = torch.zeros(rows, f, dtype=torch.float64, device=device)
         self.code_max = torch.zeros(f, device=device)
         self.x_sum = torch.zeros(n, d, dtype=torch.float64, device=device)
+        self.x_products = torch.zeros(n, d, d, dtype=torch.float64, device=device)
         self.x_sum_where_active = torch.zeros(f, n * d, device=device)
 
         def leaders(ranks: int) -> Leaders:
@@ -128,7 +136,9 @@ class Measurement:
         self._add_codes(flat, pre, chunk.x)
         peaks = code.amax(1)
         self.code_max = torch.maximum(self.code_max, peaks.amax(0))
-        self.x_sum += chunk.x[chunk.usable.flatten()].sum(0, dtype=torch.float64)
+        x = chunk.x[chunk.usable.flatten()]
+        self.x_sum += x.sum(0, dtype=torch.float64)
+        self.x_products += products(x)
         code[unusable] = -torch.inf
         self.top.update(peaks.masked_fill(peaks <= 0, -torch.inf), code, chunk.sequences)
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
@@ -151,6 +161,16 @@ class Measurement:
             own = slice(snapshot * d, (snapshot + 1) * d)
             self.x_sum_where_active[:, own] += _sum_where(code > 0, x[:, snapshot])
 
+    def mean(self) -> Float[Tensor, "snapshot d_model"]:
+        """Mean of the normalised activations."""
+        return (self.x_sum / self.tokens).float()
+
+    def principal_directions(self) -> Float[Tensor, "snapshot d_model component"]:
+        """Principal directions of each snapshot's activations, the one of greatest variance first."""
+        mean = self.x_sum / self.tokens
+        covariance = self.x_products / self.tokens - torch.einsum("sd,se->sde", mean, mean)
+        return torch.linalg.eigh(covariance).eigenvectors.flip(-1)
+
     def own_part_mean(self) -> Float[Tensor, "snapshot feature"]:
         """Mean of each snapshot's own part of the code over the tokens where the feature is active; nan if none."""
         crosscoder = self.crosscoder
@@ -163,7 +183,7 @@ class Measurement:
         return sums / self.active_at
 
     def state(self) -> dict[str, Any]:
-        sums = ("active", "active_at", "code_sum", "code_max", "x_sum", "x_sum_where_active")
+        sums = ("active", "active_at", "code_sum", "code_max", "x_sum", "x_products", "x_sum_where_active")
         return {
             "tokens": self.tokens,
             "sums": {name: getattr(self, name) for name in sums},

@@ -1,62 +1,138 @@
-"""How well a dictionary reconstructs: explained variance, L0 and dead share per snapshot, on held-out tokens."""
+"""How well a dictionary reconstructs, per snapshot, on held-out tokens: position 0 and padding left out."""
+
+from dataclasses import dataclass
 
 import polars as pl
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ontogeny.activations.stream import Harvester
 from ontogeny.config import MeasureConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.losses import crosscoder_losses
-from ontogeny.features.measure import Measurement, chosen_sequences, chunks_of
+from ontogeny.features.measure import Measurement, chosen_sequences, chunks_of, products
 from ontogeny.loop import numerics
 from ontogeny.progress import progress_bar
 
 
+@dataclass
+class Reconstruction:
+    """Sums over held-out tokens, the code by the inference rule.
+
+    Attributes:
+        tokens: usable tokens seen.
+        error: squared error [snapshot].
+        ratio: squared error over squared distance from the centre, token by token [snapshot].
+        active: active features [snapshot].
+        fired: features active on any token, at any snapshot [feature].
+        x_sum: activations less the centre [snapshot, d_model].
+        x_products: their outer products [snapshot, d_model, d_model].
+    """
+
+    tokens: int
+    error: Tensor
+    ratio: Tensor
+    active: Tensor
+    fired: Tensor
+    x_sum: Tensor
+    x_products: Tensor
+
+    @property
+    def variance(self) -> Float[Tensor, " snapshot"]:
+        """Squared distance from the mean, summed over tokens."""
+        return self.x_products.diagonal(dim1=1, dim2=2).sum(1) - self.x_sum.square().sum(1) / self.tokens
+
+    @property
+    def explained_variance(self) -> Float[Tensor, " snapshot"]:
+        return 1 - self.error / self.variance
+
+    @property
+    def l0(self) -> Float[Tensor, " snapshot"]:
+        return self.active / self.tokens
+
+    @property
+    def silent_share(self) -> float:
+        """Share of the features that fired on none of the tokens."""
+        return 1 - float(self.fired.double().mean())
+
+    def explained_by(self, directions: Float[Tensor, "snapshot d_model component"]) -> Float[Tensor, " snapshot"]:
+        """Explained variance of as many leading directions as the code has active features, about the centre."""
+        explained = []
+        for products_, basis, count in zip(self.x_products, directions, self.l0.round().long().tolist(), strict=True):
+            kept = basis[:, : max(count, 1)]
+            explained.append(products_.trace() - torch.einsum("dc,de,ec->", kept, products_, kept))
+        return 1 - torch.stack(explained) / self.variance
+
+
 @torch.no_grad()
-def measure_quality(
+def reconstruct_held_out(
     crosscoder: Crosscoder,
     harvester: Harvester,
     held_out: Corpus,
-    measurement: Measurement,
     config: MeasureConfig,
     *,
-    steps: list[int],
-) -> pl.DataFrame:
-    """The table `quality`: position 0 and padding left out, the code by the inference rule.
+    centre: Float[Tensor, "snapshot d_model"] | None = None,
+) -> Reconstruction:
+    """Reconstruct held-out tokens at every snapshot.
 
     Args:
-        measurement: of the same dictionary; its mean activations centre the per-token ratios, its silent features
-            are the dead ones.
+        centre: what per-token ratios are taken about, in normalised units: the mean of other tokens; None for b_dec.
     """
-    n = crosscoder.n_snapshots
+    n, d, device = crosscoder.n_snapshots, crosscoder.d_model, crosscoder.b_dec.device
+    centre = crosscoder.b_dec if centre is None else centre
+    error, ratio, active = torch.zeros(3, n, dtype=torch.float64, device=device)
+    x_sum = torch.zeros(n, d, dtype=torch.float64, device=device)
+    x_products = torch.zeros(n, d, d, dtype=torch.float64, device=device)
+    fired, tokens = torch.zeros(crosscoder.n_features, dtype=torch.bool, device=device), 0
     places = {"tokens": config.held_out_tokens, "sequences_at_once": config.model_batch_size, "seed": config.seed}
-    center = (measurement.x_sum / measurement.tokens).float()
-    x_sum = torch.zeros(n, crosscoder.d_model, dtype=torch.float64, device=center.device)
-    x_square, error, ratio = torch.zeros(3, n, dtype=torch.float64, device=center.device)
-    active, tokens = torch.zeros(n, dtype=torch.int64, device=center.device), 0
     with numerics(), progress_bar("quality", len(chosen_sequences(held_out, **places)), unit="chunks") as bar:
         for chunk in chunks_of(crosscoder, harvester, held_out, **places):
             x = chunk.x[chunk.usable.flatten()]
             losses = crosscoder_losses(crosscoder, x, sparsity="none")
-            errors = (x - losses.x_hat).square().sum(-1)
-            x_sum += x.sum(0, dtype=torch.float64)
-            x_square += x.double().square().sum((0, 2))
+            errors, centred = (x - losses.x_hat).square().sum(-1), x - centre
             error += errors.sum(0, dtype=torch.float64)
-            ratio += (errors / (x - center).square().sum(-1)).sum(0, dtype=torch.float64)
-            active += (losses.l0.double() * len(x)).round().long()
+            ratio += (errors / centred.square().sum(-1)).sum(0, dtype=torch.float64)
+            active += (losses.l0.double() * len(x)).round()
+            fired |= (losses.code > 0).any(0)
+            x_sum += centred.sum(0, dtype=torch.float64)
+            x_products += products(centred)
             tokens += len(x)
             bar.advance(1)
-    variance = x_square - x_sum.square().sum(-1) / tokens
+    return Reconstruction(tokens, error, ratio, active, fired, x_sum, x_products)
+
+
+def quality_table(
+    reconstruction: Reconstruction, measurement: Measurement, splices: pl.DataFrame, *, steps: list[int]
+) -> pl.DataFrame:
+    """The table `quality`.
+
+    Args:
+        measurement: of the same dictionary; its silent features are the dead ones, its principal directions the PCA.
+        splices: what `measure_splices` found, a row per snapshot.
+    """
+    n = len(steps)
     return pl.DataFrame(
         {
             "snapshot": range(n),
             "step": steps,
-            "explained_variance": (1 - error / variance).tolist(),
-            "explained_variance_per_token": (1 - ratio / tokens).tolist(),
-            "l0": (active / tokens).tolist(),
+            "explained_variance": reconstruction.explained_variance.tolist(),
+            "explained_variance_per_token": (1 - reconstruction.ratio / reconstruction.tokens).tolist(),
+            "pca_explained_variance": reconstruction.explained_by(measurement.principal_directions()).tolist(),
+            "l0": reconstruction.l0.tolist(),
             "dead_share": [float((measurement.active == 0).double().mean())] * n,
-            "norm_scale": crosscoder.norm_scale.tolist(),
-            "tokens": [tokens] * n,
+            "silent_share": [reconstruction.silent_share] * n,
+            "ultra_low_share": [float(ultra_low(measurement).double().mean())] * n,
+            "norm_scale": measurement.crosscoder.norm_scale.tolist(),
+            "tokens": [reconstruction.tokens] * n,
         }
-    )
+    ).hstack(splices)
+
+
+def ultra_low(measurement: Measurement) -> Tensor:
+    """Features that are not dead but nearly so [feature]: density under 1e-6, or a greatest code under 1 % of the
+    median feature's."""
+    living = measurement.active > 0
+    least = 0.01 * measurement.code_max[living].median() if living.any() else 0.0
+    return living & ((measurement.active / measurement.tokens < 1e-6) | (measurement.code_max < least))

@@ -5,6 +5,8 @@ but the last, and for the last block its output *before* the final norm. `resid_
 block, `attn_out.L` and `mlp_out.L` are what the block's two halves add to it.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -84,31 +86,52 @@ def read_hookpoint(
     Raises:
         HookpointError: the model has no such block.
     """
+
+    def stop(activations: Tensor) -> NoReturn:
+        raise _Reached(activations)
+
+    with spliced(model, hookpoint, stop):
+        try:
+            model.base_model(input_ids=tokens, use_cache=False)
+        except _Reached as reached:
+            return reached.activations
+    raise AssertionError(f"the forward pass never came to {hookpoint}")
+
+
+@contextmanager
+def spliced(
+    model: "PreTrainedModel", hookpoint: Hookpoint, replace: Callable[[Tensor], Tensor]
+) -> Iterator["PreTrainedModel"]:
+    """The model, with every forward pass going on from what `replace` makes of the activations at a hookpoint.
+
+    Args:
+        replace: from activations [batch, position, d_model] to others of the same shape.
+    Raises:
+        HookpointError: the model has no such block.
+    """
     blocks = blocks_of(model)
     if hookpoint.layer >= len(blocks):
         raise HookpointError(f"no hookpoint {hookpoint}: the model has {len(blocks)} blocks")
-    block = blocks[hookpoint.layer]
-    family = family_of(model.config.model_type)
+    block, family = blocks[hookpoint.layer], family_of(model.config.model_type)
 
-    def stop_before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
-        raise _Reached(args[0] if args else kwargs["hidden_states"])
+    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        if args:
+            return (replace(args[0]), *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": replace(kwargs["hidden_states"])}
 
-    def stop_after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> NoReturn:
-        raise _Reached(output[0] if isinstance(output, tuple) else output)
+    def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        return (replace(output[0]), *output[1:]) if isinstance(output, tuple) else replace(output)
 
     if hookpoint.kind == "resid_pre":
-        handle = block.register_forward_pre_hook(stop_before, with_kwargs=True)
+        handle = block.register_forward_pre_hook(before, with_kwargs=True)
     else:
         part = {"attn_out": family.attention, "mlp_out": family.mlp}.get(hookpoint.kind)
         module = block if part is None else block.get_submodule(part)
-        handle = module.register_forward_hook(stop_after)
+        handle = module.register_forward_hook(after)
     try:
-        model.base_model(input_ids=tokens, use_cache=False)
-    except _Reached as reached:
-        return reached.activations
+        yield model
     finally:
         handle.remove()
-    raise AssertionError(f"the forward pass never came to {hookpoint}")
 
 
 def truncate(model: "PreTrainedModel", hookpoint: Hookpoint) -> None:

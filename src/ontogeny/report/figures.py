@@ -22,6 +22,7 @@ BLUE, ORANGE, GREEN, PINK, SKY, VERMILION, GREY = (
 )  # fmt: skip
 # viridis at nine even places (Smith and van der Walt 2015, CC0)
 VIRIDIS = ("440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec962", "addc30", "fde725")
+THOUSANDS = "datum.value < 1000 ? datum.value : datum.value / 1000 + 'k'"
 FATES = {"persistent": BLUE, "transient": ORANGE, "censored": GREY}
 
 
@@ -32,7 +33,7 @@ def step_axis(steps: list[int], *, title: str = "pre-training step", labels: int
         "step:Q",
         title=title,
         scale=alt.Scale(type="symlog", constant=1, domain=[steps[0], steps[-1]], nice=False),
-        axis=alt.Axis(values=chosen, format="~s", grid=False, labelOverlap=True),
+        axis=alt.Axis(values=chosen, labelExpr=THOUSANDS, grid=False, labelOverlap=True),
     )
 
 
@@ -114,54 +115,187 @@ def divergences(run: Run) -> Spec:
 
 
 def quality(run: Run) -> Spec:
-    """Explained variance per snapshot."""
-    names = {
-        "explained_variance": "of the total variance",
-        "explained_variance_per_token": "mean of per-token ratios",
-    }
+    """Explained variance per snapshot, beside PCA and beside SAEs of single snapshots."""
+    names = {"explained_variance": "this dictionary", "pca_explained_variance": "PCA, as many components"}
     table = run.table("quality").unpivot(list(names), index="step", variable_name="name", value_name="ev")
+    if "single_saes" in run.study.analyses:
+        names["sae_explained_variance"] = "SAE of that snapshot"
+        saes = run.analysis("single_saes")
+        table = pl.concat(
+            [table, saes.unpivot(["sae_explained_variance"], index="step", variable_name="name", value_name="ev")]
+        )
     table = table.with_columns(measure=pl.col("name").replace_strict(names))
+    base = alt.Chart(table).encode(
+        x=step_axis(run.steps),
+        y=alt.Y("ev:Q", title="explained variance (share)", scale=alt.Scale(zero=False, nice=True)),
+        color=alt.Color(
+            "measure:N",
+            title=None,
+            scale=alt.Scale(domain=list(names.values()), range=[BLUE, ORANGE, VERMILION][: len(names)]),
+        ),
+        tooltip=["step", "measure", alt.Tooltip("ev", format=".4f")],
+    )
+    lines = base.transform_filter(alt.datum.name != "sae_explained_variance").mark_line(point=True)
+    singles = base.transform_filter(alt.datum.name == "sae_explained_variance").mark_point(
+        shape="diamond", size=90, filled=True, opacity=1
+    )
+    title = "How much of each snapshot's activations the dictionary explains (held-out tokens)"
+    return _finish(alt.layer(lines, singles).properties(width=WIDTH, height=HEIGHT, title=title))
+
+
+def splices(run: Run) -> Spec:
+    """What each snapshot's loss becomes when it goes on from the reconstruction, or from the mean activation."""
+    names = {
+        "ce_mean_ablated": "from the mean activation",
+        "ce_spliced": "from the reconstruction",
+        "ce_clean": "the model as it is",
+    }
+    table = run.table("quality").unpivot(list(names), index="step", variable_name="name", value_name="ce")
+    table = table.with_columns(going_on=pl.col("name").replace_strict(names))
     chart = (
         alt.Chart(table)
         .mark_line(point=True)
         .encode(
             x=step_axis(run.steps),
-            y=alt.Y("ev:Q", title="explained variance (share)", scale=alt.Scale(zero=False, nice=True)),
+            y=alt.Y("ce:Q", title="held-out cross-entropy (nat / token)", scale=alt.Scale(zero=False)),
             color=alt.Color(
-                "measure:N", title="explained", scale=alt.Scale(domain=list(names.values()), range=[BLUE, ORANGE])
+                "going_on:N", title="goes on", scale=alt.Scale(domain=list(names.values()), range=[GREY, ORANGE, BLUE])
             ),
-            tooltip=["step", "measure", alt.Tooltip("ev", format=".4f")],
+            tooltip=["step", "going_on", alt.Tooltip("ce", format=".3f")],
         )
     )
-    title = "How much of each snapshot's activations the dictionary explains (held-out tokens)"
+    title = "What is lost when the model goes on from the dictionary's reconstruction"
     return _finish(chart.properties(width=WIDTH, height=HEIGHT, title=title))
 
 
 def births(run: Run) -> Spec:
     """Emergent features born in each interval between snapshots, by fate; the initial ones are counted in the title."""
-    labels = interval_labels(run.steps)
     living = run.features.filter(~pl.col("dead"))
     emergent = living.filter(pl.col("origin") == "emergent")
-    table = emergent.group_by("birth_step", "fate").agg(features=pl.len())
+    colour = alt.Color("kind:N", title="fate", scale=alt.Scale(domain=list(FATES), range=list(FATES.values())))
+    title = alt.Title(
+        "When emergent features are born",
+        subtitle=f"{len(emergent):,} of {len(living):,} living features; the other {len(living) - len(emergent):,} are "
+        f"there at step {run.steps[0]:,}"
+        + (". Lines: 95 % intervals of the totals" if "emergence" in run.study.analyses else ""),
+    )
+    bars = _birth_bars(run, emergent.select("birth_step", kind="fate"), colour)
+    if "emergence" not in run.study.analyses:
+        return _finish(bars.properties(width=WIDTH, height=HEIGHT, title=title))
+    totals = run.analysis("emergence").filter(
+        pl.col("alive_threshold") == run.study.measure.alive_threshold, pl.col("snapshot") > 0
+    )
+    totals = totals.with_columns(interval=pl.Series(interval_labels(run.steps)))
+    spread = (
+        alt.Chart(totals)
+        .mark_rule(strokeWidth=1.5)
+        .encode(
+            x=alt.X("interval:O", sort=None),
+            y=alt.Y("births_ci_low:Q"),
+            y2="births_ci_high:Q",
+            tooltip=["interval", "births", "births_ci_low", "births_ci_high"],
+        )
+    )
+    return _finish(alt.layer(bars, spread).properties(width=WIDTH, height=HEIGHT, title=title))
+
+
+def kin(run: Run) -> Spec:
+    """Emergent features born in each interval, by what they are to the nearest feature that was there before."""
+    labels = {"novel": GREEN, "split": SKY, "handover": VERMILION}
+    colour = alt.Color(
+        "kind:N",
+        title="to the nearest earlier feature",
+        scale=alt.Scale(domain=list(labels), range=list(labels.values())),
+    )
+    lineage = run.analysis("lineage")
+    bars = _birth_bars(run, lineage.select("birth_step", kind="label"), colour)
+    title = alt.Title(
+        "Where emergent features come from",
+        subtitle=f"novel: no earlier feature of kinship {run.study.analysis.kin_threshold:g}; split: it lives on; "
+        "handover: it fades",
+    )
+    return _finish(bars.properties(width=WIDTH, height=HEIGHT, title=title))
+
+
+def _birth_bars(run: Run, table: pl.DataFrame, colour: alt.Color) -> alt.Chart:
+    """Stacked bars of features by interval of birth and `kind`."""
+    labels = interval_labels(run.steps)
     names = dict(zip(run.steps[1:], labels, strict=True))
-    table = table.with_columns(interval=pl.col("birth_step").replace_strict(names, return_dtype=pl.String))
-    chart = (
-        alt.Chart(table)
+    counted = table.group_by("birth_step", "kind").agg(features=pl.len())
+    counted = counted.with_columns(interval=pl.col("birth_step").replace_strict(names, return_dtype=pl.String))
+    return (
+        alt.Chart(counted)
         .mark_bar()
         .encode(
             x=alt.X("interval:O", title="born in (previous snapshot, snapshot], steps", sort=labels,
                     scale=alt.Scale(domain=labels), axis=alt.Axis(labelAngle=-45)),
             y=alt.Y("sum(features):Q", title="features born", axis=alt.Axis(tickMinStep=1)),
-            color=alt.Color("fate:N", title="fate", scale=alt.Scale(domain=list(FATES), range=list(FATES.values()))),
-            tooltip=["interval", "fate", "features"],
+            color=colour,
+            tooltip=["interval", "kind", "features"],
         )
     )  # fmt: skip
-    title = alt.Title(
-        "When emergent features are born",
-        subtitle=f"{len(emergent):,} of {len(living):,} living features; the other {len(living) - len(emergent):,} are "
-        f"there at step {run.steps[0]:,}",
+
+
+def thresholds(run: Run) -> Spec:
+    """Share of the features born by each step, at several thresholds of being alive."""
+    table = run.analysis("emergence").with_columns(threshold=pl.col("alive_threshold").cast(pl.String))
+    chart = (
+        alt.Chart(table)
+        .mark_line(point=True, interpolate="step-after")
+        .encode(
+            x=step_axis(run.steps),
+            y=alt.Y("born_share:Q", title="born so far (share of living features)", scale=alt.Scale(zero=False)),
+            color=alt.Color(
+                "threshold:O", title="alive from this share of full strength", scale=alt.Scale(scheme="viridis")
+            ),
+            tooltip=["step", "threshold", alt.Tooltip("born_share", format=".4f"), "births"],
+        )
     )
+    title = "How the count of births depends on the threshold of being alive"
     return _finish(chart.properties(width=WIDTH, height=HEIGHT, title=title))
+
+
+def drift(run: Run) -> Spec:
+    """How fast directions turn between neighbouring snapshots, in every variant, with breaks and the warm-up's end."""
+    names = {
+        "all": "all snapshots", "thinned": "every second snapshot", "independent": "decoder drawn per snapshot"
+    }  # fmt: skip
+    table = run.analysis("drift").drop_nulls("per_log_step")
+    middle = ((1 + pl.col("step_a")) * (1 + pl.col("step_b"))).sqrt() - 1
+    table = table.with_columns(step=middle, measure=pl.col("variant").replace_strict(names))
+    shown = [names[variant] for variant in table["variant"].unique(maintain_order=True)]
+    scale = alt.Scale(domain=shown, range=[BLUE, ORANGE, GREEN][: len(shown)])
+    base = alt.Chart(table).encode(
+        x=step_axis(run.steps),
+        color=alt.Color("measure:N", title=None, scale=scale),
+        tooltip=["step_a", "step_b", "measure", alt.Tooltip("per_log_step", format=".2f"), "features"],
+    )
+    y = alt.Y("per_log_step:Q", title="turning (degrees / log-step)", scale=alt.Scale(type="log", nice=True))
+    low = alt.Y("per_log_step_ci_low:Q", title="turning (degrees / log-step)")
+    layers = [
+        base.mark_area(opacity=0.2).encode(y=low, y2="per_log_step_ci_high:Q"),
+        base.mark_line(point=True).encode(y=y),
+    ]
+    breaks = run.analysis("turning_point").filter(pl.col("variant") == "all").drop_nulls("step")
+    marks = [
+        {"step": row["step"], "what": "most likely break (all snapshots)", "p": row["p_value"]}
+        for row in breaks.iter_rows(named=True)
+    ]
+    if run.study.suite.warmup_end is not None:
+        marks.append({"step": run.study.suite.warmup_end, "what": "end of the learning-rate warm-up", "p": None})
+    if marks:
+        rules = (
+            alt.Chart(pl.DataFrame(marks, schema={"step": pl.Int64, "what": pl.String, "p": pl.Float64}))
+            .mark_rule(strokeWidth=1.5)
+            .encode(
+                x="step:Q",
+                strokeDash=alt.StrokeDash("what:N", title=None, legend=alt.Legend(labelLimit=260)),
+                tooltip=["step", "what", alt.Tooltip("p", format=".3f")],
+            )
+        )
+        layers.append(rules)
+    title = "How fast directions turn (features alive at both ends of an interval)"
+    return _finish(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=title))
 
 
 def interval_labels(steps: list[int]) -> list[str]:
@@ -178,7 +312,7 @@ def strengths(run: Run) -> Spec:
     """Relative strength of every living feature at every snapshot, features in order of birth, as an image."""
     features = run.features.filter(~pl.col("dead")).sort("birth_step", "peak_step", "feature")["feature"].to_numpy()
     steps = run.steps
-    relative = run.trajectories.sort("snapshot", "feature")["strength_relative"].to_numpy().reshape(len(steps), -1)
+    relative = run.matrix("strength_relative")
     width, height = WIDTH, 420
     image = alt.Chart(pl.DataFrame({"url": [_viridis_png(relative[:, features].T, width=width, height=height)]}))
     picture = image.mark_image(width=width, height=height).encode(
@@ -218,7 +352,7 @@ def _viridis_png(values: np.ndarray, *, width: int, height: int) -> str:
 
 def cosines(run: Run) -> Spec:
     """Mean cosine of decoder directions between every two snapshots."""
-    table = run.analysis("turning_point").select("step_a", "step_b", "cosine", "features")
+    table = run.analysis("cosines").select("step_a", "step_b", "cosine", "features")
     mirrored = table.filter(pl.col("step_a") != pl.col("step_b")).rename({"step_a": "step_b", "step_b": "step_a"})
     table = pl.concat([table, mirrored.select(table.columns)])
     steps = run.steps

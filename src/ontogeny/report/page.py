@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from ontogeny.report import figures
+from ontogeny.report.summary import summary
 from ontogeny.run import Run, write_text
 
 MAX_CARDS_PER_BIRTH, MAX_CARDS = 4, 24
@@ -32,9 +33,11 @@ def write_report(run: Run) -> Path:
     drawn = {
         **({"loss": figures.loss, "divergences": figures.divergences} if "phases" in analyses else {}),
         "quality": figures.quality,
+        "splices": figures.splices,
         "births": figures.births,
+        **({"thresholds": figures.thresholds, "kin": figures.kin} if "emergence" in analyses else {}),
         "strengths": figures.strengths,
-        **({"cosines": figures.cosines} if "turning_point" in analyses else {}),
+        **({"drift": figures.drift, "cosines": figures.cosines} if "turning_point" in analyses else {}),
     }
     specs = {name: draw(run) for name, draw in drawn.items()}
     cards = _cards(run, tokenizer)
@@ -45,6 +48,9 @@ def write_report(run: Run) -> Path:
         summary=summary(run),
         figures=list(drawn),
         quality=run.table("quality").to_dicts(),
+        turning=run.analysis("turning_point").to_dicts() if "turning_point" in analyses else [],
+        saes=run.analysis("single_saes").to_dicts() if "single_saes" in analyses else [],
+        warmup_end=run.study.suite.warmup_end,
         cards=cards,
         density_range=DENSITY_RANGE,
         manifest=run.manifest,
@@ -63,48 +69,6 @@ def write_report(run: Run) -> Path:
 def embeddable(values: Any) -> str:
     """JSON that can stand inside a script element: `<` escaped, so that no text can end the element."""
     return json.dumps(values, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-
-
-def summary(run: Run) -> list[str]:
-    """A few sentences, each number from a table of the run."""
-    steps, features, quality = run.steps, run.features, run.table("quality")
-    living = features.filter(~pl.col("dead"))
-    emergent = living.filter(pl.col("origin") == "emergent")
-    lines = []
-    if "phases" in run.study.analyses:
-        phases = run.analysis("phases")
-        lines.append(
-            f"Held-out loss falls from {phases['loss'][0]:.2f} to {phases['loss'][-1]:.2f} nat a token over "
-            f"{steps[-1]:,} steps; it {_passing(phases, 'unigram')} and {_passing(phases, 'bigram')}."
-        )
-    lines.append(
-        f"The dictionary has {len(features):,} features, {quality['l0'][0]:.1f} active a token; it explains between "
-        f"{quality['explained_variance'].min():.1%} and {quality['explained_variance'].max():.1%} of each snapshot's "
-        f"variance on held-out tokens. {quality['dead_share'][0]:.1%} of the features are dead."
-    )
-    lines.append(
-        f"Of {len(living):,} living features {len(living) - len(emergent):,} are there at step {steps[0]:,} and "
-        f"{len(emergent):,} emerge later"
-        + (f", half of them by step {_middle(emergent['birth_step']):,}." if len(emergent) else ".")
-    )
-    return lines
-
-
-def _middle(steps: pl.Series) -> int:
-    """The first step by which half of the values have come."""
-    return steps.sort()[(len(steps) - 1) // 2]
-
-
-def _passing(phases: pl.DataFrame, bound: str) -> str:
-    """Between which steps the loss comes to lie below a bound for good."""
-    below = (phases["loss"] < phases[bound]).to_list()
-    if not below[-1]:
-        return f"does not pass the {bound} model ({phases[bound][0]:.2f})"
-    first = len(below) - next((i for i, passed in enumerate(reversed(below)) if not passed), len(below))
-    if first == 0:
-        return f"is below the {bound} model ({phases[bound][0]:.2f}) from the start"
-    step = phases["step"]
-    return f"passes the {bound} model ({phases[bound][0]:.2f}) between steps {step[first - 1]:,} and {step[first]:,}"
 
 
 def choose_features(features: pl.DataFrame, trajectories: pl.DataFrame) -> list[int]:

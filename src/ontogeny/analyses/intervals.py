@@ -1,12 +1,14 @@
-"""Bootstrap intervals."""
+"""Confidence intervals, all of 95 %."""
 
 import numpy as np
+
+Z = 1.959964
 
 
 def bootstrap_mean(
     totals: np.ndarray, counts: np.ndarray, clusters: np.ndarray, *, samples: int, seed: int
 ) -> tuple[float, float]:
-    """95 % percentile interval of Σ totals / Σ counts, clusters (such as documents) drawn with replacement.
+    """Percentile interval of Σ totals / Σ counts, clusters (such as documents) drawn with replacement.
 
     Args:
         totals: sum of the quantity in each unit.
@@ -19,3 +21,17 @@ def bootstrap_mean(
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=samples)
     low, high = np.quantile(draws @ cluster_totals / np.maximum(draws @ cluster_counts, 1e-12), [0.025, 0.975])
     return float(low), float(high)
+
+
+def wilson_count(count: int, total: int) -> tuple[float, float]:
+    """Interval of a count of `total` units of which each is or is not of a kind; not empty at 0, as a bootstrap is.
+
+    Source: Wilson 1927, score interval of a proportion.
+    """
+    if total == 0:
+        return 0.0, 0.0
+    share = count / total
+    centre = share + Z**2 / (2 * total)
+    half = Z * np.sqrt(share * (1 - share) / total + Z**2 / (4 * total**2))
+    low, high = (total * bound / (1 + Z**2 / total) for bound in (centre - half, centre + half))
+    return max(float(low), 0.0), min(float(high), float(total))

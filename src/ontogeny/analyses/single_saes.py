@@ -1,0 +1,54 @@
+"""The dictionary beside SAEs of single snapshots: what sharing features over pre-training costs in reconstruction."""
+
+import polars as pl
+
+from ontogeny.corpus.pack import Corpus
+from ontogeny.run import Run
+from ontogeny.suites.suite import suite_of
+
+
+def single_saes(run: Run) -> pl.DataFrame:
+    """The table `single_saes`: at some snapshots, the dictionary beside an SAE trained on that snapshot alone.
+
+    The SAE is the same learner on one snapshot: BatchTopK with the number of active features that the dictionary has
+    there, as many features, the same tokens in the same order. Both are measured on the same held-out tokens.
+    """
+    from ontogeny.activations.stream import harvester_of
+    from ontogeny.dictionaries.crosscoder import Crosscoder
+    from ontogeny.dictionaries.variants import variant
+    from ontogeny.features.quality import reconstruct_held_out
+
+    suite, held_out, settings = suite_of(run), Corpus(run.corpus_folder / "held_out"), run.study.measure
+    dictionary, quality = run.dictionary(), run.table("quality").sort("snapshot")
+    assert isinstance(dictionary, Crosscoder)
+    rows = []
+    for snapshot in sorted({place % len(suite.snapshots) for place in _places(run)}):
+        one = suite.only([snapshot])
+        k = max(1, round(quality["l0"][snapshot]))
+        sae = variant(
+            run, f"sae-step{one.steps[0]}", suite=one, activation="batch_topk", k=k, gate="shared", sparsity="none"
+        )
+        harvester = harvester_of(run, suite=one)
+        measured = reconstruct_held_out(sae.to(harvester.device), harvester, held_out, settings)
+        rows.append(
+            {
+                "snapshot": snapshot,
+                "step": one.steps[0],
+                "k": k,
+                "explained_variance": quality["explained_variance"][snapshot],
+                "sae_explained_variance": float(measured.explained_variance[0]),
+                "l0": quality["l0"][snapshot],
+                "sae_l0": float(measured.l0[0]),
+                "silent_share": quality["silent_share"][snapshot],
+                "sae_silent_share": measured.silent_share,
+            }
+        )
+    return pl.DataFrame(rows)
+
+
+def _places(run: Run) -> list[int]:
+    """Indices of the snapshots to compare at: the first, the middle and the last, unless the study says otherwise."""
+    wanted = run.study.analysis.single_sae_steps
+    if wanted is not None:
+        return [run.steps.index(step) for step in wanted]
+    return [0, len(run.steps) // 2, -1]

@@ -1,0 +1,140 @@
+"""The report's opening paragraphs: what a study found, every number taken from a table that the sentence names."""
+
+from typing import NamedTuple
+
+import polars as pl
+
+from ontogeny.run import Run
+
+
+class Sentence(NamedTuple):
+    """A sentence or two, and the tables that its numbers come from."""
+
+    text: str
+    tables: tuple[str, ...]
+
+
+def summary(run: Run) -> list[Sentence]:
+    """What the study found, in the order in which one would ask."""
+    analyses = run.study.analyses
+    return [
+        *([_model(run)] if "phases" in analyses else []),
+        _dictionary(run),
+        *([_beside_saes(run)] if "single_saes" in analyses else []),
+        _births(run),
+        *(_sensitivity(run) if "emergence" in analyses else []),
+        *(_turning(run) if "turning_point" in analyses else []),
+    ]
+
+
+def _model(run: Run) -> Sentence:
+    phases = run.analysis("phases")
+    return Sentence(
+        f"Held-out loss falls from {phases['loss'][0]:.2f} to {phases['loss'][-1]:.2f} nat a token over "
+        f"{phases['step'][-1]:,} steps; it {_passing(phases, 'unigram')} and {_passing(phases, 'bigram')}.",
+        ("phases",),
+    )
+
+
+def _passing(phases: pl.DataFrame, bound: str) -> str:
+    """Between which steps the loss comes to lie below a bound for good."""
+    below = (phases["loss"] < phases[bound]).to_list()
+    if not below[-1]:
+        return f"does not pass the {bound} model ({phases[bound][0]:.2f})"
+    first = len(below) - next((i for i, passed in enumerate(reversed(below)) if not passed), len(below))
+    if first == 0:
+        return f"is below the {bound} model ({phases[bound][0]:.2f}) from the start"
+    step = phases["step"]
+    return f"passes the {bound} model ({phases[bound][0]:.2f}) between steps {step[first - 1]:,} and {step[first]:,}"
+
+
+def _dictionary(run: Run) -> Sentence:
+    quality, n_features = run.table("quality").sort("snapshot"), len(run.features)
+    ahead = int((quality["explained_variance"] > quality["pca_explained_variance"]).sum())
+    last = quality.row(-1, named=True)
+    recovered = last["loss_recovered"]
+    l0 = (
+        f"{last['l0']:.1f}"
+        if quality["l0"].n_unique() == 1
+        else f"{quality['l0'].min():.1f} to {quality['l0'].max():.1f}"
+    )
+    return Sentence(
+        f"The dictionary has {n_features:,} features, {l0} active a token; it explains "
+        f"{quality['explained_variance'].min():.1%} to {quality['explained_variance'].max():.1%} of each snapshot's "
+        f"variance on held-out tokens, more than a PCA with as many components at {ahead} of {len(quality)} snapshots. "
+        f"With its reconstruction spliced in, the last snapshot loses {last['delta_ce']:.3f} nat a token"
+        + (f" and keeps {recovered:.1%} of what the activations are worth" if recovered is not None else "")
+        + f". {int(run.features['dead'].sum()):,} of the features are dead.",
+        ("quality", "features"),
+    )
+
+
+def _beside_saes(run: Run) -> Sentence:
+    table = run.analysis("single_saes")
+    gaps = [
+        f"{row['sae_explained_variance'] - row['explained_variance']:+.3f} at step {row['step']:,}"
+        for row in table.iter_rows(named=True)
+    ]
+    return Sentence(
+        "SAEs of single snapshots, with as many features and active features, explain more or less than it by "
+        f"{', '.join(gaps)} (share of the variance).",
+        ("single_saes",),
+    )
+
+
+def _births(run: Run) -> Sentence:
+    living = run.features.filter(~pl.col("dead"))
+    emergent = living.filter(pl.col("origin") == "emergent")
+    fates = {row["fate"]: row["len"] for row in emergent.group_by("fate").len().iter_rows(named=True)}
+    kinds = ", ".join(f"{fates[fate]:,} {fate}" for fate in ("persistent", "transient", "censored") if fate in fates)
+    text = f"Of {len(living):,} living features {len(living) - len(emergent):,} are there at step {run.steps[0]:,} and "
+    text += f"{len(emergent):,} emerge later"
+    if len(emergent):
+        text += f" ({kinds}), half of them by step {_middle(emergent['birth_step']):,}"
+        if (widths := emergent["rise_width"].drop_nulls()).len():
+            text += f"; a rise from 10 % to 90 % of full strength takes {widths.median():.1f} log-steps in the median"
+    return Sentence(text + ".", ("features",))
+
+
+def _middle(steps: pl.Series) -> int:
+    """The first step by which half of the values have come."""
+    return steps.sort()[(len(steps) - 1) // 2]
+
+
+def _sensitivity(run: Run) -> list[Sentence]:
+    table = run.analysis("births").filter(pl.col("birth_step").is_null(), pl.col("origin") == "emergent")
+    counts = table.group_by("alive_threshold").agg(pl.col("features").sum()).sort("alive_threshold")
+    if len(counts) == 0:
+        return []
+    by_threshold = ", ".join(f"{count:,} at {threshold:g}" for threshold, count in counts.iter_rows())
+    sentences = [
+        Sentence(
+            f"How many count as emergent depends on the threshold of being alive: {by_threshold} of the greatest "
+            "strength.",
+            ("births",),
+        )
+    ]
+    labels = run.analysis("lineage")["label"]
+    if len(labels):
+        parts = ", ".join(f"{int((labels == label).sum()):,} {label}" for label in ("novel", "split", "handover"))
+        sentences.append(Sentence(f"By their nearest earlier feature, the emergent ones are: {parts}.", ("lineage",)))
+    return sentences
+
+
+def _turning(run: Run) -> list[Sentence]:
+    rows = run.analysis("turning_point").drop_nulls("step")
+    if len(rows) == 0:
+        return [Sentence("There are too few snapshots to test for a turning point.", ("turning_point",))]
+    said = []
+    for row in rows.iter_rows(named=True):
+        name = {"all": "on all snapshots", "thinned": "on every second", "independent": "started independently"}
+        said.append(
+            f"{name[row['variant']]} near step {row['step']:,} (between {row['step_after']:,} and "
+            f"{row['step_before']:,}, p = {row['p_value']:.3f})"
+        )
+    verdict = (
+        "Against smooth drift there is a break in how fast directions turn"
+        if rows["p_value"][0] <= 0.05
+        else "How fast directions turn does not break from smooth drift; the most likely place would be"
+    )
+    return [Sentence(f"{verdict}: {'; '.join(said)}.", ("turning_point",))]
