@@ -27,6 +27,7 @@ class Reconstruction:
         ratio: squared error over squared distance from the centre, token by token [snapshot].
         active: active features [snapshot].
         fired: features active on any token, at any snapshot [feature].
+        centre: what the next two are taken about, in normalised units [snapshot, d_model].
         x_sum: activations less the centre [snapshot, d_model].
         x_products: their outer products [snapshot, d_model, d_model].
     """
@@ -36,6 +37,7 @@ class Reconstruction:
     ratio: Tensor
     active: Tensor
     fired: Tensor
+    centre: Tensor
     x_sum: Tensor
     x_products: Tensor
 
@@ -43,6 +45,11 @@ class Reconstruction:
     def variance(self) -> Float[Tensor, " snapshot"]:
         """Squared distance from the mean, summed over tokens."""
         return self.x_products.diagonal(dim1=1, dim2=2).sum(1) - self.x_sum.square().sum(1) / self.tokens
+
+    @property
+    def mean(self) -> Float[Tensor, "snapshot d_model"]:
+        """Mean of the activations, in normalised units."""
+        return self.centre + (self.x_sum / self.tokens).float()
 
     @property
     def explained_variance(self) -> Float[Tensor, " snapshot"]:
@@ -100,7 +107,7 @@ def reconstruct_held_out(
             x_products += products(centred)
             tokens += len(x)
             bar.advance(1)
-    return Reconstruction(tokens, error, ratio, active, fired, x_sum, x_products)
+    return Reconstruction(tokens, error, ratio, active, fired, centre, x_sum, x_products)
 
 
 def quality_table(
