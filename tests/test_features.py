@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ontogeny.activations.stream import Harvester, usable_positions
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
+from ontogeny.dictionaries.train import norm_scale_of
 from ontogeny.features.examples import Leaders
 from ontogeny.features.life import life_history
 from ontogeny.features.measure import chosen_sequences
@@ -209,6 +210,23 @@ def test_quality_is_what_the_definitions_give_on_the_held_out_tokens(small_run: 
         left = centred - centred @ directions[:k].T @ directions[:k]
         total = (x[:, s] - x[:, s].mean(0)).square().sum()
         assert quality["pca_explained_variance"][s] == pytest.approx(1 - float(left.square().sum() / total), abs=1e-3)
+
+
+def test_births_are_counted_again_under_the_other_normalisation(small_run: Run) -> None:
+    corpus, dictionary, config = Corpus(small_run.corpus_folder / "held_out"), small_run.dictionary(), small_run.study
+    places = {"tokens": config.measure.held_out_tokens, "sequences_at_once": 8, "seed": 0}
+    chosen = np.concatenate(chosen_sequences(corpus, **places))
+    harvester = Harvester(suite_of(small_run), config.hookpoint)
+    usable = torch.from_numpy(usable_positions(corpus.lengths[chosen], corpus.sequence_length))
+    tokens = torch.from_numpy(corpus.tokens[chosen].astype(np.int64))
+    x = torch.stack([harvester.read(s, tokens)[usable] for s in range(4)], dim=1)
+    robust = norm_scale_of(x, robust=True) / dictionary.norm_scale
+    strength = (dictionary.strength() * robust[:, None]).numpy()
+    features = small_run.features.sort("feature")
+    again = life_history(strength, small_run.steps, dead=features["dead"].to_numpy())
+    same = (again["birth_step"] == features["birth_step_rescaled"]).fill_null(value=True)
+    assert same.mean() > 0.97  # centred on the measuring corpus there, on the held-out tokens here
+    assert robust.max() > 1.2
 
 
 def test_splicing_in_the_activations_themselves_changes_nothing_and_zeros_cost_what_ablation_costs(

@@ -90,6 +90,7 @@ def test_the_summary_says_what_the_tables_hold(small_run: Run) -> None:
         f"{sae['sae_explained_variance'] - sae['explained_variance']:+.3f} at step 60",
         f"Of {len(living)} living features {len(living) - len(emergent)} are there at step 0",
         f"{len(emergent)} emerge later",
+        f"{(living['birth_step'] != living['birth_step_rescaled']).sum()} of the {len(living)} would be born elsewhere",
         *(
             f"{at.filter(pl.col('alive_threshold') == threshold)['features'].sum()} at {threshold}"
             for threshold in at["alive_threshold"].unique()

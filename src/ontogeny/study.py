@@ -144,11 +144,12 @@ def _measure(run: Run) -> list[Path]:
     )
     centre = measurement.mean()
     reconstruction = reconstruct_held_out(crosscoder, harvester, held_out, settings, centre=centre)
+    rescaling = reconstruction.rescaling("robust" if study.train.normalisation == "mean" else "mean")
     sample = sample_codes(crosscoder, harvester, held_out, settings)
     splices = measure_splices(crosscoder, suite, held_out, sample, harvester=harvester, centre=centre)
     logits = logit_effects_table(crosscoder, suite, settings, dtype=study.suite.dtype, device=harvester.device)
     return [
-        run.write_table("features", features_table(measurement, settings, steps=suite.steps)),
+        run.write_table("features", features_table(measurement, settings, steps=suite.steps, rescaling=rescaling)),
         run.write_table("trajectories", trajectories_table(measurement, steps=suite.steps)),
         run.write_table("examples", examples_table(measurement, corpus)),
         run.write_table("logit_effects", logits),

@@ -31,6 +31,9 @@ TABLES: dict[str, dict[str, Column]] = {
         "fate": Column(pl.String, "", "`persistent`, `transient` or `censored` (born in the last snapshots)"),
         "birth_after": Column(pl.Int64, "step", "last snapshot before the birth; null where initial"),
         "birth_step": Column(pl.Int64, "step", "first snapshot with relative strength at or above the threshold"),
+        "birth_step_rescaled": Column(
+            pl.Int64, "step", "the same if snapshots were scaled by the other normalisation (mean or robust)"
+        ),
         "peak_step": Column(pl.Int64, "step", "snapshot of greatest strength"),
         "death_step": Column(pl.Int64, "step", "first snapshot after the last living one; null where it lives on"),
         "revived": Column(pl.Boolean, "", "whether it lives again after a snapshot below the threshold"),

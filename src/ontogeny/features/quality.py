@@ -30,6 +30,7 @@ class Reconstruction:
         centre: what the next two are taken about, in normalised units [snapshot, d_model].
         x_sum: activations less the centre [snapshot, d_model].
         x_products: their outer products [snapshot, d_model, d_model].
+        norms, distances: of the activations, and from the centre [token, snapshot].
     """
 
     tokens: int
@@ -40,6 +41,13 @@ class Reconstruction:
     centre: Tensor
     x_sum: Tensor
     x_products: Tensor
+    norms: Tensor
+    distances: Tensor
+
+    def rescaling(self, normalisation: str) -> Float[Tensor, " snapshot"]:
+        """What normalised units would have to be multiplied by to be those of a normalisation, `mean` or `robust`."""
+        size = self.norms.mean(0) if normalisation == "mean" else self.distances.median(0).values
+        return self.centre.shape[1] ** 0.5 / size
 
     @property
     def variance(self) -> Float[Tensor, " snapshot"]:
@@ -94,6 +102,7 @@ def reconstruct_held_out(
     x_products = torch.zeros(n, d, d, dtype=torch.float64, device=device)
     fired, tokens = torch.zeros(crosscoder.n_features, dtype=torch.bool, device=device), 0
     places = {"tokens": config.held_out_tokens, "sequences_at_once": config.model_batch_size, "seed": config.seed}
+    norms, distances = [], []
     with numerics(), progress_bar("quality", len(chosen_sequences(held_out, **places)), unit="chunks") as bar:
         for chunk in chunks_of(crosscoder, harvester, held_out, **places):
             x = chunk.x[chunk.usable.flatten()]
@@ -105,9 +114,13 @@ def reconstruct_held_out(
             fired |= (losses.code > 0).any(0)
             x_sum += centred.sum(0, dtype=torch.float64)
             x_products += products(centred)
+            norms.append(x.norm(dim=-1))
+            distances.append(centred.norm(dim=-1))
             tokens += len(x)
             bar.advance(1)
-    return Reconstruction(tokens, error, ratio, active, fired, centre, x_sum, x_products)
+    return Reconstruction(
+        tokens, error, ratio, active, fired, centre, x_sum, x_products, torch.cat(norms), torch.cat(distances)
+    )
 
 
 def quality_table(

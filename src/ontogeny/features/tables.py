@@ -3,6 +3,8 @@
 import numpy as np
 import polars as pl
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ontogeny.config import MeasureConfig
 from ontogeny.corpus.pack import Corpus
@@ -18,18 +20,29 @@ from ontogeny.suites.suite import Suite
 FEATURES_AT_ONCE = 512
 
 
-def features_table(measurement: Measurement, config: MeasureConfig, *, steps: list[int]) -> pl.DataFrame:
-    """The table `features`."""
+def features_table(
+    measurement: Measurement, config: MeasureConfig, *, steps: list[int], rescaling: Float[Tensor, " snapshot"]
+) -> pl.DataFrame:
+    """The table `features`.
+
+    Args:
+        rescaling: factors from the dictionary's normalised units to those of the other normalisation.
+    """
     active = measurement.active.cpu().numpy()
-    life = life_history(
-        measurement.crosscoder.strength().cpu().numpy(),
-        steps,
-        dead=active == 0,
-        alive_threshold=config.alive_threshold,
-        transient_below=config.transient_below,
-        censored_last=config.censored_last,
-    )
-    return life.with_columns(
+    strength = measurement.crosscoder.strength().cpu().numpy()
+
+    def lives(strength: np.ndarray) -> pl.DataFrame:
+        return life_history(
+            strength,
+            steps,
+            dead=active == 0,
+            alive_threshold=config.alive_threshold,
+            transient_below=config.transient_below,
+            censored_last=config.censored_last,
+        )
+
+    return lives(strength).with_columns(
+        birth_step_rescaled=lives(strength * rescaling.cpu().numpy()[:, None])["birth_step"],
         max_activation=pl.Series(measurement.code_max.cpu().numpy()),
         density=pl.Series(active / measurement.tokens),
     )

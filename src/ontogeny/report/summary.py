@@ -93,7 +93,11 @@ def _births(run: Run) -> Sentence:
         text += f" ({kinds}), half of them by step {_middle(emergent['birth_step']):,}"
         if (widths := emergent["rise_width"].drop_nulls()).len():
             text += f"; a rise from 10 % to 90 % of full strength takes {widths.median():.1f} log-steps in the median"
-    return Sentence(text + ".", ("features",))
+    moved = int((living["birth_step"] != living["birth_step_rescaled"]).sum())
+    other = "robust" if run.study.train.normalisation == "mean" else "mean"
+    return Sentence(
+        f"{text}. Under {other} normalisation {moved:,} of the {len(living):,} would be born elsewhere.", ("features",)
+    )
 
 
 def _middle(steps: pl.Series) -> int:
