@@ -3,6 +3,7 @@
 import json
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,8 +114,17 @@ def test_a_corpus_of_another_tokenizer_or_length_is_refused(
         )
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"k": 4},
+        {"activation": "jumprelu", "threshold_parameter": "log"},
+        {"activation": "jumprelu", "threshold_parameter": "direct", "gate": "per_snapshot"},
+    ],
+    ids=["batch_topk", "jumprelu, log thresholds", "jumprelu, direct thresholds"],
+)
 def test_training_killed_inside_the_first_window_resumes_bit_for_bit(
-    small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At a width where products differ in their last bits between precisions."""
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
@@ -128,7 +138,7 @@ def test_training_killed_inside_the_first_window_resumes_bit_for_bit(
         model.save_pretrained(tmp_path / "suite" / f"step{step}")
     suite_of(small_run).tokenizer().save_pretrained(tmp_path / "suite" / "step1")
     corpus = Corpus(small_run.corpus_folder / "train")
-    config = CrosscoderConfig(n_features=64, k=4, steps=10, norm_tokens=256)
+    config = CrosscoderConfig(n_features=64, steps=10, norm_tokens=256, **settings)
 
     def trained(checkpoint: Path | None) -> Tensor:
         batches = stream_activations(
