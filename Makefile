@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test check lint types floors docs clean
+.PHONY: help demo test check lint types floors docs bench-change-point clean
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,9 @@ floors: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py --check
+
+bench-change-point: $(STAMP)  ## false positives and power of the test for a turning point
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/change_point.py
 
 clean:  ## remove the environment and all runs
 	rm -rf $(VENV) runs

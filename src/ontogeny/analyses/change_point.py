@@ -58,8 +58,8 @@ def find_change(
     """Find the most likely break in log2 rate against log-steps, and test it against smooth drift.
 
     Null: a polynomial in log-steps, plus a multiple of the log2 length of the interval, plus stationary AR(1) wiggles.
-    Cubic, because curves that are flat, fall and are flat again pass for breaks of a quadratic. The length, because
-    directions that wander turn with its square root: their rate jumps where the schedule changes its spacing.
+    Cubic, because a slow sigmoid around the middle of the snapshots passes for a break of a quadratic. The length,
+    because directions that wander turn with its square root: their rate jumps where the schedule changes its spacing.
     Alternative: the same plus a line of free level and slope from one snapshot on. A change of slope alone does not
     find a rate that jumps, a jump alone does not find a slope that changes. `benchmarks/change_point.py` measures this.
 
