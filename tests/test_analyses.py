@@ -1,6 +1,7 @@
 """Analyses against slow references and known answers."""
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from ontogeny.analyses.intervals import bootstrap_mean, wilson_count
 from ontogeny.analyses.lineage import code_correlations, lineage
 from ontogeny.analyses.ngrams import fit_ngrams, token_pairs
 from ontogeny.analyses.phases import _sequences
+from ontogeny.analyses.turning_point import turning_point
 from ontogeny.config import CorpusConfig
 from ontogeny.corpus.pack import Corpus, pack_documents
 from ontogeny.corpus.readers import Document
@@ -179,11 +181,14 @@ def test_a_newborn_feature_finds_the_one_it_split_from_or_took_over_from(small_r
     assert table["birth_step"].to_list() == [10, 10, 25]
 
 
-def stand_in(run: Run, directions: np.ndarray, relative: np.ndarray, active: np.ndarray) -> Run:
-    """A run with the corpus of `run` and given directions [snapshot, feature, d_model], strengths and codes."""
+def stand_in(
+    run: Run, directions: np.ndarray, relative: np.ndarray, active: np.ndarray, *, steps: list[int] | None = None
+) -> Run:
+    """A run with the corpus of `run` and given directions [snapshot, feature, d_model], strengths and codes; its last
+    feature is dead."""
     n_features = directions.shape[1]
     dead = np.array([i == n_features - 1 for i in range(n_features)])
-    life = life_history(relative, run.steps, dead=dead)
+    life = life_history(relative, steps or run.steps, dead=dead)
     feature, token = active.nonzero()
     lengths = Corpus(run.corpus_folder / "held_out").lengths
     sequence = np.repeat(np.arange(len(lengths)), lengths - 1)[token]
@@ -191,6 +196,10 @@ def stand_in(run: Run, directions: np.ndarray, relative: np.ndarray, active: np.
     codes = {"sequence": sequence, "position": position, "feature": feature, "code": np.ones(len(token), np.float32)}
     held = {"features": life, "codes": pl.DataFrame(codes)}
     other = Run(run.folder)
+    other.__dict__["study"] = run.study.model_copy(
+        update={"analysis": run.study.analysis.model_copy(update={"independent_start": False})}
+    )
+    other.__class__ = type("StandIn", (Run,), {"steps": steps or run.steps})
     dictionary = SimpleNamespace(W_dec=torch.from_numpy(directions))
     other.table = held.__getitem__  # type: ignore[method-assign]
     other.matrix = lambda column: relative  # type: ignore[method-assign]
@@ -212,6 +221,43 @@ def test_cosines_are_the_mean_over_living_directions(small_run: Run) -> None:
         assert row["features"] == len(both)
         assert row["cosine"] == pytest.approx(np.mean(cosines), abs=1e-5)
         assert row["cosine_ci_low"] - 1e-6 <= row["cosine"] <= row["cosine_ci_high"] + 1e-6
+
+
+def test_drift_is_the_angle_by_which_living_directions_turn_over_the_interval(small_run: Run) -> None:
+    table = small_run.analysis("drift")
+    assert table["variant"].unique(maintain_order=True).to_list() == ["all", "thinned", "independent"]
+    assert table.filter(pl.col("variant") == "thinned")["step_a"].to_list() == [10]
+    directions, strength = small_run.dictionary().W_dec.double(), small_run.matrix("strength_relative")
+    dead = small_run.features.sort("feature")["dead"].to_numpy()
+    for row, (a, b) in zip(
+        table.filter(pl.col("variant") == "all").iter_rows(named=True), pairwise(range(4)), strict=True
+    ):
+        both = np.flatnonzero((strength[a] >= 0.5) & (strength[b] >= 0.5) & ~dead)
+        cosine = torch.nn.functional.cosine_similarity(directions[a, both], directions[b, both])
+        assert row["angle"] == pytest.approx(float(cosine.clamp(-1, 1).acos().mul(180 / np.pi).mean()), rel=1e-4)
+        log_steps = np.log2((1 + row["step_b"]) / (1 + row["step_a"]))
+        assert row["per_log_step"] == pytest.approx(row["angle"] / log_steps)
+        assert row["per_thousand_steps"] == pytest.approx(1000 * row["angle"] / (row["step_b"] - row["step_a"]))
+        assert row["angle_ci_low"] < row["angle"] < row["angle_ci_high"]
+    independent = table.filter(pl.col("variant") == "independent")
+    assert (independent["angle"] > table.filter(pl.col("variant") == "all")["angle"]).any()
+    found = small_run.analysis("turning_point")
+    assert found["intervals"].to_list() == [3, 1, 3]
+    assert found["step"].null_count() == 3
+
+
+def test_a_break_in_how_fast_directions_turn_is_found_at_its_snapshot(small_run: Run) -> None:
+    steps = [0, *(2**power for power in range(20))]
+    rates = np.where(np.arange(20) < 11, 16.0, 2.0) * np.exp(0.02 * np.random.default_rng(0).standard_normal(20))
+    angle = np.radians(np.concatenate([[0], np.cumsum(rates)]))
+    directions = np.zeros((21, 4, 32), dtype=np.float32)
+    directions[:, :, 0], directions[:, :, 1] = np.cos(angle)[:, None], np.sin(angle)[:, None]
+    run = stand_in(small_run, directions, np.ones((21, 4), dtype=np.float32), np.ones((4, 1), dtype=bool), steps=steps)
+    row = turning_point(run).row(0, named=True)
+    assert row["step"] == steps[11]
+    assert row["step_ci_low"] <= steps[11] <= row["step_ci_high"]
+    assert row["p_value"] < 0.02
+    assert row["shift"] == pytest.approx(-3, abs=0.2)
 
 
 @pytest.mark.shared

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from ontogeny.analyses.change_point import ChangePoint, change_interval, find_change, turning_rates
+from ontogeny.analyses.change_point import ChangePoint, find_change, turning_rates
 
 PYTHIA = [0, *(2**i for i in range(10)), *range(1000, 11000, 1000)]
 PYTHIA += [1000 * k for k in (14, 20, 27, 34, 47, 60, 74, 87, 100, 114, 127, 143)]
@@ -124,7 +124,6 @@ def test_too_few_positive_rates_are_not_tested() -> None:
     angles = np.full((10, 5), 20.0)
     angles[:3] = 0
     assert find_change(DENSE[:11], turning_rates(angles, DENSE[:11])) is None
-    assert change_interval(angles, DENSE[:11]) is None
     assert find_change(DENSE[:11], np.full(10, 20.0)) is not None
 
 
@@ -135,19 +134,15 @@ def test_the_steps_must_rise_and_bound_the_intervals() -> None:
         find_change([0, 2, 1], np.ones(2))
 
 
-def test_the_interval_over_features_holds_the_break_and_widens_with_fewer_features() -> None:
-    t, lengths = log_steps(PYTHIA)
-    rate = 2 ** (-0.3 * t - np.maximum(t - BREAK, 0))
-    rng = np.random.default_rng(0)
-    widths = []
-    for n in (30, 3000):
-        angles = (rate * lengths)[:, None] * np.exp(0.6 * rng.standard_normal((len(t), n)))
-        angles[:5, : n // 2] = np.nan
-        interval = change_interval(angles, PYTHIA, samples=199)
-        assert interval is not None
-        assert interval[0] <= PYTHIA.index(1000) <= interval[1]
-        widths.append(interval[1] - interval[0])
-    assert widths[0] > widths[1]
+def test_the_interval_of_the_place_holds_the_break_as_often_as_it_says_and_narrows_with_smaller_wiggles() -> None:
+    t, _ = log_steps(PYTHIA)
+    curve = -0.3 * t - np.maximum(t - BREAK, 0)
+    found = changes(PYTHIA, curve, 0.3, 60)
+    assert np.mean([change.low <= PYTHIA.index(1000) <= change.high for change in found]) >= 0.9
+    calm = find_change(PYTHIA, 2 ** (curve + 0.02 * np.random.default_rng(0).standard_normal(len(t))))
+    assert calm is not None
+    assert calm.high - calm.low < np.mean([change.high - change.low for change in found])
+    assert calm.low <= PYTHIA.index(1000) <= calm.high
 
 
 def test_the_same_seed_gives_the_same_answer() -> None:

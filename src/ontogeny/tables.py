@@ -204,9 +204,13 @@ TABLES: dict[str, dict[str, Column]] = {
         ),
         "step_after": Column(pl.Int64, "step", "the snapshot before: the change may lie anywhere between these two"),
         "step_before": Column(pl.Int64, "step", "the snapshot after"),
-        "step_ci_low": Column(pl.Int64, "step", "95 % interval of `step` over features, bootstrap"),
-        "step_ci_high": Column(pl.Int64, "step", "95 % interval of `step` over features, bootstrap"),
-        "p_value": Column(pl.Float64, "share", "of smooth drifts with autocorrelated wiggles that look as broken"),
+        "step_ci_low": Column(pl.Int64, "step", "95 % interval of `step`, were wiggles like those seen to fall anew"),
+        "step_ci_high": Column(pl.Int64, "step", "95 % interval of `step`, were wiggles like those seen to fall anew"),
+        "p_value": Column(
+            pl.Float64, "share", "of smooth (cubic) drifts with autocorrelated wiggles that look as broken"
+        ),
+        "p_value_quadratic": Column(pl.Float64, "share", "the same against quadratic drift"),
+        "p_value_quartic": Column(pl.Float64, "share", "the same against quartic drift"),
         "explained": Column(pl.Float64, "share", "of the variance about smooth drift that the break explains"),
         "autocorrelation": Column(pl.Float64, "correlation", "of the wiggles, from one interval to the next"),
         "slope_before": Column(pl.Float64, "log2 rate / log-step", "of the turning rate before the break"),

@@ -23,6 +23,8 @@ class ChangePoint:
     Attributes:
         snapshot: index into the steps: one trend ends at this snapshot and another begins. The change itself may lie
             anywhere in the two intervals that meet here.
+        low, high: 95 % interval of `snapshot`, were wiggles like those seen to fall differently, and if there is one
+            break; features drawn anew are among the wiggles, another dictionary or run of the model is not.
         statistic: share of the variance around smooth drift that the break explains, 0 to 1.
         p_value: probability that smooth drift with autocorrelated wiggles gives as large a share somewhere.
         autocorrelation: of the wiggles, from one interval to the next, corrected for what the fit took out.
@@ -32,6 +34,8 @@ class ChangePoint:
     """
 
     snapshot: int
+    low: int
+    high: int
     statistic: float
     p_value: float
     autocorrelation: float
@@ -49,7 +53,9 @@ def turning_rates(angles: np.ndarray, steps: Sequence[int]) -> np.ndarray:
         steps: [interval + 1] training step of each snapshot, rising.
     """
     alive = ~np.isnan(angles)
-    return _rates(np.where(alive, angles, 0.0).sum(1), alive.sum(1), steps)
+    lengths = np.diff(np.log2(1 + np.asarray(steps)))
+    totals, counts = np.where(alive, angles, 0.0).sum(1), alive.sum(1)
+    return np.divide(totals, counts * lengths, out=np.full(len(lengths), np.nan), where=counts > 0)
 
 
 def find_change(
@@ -67,6 +73,9 @@ def find_change(
     depends on the intervals and on the AR(1) coefficient alone, and is drawn by treating simulated wiggles alike. The
     coefficient is the one, from 0 to .95, whose expected lag-1 autocorrelation after the fit is the observed one. A
     break raises it, so p-values err on the high side.
+
+    The interval of the place comes from as many series: the fitted break plus simulated wiggles of the size that is
+    left around it.
 
     Args:
         steps: [interval + 1] training step of each snapshot, rising.
@@ -89,12 +98,15 @@ def find_change(
     coefficient = _autocorrelation(model.smooth @ y, model.smooth)
     noise = np.random.default_rng(seed).standard_normal((samples, len(y)))
     null = _shares(noise @ np.linalg.cholesky(_ar1(coefficient, len(y))).T, model).max(1)
+    low, high = _place_interval(y, place, noise, model)
     snapshot, first = int(model.kept[place + MIN_SIDE]), place + MIN_SIDE
     t = model.midpoints - np.log2(1 + steps[snapshot])
     slope_before, level_before = np.polyfit(t[:first], y[:first], 1)
     slope_after, level_after = np.polyfit(t[first:], y[first:], 1)
     return ChangePoint(
         snapshot=snapshot,
+        low=low,
+        high=high,
         statistic=float(shares[place]),
         p_value=float((1 + (null >= shares[place]).sum()) / (samples + 1)),
         autocorrelation=coefficient,
@@ -102,40 +114,6 @@ def find_change(
         slope_after=float(slope_after),
         shift=float(level_after - level_before),
     )
-
-
-def change_interval(
-    angles: np.ndarray,
-    steps: Sequence[int],
-    *,
-    samples: int = 999,
-    seed: int = 0,
-    degree: int = 3,
-    spacing: bool = True,
-) -> tuple[int, int] | None:
-    """95 % percentile interval of `ChangePoint.snapshot`, features drawn with replacement; None where that is None.
-
-    It tells how much the place depends on which features the dictionary happened to find, as if these were independent
-    and if there is one break. It covers neither the wiggles that all features of this model share, nor another
-    dictionary or another run of the model: with many features it shrinks to one snapshot and is still one sample.
-
-    Args:
-        angles: [interval, feature] as for `turning_rates`. An interval that loses all its features in a draw keeps the
-            rate it had.
-        steps, degree, spacing: as for `find_change`.
-        samples: draws.
-    """
-    rates = turning_rates(angles, steps)
-    model = _model(steps, rates, degree=degree, spacing=spacing)
-    if model is None:
-        return None
-    alive, n = ~np.isnan(angles), angles.shape[1]
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=samples).astype(float)
-    drawn = _rates(draws @ np.where(alive, angles, 0.0).T, draws @ alive.T, steps)
-    drawn = np.where(drawn > 0, drawn, rates)[:, model.kept]
-    places = _shares(np.log2(drawn), model).argmax(1)
-    low, high = np.quantile(model.kept[places + MIN_SIDE], [0.025, 0.975], method="inverted_cdf")
-    return int(low), int(high)
 
 
 class _Model(NamedTuple):
@@ -173,17 +151,23 @@ def _model(steps: Sequence[int], rates: np.ndarray, *, degree: int, spacing: boo
     return _Model(kept, t, smooth, breaks)
 
 
-def _rates(totals: np.ndarray, counts: np.ndarray, steps: Sequence[int]) -> np.ndarray:
-    """[..., interval] mean over features per log-step, nan where none is counted."""
-    lengths = np.diff(np.log2(1 + np.asarray(steps)))
-    return np.divide(totals, counts * lengths, out=np.full(totals.shape, np.nan), where=counts > 0)
-
-
 def _shares(series: np.ndarray, model: _Model) -> np.ndarray:
     """[..., break] share of the variance of each series [..., kept] around smooth drift that each break explains."""
     residuals = series @ model.smooth
     explained = (np.tensordot(residuals, model.breaks, (-1, 1)) ** 2).sum(-1)
     return explained / ((residuals**2).sum(-1, keepdims=True) + ROUNDING)
+
+
+def _place_interval(y: np.ndarray, place: int, noise: np.ndarray, model: _Model) -> tuple[int, int]:
+    """95 % interval of the snapshot at which the fitted break is found again when the wiggles around it fall anew."""
+    left = model.smooth - model.breaks[place] @ model.breaks[place].T
+    residuals = left @ y
+    correlations = _ar1(_autocorrelation(residuals, left), len(y))
+    size = np.sqrt((residuals**2).sum() / np.trace(left @ correlations))
+    again = y - residuals + size * noise @ np.linalg.cholesky(correlations).T
+    places = model.kept[_shares(again, model).argmax(1) + MIN_SIDE]
+    low, high = np.quantile(places, [0.025, 0.975], method="inverted_cdf")
+    return int(low), int(high)
 
 
 def _autocorrelation(residuals: np.ndarray, smooth: np.ndarray) -> float:

@@ -7,6 +7,7 @@ import polars as pl
 
 from ontogeny.corpus.pack import Corpus
 from ontogeny.run import Run
+from ontogeny.tables import TABLES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,8 +55,7 @@ def lineage(run: Run) -> pl.DataFrame:
                         "label": "novel" if kin < settings.kin_threshold else kind,
                     }
                 )
-    columns = ("feature", "birth_step", "parent", "cosine", "code_correlation", "kinship", "label")
-    return pl.DataFrame(rows, schema=None if rows else dict.fromkeys(columns, pl.Null)).sort("feature")
+    return pl.DataFrame(rows, schema={name: column.dtype for name, column in TABLES["lineage"].items()}).sort("feature")
 
 
 def _codes(run: Run) -> "tuple[Tensor, int]":

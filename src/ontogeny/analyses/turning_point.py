@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import polars as pl
 
-from ontogeny.analyses.change_point import change_interval, find_change, turning_rates
+from ontogeny.analyses.change_point import find_change, turning_rates
 from ontogeny.analyses.intervals import bootstrap_mean
 from ontogeny.features.life import alive_mask, log_steps
 from ontogeny.run import Run
+from ontogeny.tables import TABLES
 
 
 def cosines(run: Run) -> pl.DataFrame:
@@ -23,7 +24,7 @@ def cosines(run: Run) -> pl.DataFrame:
             mean, low, high = _mean(cosine, samples=settings.bootstrap, seed=settings.seed)
             rows.append((a, b, steps[a], steps[b], int((~np.isnan(cosine)).sum()), mean, low, high))
     columns = ["snapshot_a", "snapshot_b", "step_a", "step_b", "features", "cosine", "cosine_ci_low", "cosine_ci_high"]
-    return pl.DataFrame(rows, schema=columns, orient="row", infer_schema_length=None)
+    return pl.DataFrame(rows, schema=columns, orient="row").fill_nan(None)
 
 
 def drift(run: Run) -> pl.DataFrame:
@@ -34,24 +35,23 @@ def drift(run: Run) -> pl.DataFrame:
         lengths = np.diff(log_steps(steps))
         for interval, length in enumerate(lengths):
             mean, low, high = _mean(angles[interval], samples=settings.bootstrap, seed=settings.seed)
+            step, next_step = steps[interval], steps[interval + 1]
             rows.append(
                 {
                     "variant": variant,
-                    "step_a": steps[interval],
-                    "step_b": steps[interval + 1],
+                    "step_a": step,
+                    "step_b": next_step,
                     "features": int((~np.isnan(angles[interval])).sum()),
                     "angle": mean,
                     "angle_ci_low": low,
                     "angle_ci_high": high,
-                    "per_log_step": None if mean is None else mean / length,
-                    "per_log_step_ci_low": None if low is None else low / length,
-                    "per_log_step_ci_high": None if high is None else high / length,
-                    "per_thousand_steps": None
-                    if mean is None
-                    else 1000 * mean / (steps[interval + 1] - steps[interval]),
+                    "per_log_step": mean / length,
+                    "per_log_step_ci_low": low / length,
+                    "per_log_step_ci_high": high / length,
+                    "per_thousand_steps": 1000 * mean / (next_step - step),
                 }
             )
-    return pl.DataFrame(rows, infer_schema_length=None)
+    return pl.DataFrame(rows).fill_nan(None)
 
 
 def turning_point(run: Run) -> pl.DataFrame:
@@ -60,17 +60,21 @@ def turning_point(run: Run) -> pl.DataFrame:
     for variant, snapshots, angles in _variants(run):
         steps = [run.steps[snapshot] for snapshot in snapshots]
         rates = turning_rates(angles, steps)
-        change = find_change(steps, rates, samples=settings.bootstrap, seed=settings.seed)
-        interval = change_interval(angles, steps, samples=settings.bootstrap, seed=settings.seed)
+        change, quadratic, quartic = (
+            find_change(steps, rates, degree=degree, samples=settings.bootstrap, seed=settings.seed)
+            for degree in (3, 2, 4)
+        )
         row = {"variant": variant, "intervals": len(rates), "features": int((~np.isnan(angles)).any(0).sum())}
-        if change is not None and interval is not None:
+        if change is not None:
             row |= {
                 "step": steps[change.snapshot],
                 "step_after": steps[change.snapshot - 1],
                 "step_before": steps[change.snapshot + 1],
-                "step_ci_low": steps[interval[0]],
-                "step_ci_high": steps[interval[1]],
+                "step_ci_low": steps[change.low],
+                "step_ci_high": steps[change.high],
                 "p_value": change.p_value,
+                "p_value_quadratic": quadratic and quadratic.p_value,
+                "p_value_quartic": quartic and quartic.p_value,
                 "explained": change.statistic,
                 "autocorrelation": change.autocorrelation,
                 "slope_before": change.slope_before,
@@ -78,9 +82,8 @@ def turning_point(run: Run) -> pl.DataFrame:
                 "shift": change.shift,
             }
         rows.append(row)
-    names = ("variant", "intervals", "features", "step", "step_after", "step_before", "step_ci_low", "step_ci_high",
-             "p_value", "explained", "autocorrelation", "slope_before", "slope_after", "shift")  # fmt: skip
-    return pl.DataFrame([{name: row.get(name) for name in names} for row in rows], infer_schema_length=None)
+    columns = TABLES["turning_point"]
+    return pl.DataFrame([{name: row.get(name) for name in columns} for row in rows], infer_schema_length=None)
 
 
 def _variants(run: Run) -> Iterator[tuple[str, Sequence[int], np.ndarray]]:
@@ -135,11 +138,10 @@ def _angles(directions: np.ndarray, snapshots: Sequence[int]) -> np.ndarray:
     return np.degrees(2 * np.arcsin(np.minimum(np.linalg.norm(chords, axis=2) / 2, 1)))
 
 
-def _mean(values: np.ndarray, *, samples: int, seed: int) -> tuple[float | None, float | None, float | None]:
-    """Mean over the features that have a value, and its interval."""
+def _mean(values: np.ndarray, *, samples: int, seed: int) -> tuple[float, float, float]:
+    """Mean over the features that have a value, and its interval; nan where none has."""
     known = values[~np.isnan(values)]
     if len(known) == 0:
-        return None, None, None
-    return float(known.mean()), *bootstrap_mean(
-        known, np.ones(len(known)), np.arange(len(known)), samples=samples, seed=seed
-    )
+        return np.nan, np.nan, np.nan
+    ones, each = np.ones(len(known)), np.arange(len(known))
+    return float(known.mean()), *bootstrap_mean(known, ones, each, samples=samples, seed=seed)
