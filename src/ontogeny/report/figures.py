@@ -241,13 +241,11 @@ def thresholds(run: Run) -> Spec:
     table = run.analysis("emergence").with_columns(threshold=pl.col("alive_threshold").cast(pl.String))
     chart = (
         alt.Chart(table)
-        .mark_line(point=True, interpolate="step-after")
+        .mark_line(point=True)
         .encode(
             x=step_axis(run.steps),
             y=alt.Y("born_share:Q", title="born so far (share of living features)", scale=alt.Scale(zero=False)),
-            color=alt.Color(
-                "threshold:O", title="alive from this share of full strength", scale=alt.Scale(scheme="viridis")
-            ),
+            color=alt.Color("threshold:O", title="alive from this share", scale=alt.Scale(scheme="viridis")),
             tooltip=["step", "threshold", alt.Tooltip("born_share", format=".4f"), "births"],
         )
     )
@@ -273,8 +271,8 @@ def drift(run: Run) -> Spec:
     y = alt.Y("per_log_step:Q", title="turning (degrees / log-step)", scale=alt.Scale(type="log", nice=True))
     low = alt.Y("per_log_step_ci_low:Q", title="turning (degrees / log-step)")
     layers = [
-        base.mark_area(opacity=0.2).encode(y=low, y2="per_log_step_ci_high:Q"),
         base.mark_line(point=True).encode(y=y),
+        base.mark_area(opacity=0.2).encode(y=low, y2="per_log_step_ci_high:Q"),
     ]
     breaks = run.analysis("turning_point").filter(pl.col("variant") == "all").drop_nulls("step")
     marks = [

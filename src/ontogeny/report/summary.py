@@ -137,8 +137,8 @@ def _turning(run: Run) -> list[Sentence]:
             f"{row['step_before']:,}, p = {row['p_value']:.3f})"
         )
     verdict = (
-        "Against smooth drift there is a break in how fast directions turn"
+        "How fast directions turn breaks from smooth drift:"
         if rows["p_value"][0] <= 0.05
-        else "How fast directions turn does not break from smooth drift; the most likely place would be"
+        else "No break from smooth drift is seen in how fast directions turn; the likeliest places are:"
     )
-    return [Sentence(f"{verdict}: {'; '.join(said)}.", ("turning_point",))]
+    return [Sentence(f"{verdict} {'; '.join(said)}.", ("turning_point",))]
