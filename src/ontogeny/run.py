@@ -72,6 +72,12 @@ def _sweep(path: Path) -> None:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
+def remove(path: Path) -> None:
+    """Remove a file, where it exists, and what killed processes left of attempts to write it."""
+    path.unlink(missing_ok=True)
+    _sweep(path)
+
+
 def write_text(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
