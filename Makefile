@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test check lint types floors docs bench-change-point clean
+.PHONY: help demo test soak check lint types floors docs bench-change-point bench-activations clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -19,6 +19,9 @@ demo: $(STAMP)  ## pre-train a small LM, study it, write runs/demo/report.html
 
 test: $(STAMP) check  ## lint, types, import floors, docs drift, then the test suite
 	$(BIN)/python -m pytest
+
+soak: $(STAMP)  ## ten random kills in each long stage: results must not change by a bit (less than 10 minutes)
+	$(BIN)/python tests/soak.py
 
 check: lint types floors docs  ## all static checks
 
@@ -37,6 +40,9 @@ docs: $(STAMP)
 
 bench-change-point: $(STAMP)  ## false positives and power of the test for a turning point
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/change_point.py
+
+bench-activations: $(STAMP)  ## every activation function on the reference suite (about an hour)
+	$(BIN)/python benchmarks/activations.py
 
 clean:  ## remove the environment and all runs
 	rm -rf $(VENV) runs

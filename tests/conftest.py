@@ -26,8 +26,11 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_stdlib(tmp_path_factory.mktemp("text") / "stdlib.jsonl")
+
+
+def write_stdlib(path: Path) -> Path:
     """About half a megabyte of the standard library's documentation, a JSON line per module."""
-    path = tmp_path_factory.mktemp("text") / "stdlib.jsonl"
     documents = pydocs(packages=["stdlib"], max_bytes_per_package=500_000)
     lines = [json.dumps({"id": name, "source": source, "text": text}) for name, source, text in documents]
     path.write_text("\n".join(lines), encoding="utf-8")

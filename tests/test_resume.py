@@ -11,7 +11,7 @@ import yaml
 
 from conftest import small_study
 from ontogeny.progress import read_events
-from ontogeny.run import Run, file_hash
+from ontogeny.run import Run, file_hash, remove
 
 KILLS = {
     "pack": ("ontogeny.corpus.pack", "_write_padded", 700),
@@ -55,3 +55,12 @@ def test_a_kill_in_each_stage_changes_no_bit_of_the_results(small_run: Run, text
     assert results(killed) == results(small_run)
     assert len(results(small_run)) > 15
     assert not list(killed.folder.rglob("*.partial"))
+
+
+def test_what_a_kill_left_of_a_checkpoint_goes_with_it(tmp_path: Path) -> None:
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    for name in ("train.pt", f".train.pt.{killed.pid}.partial", "measure.pt"):
+        (tmp_path / name).write_text("state")
+    remove(tmp_path / "train.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["measure.pt"]

@@ -5,7 +5,13 @@ was asked, what was found or is allowed, and what to do. Any other `OntogenyErro
 """
 
 import difflib
-from collections.abc import Iterable
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+FULL = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT)}
 
 
 class OntogenyError(Exception):
@@ -16,6 +22,10 @@ class OntogenyError(Exception):
 
 class TrainingError(OntogenyError):
     """Training cannot go on: the loss is not finite, or a checkpoint is damaged."""
+
+
+class DiskFullError(OntogenyError):
+    """There is no space left for a file."""
 
 
 class InputError(OntogenyError):
@@ -46,6 +56,31 @@ class DictionaryError(InputError):
 
 class RunError(InputError):
     """A run folder lacks what is asked of it."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn whatever a library raises when the disk or a quota is full into one error that names the file.
+
+    Raises:
+        DiskFullError: there is no space left.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _is_full(error):
+            raise DiskFullError(
+                f"no space left on the disk to write {path}: make room; the same command then goes on from there"
+            ) from error
+        raise
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it hides, is that of a full disk; libraries in Rust say so in words alone."""
+    if error is None:
+        return False
+    full = getattr(error, "errno", None) in FULL or any(words in str(error) for words in FULL.values())
+    return full or _is_full(error.__context__)
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -92,15 +92,19 @@ class Checkpoint:
         return state
 
     def write_if_due(self, state: Callable[[], dict[str, Any]]) -> bool:
-        """Write what `state` gives, if the last time is long ago; whether it was."""
+        """Write what `state` gives, if the last time is long ago; whether it was.
+
+        Raises:
+            DiskFullError: there is no space left.
+        """
         if self.path is None or time.monotonic() - self.written < CHECKPOINT_SECONDS:
             return False
-        with atomic_path(self.path) as temporary:
+        with atomic_path(self.path) as temporary, temporary.open("wb") as file:  # to a path torch hides why it fails
             numbers = {
                 "threads": torch.get_num_threads(),
                 "matmul_precision": torch.get_float32_matmul_precision(),
             }
-            torch.save({"key": self.key, **numbers, **state()}, temporary)
+            torch.save({"key": self.key, **numbers, **state()}, file)
         self.written = time.monotonic()
         return True
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from ontogeny.errors import writing
+
 QUIET_SECONDS = 2.0
 LINE_EVERY_SECONDS = 10.0
 
@@ -26,7 +28,7 @@ class Events:
         if self.path is None:
             return
         line = json.dumps({"time": round(time.time(), 3), "stage": stage, "event": event, **fields})
-        with self.path.open("a", encoding="utf-8") as file:
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
 

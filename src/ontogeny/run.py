@@ -24,7 +24,7 @@ import polars as pl
 
 from ontogeny import tables
 from ontogeny.config import StudyConfig, dump_study, load_study
-from ontogeny.errors import RunError, did_you_mean
+from ontogeny.errors import RunError, did_you_mean, writing
 from ontogeny.progress import Events
 
 if TYPE_CHECKING:
@@ -36,12 +36,17 @@ PACKAGES = ("ontogeny", "torch", "transformers", "tokenizers", "safetensors", "n
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, for a file or a folder, that takes its place when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
+    """A temporary path beside `path`, for a file or a folder, that takes its place when the block ends well.
+
+    Raises:
+        DiskFullError: there is no space left; nothing is left behind.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        yield temporary
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(path)
+            yield temporary
         if path.is_dir() and temporary.is_dir():
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
             path.rename(old)
@@ -66,6 +71,12 @@ def _sweep(path: Path) -> None:
             owner = 0
         if owner in (0, os.getpid()):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def remove(path: Path) -> None:
+    """Remove a file, where it exists, and what killed processes left of attempts to write it."""
+    path.unlink(missing_ok=True)
+    _sweep(path)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,7 +15,7 @@ from ontogeny.analyses import ANALYSES
 from ontogeny.config import StudyConfig, fingerprint, load_study
 from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
 from ontogeny.errors import ConfigError, CorpusError, RunError, did_you_mean
-from ontogeny.run import Run, content_state
+from ontogeny.run import Run, content_state, remove
 from ontogeny.suites.suite import study_suite, suite_of
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ def _run_stage(run: Run, stage: Stage, say: Say) -> None:
     outputs = stage.work(run)
     seconds = time.monotonic() - started
     run.finish_stage(stage.name, key, outputs, seconds)
-    (run.checkpoints / f"{stage.name}.pt").unlink(missing_ok=True)
+    remove(run.checkpoints / f"{stage.name}.pt")
     run.events.emit(stage.name, "finished", seconds=round(seconds, 2))
     wrote = ", ".join(str(path) for path in outputs) or "nothing to do"
     say(f"{stage.name}: {seconds:.0f} s, {wrote}")

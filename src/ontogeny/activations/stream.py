@@ -20,7 +20,7 @@ from ontogeny.corpus.pack import Corpus
 from ontogeny.corpus.tokenizer import tokenizer_hash
 from ontogeny.errors import CorpusError, SuiteError
 from ontogeny.models.hookpoints import check_hookpoint, parse_hookpoint, read_hookpoint
-from ontogeny.models.load import load_snapshot
+from ontogeny.models.load import load_snapshot, other_dtype
 from ontogeny.run import Run
 from ontogeny.suites.suite import Suite, suite_of
 
@@ -93,6 +93,20 @@ class Harvester:
             for chunk, activations in zip(chunks, read, strict=True):
                 activations[:, :, snapshot] = self.read(snapshot, chunk)
         return read
+
+    def require_finite(self, activations: Float[Tensor, "token snapshot d_model"]) -> None:
+        """Check the activations of tokens that count, in any units.
+
+        Raises:
+            SuiteError: a snapshot's are not finite.
+        """
+        finite = torch.stack([activations[:, snapshot].isfinite().all() for snapshot in range(self.n_snapshots)])
+        if not finite.all():
+            step = self.suite.snapshots[int(finite.int().argmin())].step
+            raise SuiteError(
+                f"suite {self.suite.name}: activations of step {step} at {self.hookpoint} are not finite as "
+                f"{self.dtype}: {other_dtype(self.dtype)}fetch or save it again, or leave it out of suite.steps"
+            )
 
 
 @dataclass(frozen=True)
@@ -185,6 +199,7 @@ class ActivationStream:
         for snapshot in range(harvester.n_snapshots):
             for tokens, inside, to in parts:
                 rows[to, snapshot] = harvester.read(snapshot, tokens).flatten(0, 1)[inside]
+        harvester.require_finite(rows)
         return rows
 
 

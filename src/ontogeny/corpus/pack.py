@@ -224,7 +224,7 @@ def pack_documents(
     """Tokenize and pack documents into a new folder.
 
     Raises:
-        CorpusError: nothing is left to pack.
+        CorpusError: not even two tokens are left to pack, so that none could be told from another.
     """
     dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
     start = start_token(tokenizer)
@@ -270,10 +270,10 @@ def pack_documents(
                         waiting_document = index
             if waiting:
                 dropped += write([start, *waiting], waiting_document)
-        if not lengths:
+        if sum(lengths) - len(lengths) < 2:
             raise CorpusError(
-                f"the corpus is empty: {len(rows)} documents gave no context of {min_tokens} tokens or more "
-                f"({dropped} tokens in all); check {', '.join(config.patterns)}"
+                f"too little text for {folder.name}: {sum(lengths)} tokens in contexts of {min_tokens} or more, "
+                f"{dropped} in shorter ones (start tokens among them): give more text"
             )
         np.save(temporary / "lengths.npy", np.asarray(lengths, dtype=np.int32))
         np.save(temporary / "documents.npy", np.asarray(first_documents, dtype=np.int32))

@@ -63,6 +63,7 @@ def chunks_of(
         for chosen in group:
             x = read.pop(0).flatten(0, 1) * crosscoder.norm_scale[:, None]
             usable = torch.from_numpy(usable_positions(corpus.lengths[chosen], corpus.sequence_length)).to(x.device)
+            harvester.require_finite(x[usable.flatten()])
             yield Chunk(torch.from_numpy(chosen).to(x.device), usable, x)
 
 
