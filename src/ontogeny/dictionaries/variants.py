@@ -7,7 +7,7 @@ from ontogeny.config import CrosscoderConfig, fingerprint
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.load import load_dictionary
 from ontogeny.dictionaries.train import train_crosscoder
-from ontogeny.run import Run, write_text
+from ontogeny.run import Run, remove, write_text
 from ontogeny.suites.suite import Suite
 
 
@@ -30,7 +30,7 @@ def variant(run: Run, name: str, *, suite: Suite | None = None, **changes: Any) 
         key_file.unlink(missing_ok=True)
         trained.save(folder / "dictionary")
         write_text(key_file, key)
-        checkpoint.unlink(missing_ok=True)
+        remove(checkpoint)
     loaded = load_dictionary(folder / "dictionary")
     assert isinstance(loaded, Crosscoder)
     return loaded
