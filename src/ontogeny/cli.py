@@ -131,7 +131,8 @@ def measure(study: StudyArgument, out: OutOption = None, as_json: JsonOption = F
     """
     done = _run(study, out, "measure", as_json)
     if not as_json:
-        _print_table(done.table("quality"))
+        columns = ("explained_variance", "pca_explained_variance", "l0", "dead_share", "delta_ce", "loss_recovered")
+        _print_table(done.table("quality").select("snapshot", "step", *columns))
 
 
 @app.command()
@@ -142,7 +143,8 @@ def analyse(study: StudyArgument, out: OutOption = None, as_json: JsonOption = F
     """
     done = _run(study, out, "analyse", as_json)
     if not as_json and "emergence" in done.study.analyses:
-        _print_table(done.analysis("emergence"))
+        columns = ("alive_threshold", "snapshot", "step", "births", "deaths", "alive", "born_share")
+        _print_table(done.analysis("emergence").select(columns))
 
 
 @app.command()
