@@ -93,6 +93,9 @@ def test_phases_measure_the_models_loss_and_both_divergences(small_run: Run) -> 
     assert (table["loss_ci_low"] < table["loss"]).all()
     assert (table["loss"] < table["loss_ci_high"]).all()
     assert table["bigram"][0] < table["unigram"][0] < table["loss"][0]
+    for bound in ("unigram", "bigram"):
+        gap = table["loss"] - table[bound]
+        assert ((table[f"above_{bound}_ci_low"] < gap) & (gap < table[f"above_{bound}_ci_high"])).all()
     for name in ("kl_model_unigram", "kl_unigram_model", "kl_model_bigram", "kl_bigram_model"):
         assert (table[name] > 0).all()
     corpus = Corpus(small_run.corpus_folder / "held_out")

@@ -25,7 +25,7 @@ from ontogeny.run import Run
 from test_resume import results
 
 Command = Callable[..., tuple[int, list[str]]]
-PROGRESS = re.compile(r" *(pack|tokenizer|documents|pretrain|train|measure|quality|analyse|phases|report)\b")
+PROGRESS = re.compile(r" *[a-z-]+  ?[\d,]+(/[\d,]+)? |(pack|pretrain|train|measure|analyse|report): ")
 
 
 @pytest.fixture

@@ -100,14 +100,17 @@ def test_the_summary_says_what_the_tables_hold(small_run: Run) -> None:
         assert said in text, said
 
 
-def test_a_bound_counts_as_passed_where_the_loss_stays_below_it() -> None:
-    steps, bound = [0, 1, 2, 3], [5.0] * 4
-    for loss, said in (
-        ([6.0, 4.0, 6.0, 4.0], "between steps 2 and 3"),
-        ([6.0, 6.0, 6.0, 6.0], "does not pass"),
-        ([4.0, 4.0, 4.0, 4.0], "from the start"),
+def test_a_bound_counts_as_passed_from_where_the_loss_stays_below_it_beyond_doubt() -> None:
+    for gaps, said in (
+        ([(1, 2), (-0.1, 0.1), (1, 2), (-0.1, 0.1), (-2, -1)], "between steps 2 and 4"),
+        ([(1, 2), (-2, -1), (-0.1, 0.1), (-2, -1), (-2, -1)], "between steps 0 and 3"),
+        ([(1, 2), (1, 2), (1, 2), (1, 2), (-1, 1)], "does not pass"),
+        ([(-2, -1)] * 5, "is never above"),
     ):
-        assert said in _passing(pl.DataFrame({"step": steps, "loss": loss, "unigram": bound}), "unigram")
+        table = {"step": range(5), "unigram": [5.0] * 5}
+        table |= {"above_unigram_ci_low": [float(low) for low, _ in gaps]}
+        table |= {"above_unigram_ci_high": [float(high) for _, high in gaps]}
+        assert said in _passing(pl.DataFrame(table), "unigram")
 
 
 def test_steps_to_label_are_spread_over_the_log_axis() -> None:

@@ -225,6 +225,12 @@ TABLES: dict[str, dict[str, Column]] = {
         "loss_ci_high": Column(pl.Float64, "nat / token", "95 % interval, bootstrap over documents"),
         "unigram": Column(pl.Float64, "nat / token", "held-out cross-entropy of the unigram model, same positions"),
         "bigram": Column(pl.Float64, "nat / token", "the same of the interpolated Kneser-Ney bigram model"),
+        "above_unigram_ci_low": Column(
+            pl.Float64, "nat / token", "95 % interval of loss - unigram at the same positions, bootstrap over documents"
+        ),
+        "above_unigram_ci_high": Column(pl.Float64, "nat / token", "its upper end"),
+        "above_bigram_ci_low": Column(pl.Float64, "nat / token", "the same of loss - bigram"),
+        "above_bigram_ci_high": Column(pl.Float64, "nat / token", "its upper end"),
         "kl_model_unigram": Column(pl.Float64, "nat", "mean KL(model ‖ unigram)"),
         "kl_unigram_model": Column(pl.Float64, "nat", "mean KL(unigram ‖ model)"),
         "kl_model_bigram": Column(pl.Float64, "nat", "mean KL(model ‖ bigram)"),

@@ -32,13 +32,18 @@ def phases(run: Run) -> pl.DataFrame:
     current, following = token_pairs(held_out, sequences)
     documents = held_out.documents[sequences]
     counts = held_out.lengths[sequences].astype(np.int64) - 1
-    unigram = float(-np.log(ngrams.unigram[following]).mean())
-    bigram = float(-np.log(ngrams.bigram(current, following)).mean())
+    sequence = np.repeat(np.arange(len(sequences)), counts)
+    bounds = {
+        "unigram": np.bincount(sequence, -np.log(ngrams.unigram[following])),
+        "bigram": np.bincount(sequence, -np.log(ngrams.bigram(current, following))),
+    }
+    drawn = {"samples": settings.bootstrap, "seed": settings.seed}
     suite, rows = suite_of(run), []
     with progress_bar("phases", len(suite.snapshots), unit="snapshots") as bar:
         for index, snapshot in enumerate(suite.snapshots):
             losses, divergences = _read(snapshot, held_out, sequences, for_kl, ngrams, dtype=study.suite.dtype)
-            low, high = bootstrap_mean(losses, counts, documents, samples=settings.bootstrap, seed=settings.seed)
+            low, high = bootstrap_mean(losses, counts, documents, **drawn)
+            gaps = {name: bootstrap_mean(losses - bound, counts, documents, **drawn) for name, bound in bounds.items()}
             rows.append(
                 {
                     "snapshot": index,
@@ -46,8 +51,9 @@ def phases(run: Run) -> pl.DataFrame:
                     "loss": losses.sum() / counts.sum(),
                     "loss_ci_low": low,
                     "loss_ci_high": high,
-                    "unigram": unigram,
-                    "bigram": bigram,
+                    **{name: bound.sum() / counts.sum() for name, bound in bounds.items()},
+                    **{f"above_{name}_ci_low": gap[0] for name, gap in gaps.items()},
+                    **{f"above_{name}_ci_high": gap[1] for name, gap in gaps.items()},
                     **divergences,
                     "tokens": int(counts.sum()),
                 }

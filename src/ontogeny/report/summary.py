@@ -37,15 +37,17 @@ def _model(run: Run) -> Sentence:
 
 
 def _passing(phases: pl.DataFrame, bound: str) -> str:
-    """Between which steps the loss comes to lie below a bound for good."""
-    below = (phases["loss"] < phases[bound]).to_list()
+    """Between which steps the loss goes from above a bound to below it for good, each beyond doubt (95 %)."""
+    value, step = f"{phases[bound][0]:.2f}", phases["step"].to_list()
+    above = (phases[f"above_{bound}_ci_low"] > 0).to_list()
+    below = (phases[f"above_{bound}_ci_high"] < 0).to_list()
     if not below[-1]:
-        return f"does not pass the {bound} model ({phases[bound][0]:.2f})"
-    first = len(below) - next((i for i, passed in enumerate(reversed(below)) if not passed), len(below))
-    if first == 0:
-        return f"is below the {bound} model ({phases[bound][0]:.2f}) from the start"
-    step = phases["step"]
-    return f"passes the {bound} model ({phases[bound][0]:.2f}) between steps {step[first - 1]:,} and {step[first]:,}"
+        return f"does not pass the {bound} model ({value})"
+    if not any(above):
+        return f"is never above the {bound} model ({value})"
+    last_above = len(above) - 1 - above[::-1].index(True)
+    since = next(index for index in range(last_above + 1, len(below)) if all(below[index:]))
+    return f"passes the {bound} model ({value}) between steps {step[last_above]:,} and {step[since]:,}"
 
 
 def _dictionary(run: Run) -> Sentence:
