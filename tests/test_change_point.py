@@ -127,6 +127,14 @@ def test_too_few_positive_rates_are_not_tested() -> None:
     assert find_change(DENSE[:11], np.full(10, 20.0)) is not None
 
 
+def test_eight_intervals_are_tested_without_a_warning() -> None:
+    steps = [0, 16, 32, 64, 96, 128, 176, 240, 320]
+    for seed in range(20):
+        change = find_change(steps, 2.0 ** np.random.default_rng(seed).standard_normal(8), samples=99)
+        assert change is not None
+        assert change.low <= change.high
+
+
 def test_the_steps_must_rise_and_bound_the_intervals() -> None:
     with pytest.raises(ValueError, match="2 intervals need 3 rising steps: found \\[0, 1\\]"):
         find_change([0, 1], np.ones(2))

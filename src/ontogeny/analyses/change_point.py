@@ -163,7 +163,7 @@ def _place_interval(y: np.ndarray, place: int, noise: np.ndarray, model: _Model)
     left = model.smooth - model.breaks[place] @ model.breaks[place].T
     residuals = left @ y
     correlations = _ar1(_autocorrelation(residuals, left), len(y))
-    size = np.sqrt((residuals**2).sum() / np.trace(left @ correlations))
+    size = np.sqrt((residuals**2).sum() / max(np.trace(left @ correlations), 1e-9))
     again = y - residuals + size * noise @ np.linalg.cholesky(correlations).T
     places = model.kept[_shares(again, model).argmax(1) + MIN_SIDE]
     low, high = np.quantile(places, [0.025, 0.975], method="inverted_cdf")
