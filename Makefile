@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test soak check lint types floors docs bench-change-point bench-activations clean
+.PHONY: help demo test soak check lint types floors docs bench-change-point bench-memory bench-activations clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -40,6 +40,9 @@ docs: $(STAMP)
 
 bench-change-point: $(STAMP)  ## false positives and power of the test for a turning point
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/change_point.py
+
+bench-memory: $(STAMP)  ## peak memory of training for 2 to 32 snapshots (about 20 minutes)
+	$(BIN)/python benchmarks/memory.py
 
 bench-activations: $(STAMP)  ## every activation function on the reference suite (about an hour)
 	$(BIN)/python benchmarks/activations.py

@@ -2,11 +2,15 @@
 
 import json
 import os
+import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from ontogeny.cli import main
 from ontogeny.config import load_study
 from ontogeny.corpus.pydocs import pydocs
 from ontogeny.run import Run
@@ -85,3 +89,21 @@ def small_run(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(small_study(text_file)), encoding="utf-8")
     return run_study(load_study(path), out=folder / "run", say=lambda line: None)
+
+
+Command = Callable[..., tuple[int, list[str]]]
+PROGRESS = re.compile(r" *[a-z-]+  ?[\d,]+(/[\d,]+)? |(pack|pretrain|train|measure|analyse|report): ")
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command line in this process: its exit code, and what it says apart from progress."""
+
+    def call(*arguments: object) -> tuple[int, list[str]]:
+        monkeypatch.setattr(sys, "argv", ["ontogeny", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        lines = capsys.readouterr().err.splitlines()
+        return int(ended.value.code or 0), [line for line in lines if not PROGRESS.match(line)]
+
+    return call

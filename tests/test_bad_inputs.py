@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,27 +18,9 @@ from safetensors.torch import load_file, save_file
 
 import ontogeny.dictionaries.files
 import ontogeny.loop
-from conftest import small_study
-from ontogeny.cli import main
+from conftest import Command, small_study
 from ontogeny.run import Run
 from test_resume import results
-
-Command = Callable[..., tuple[int, list[str]]]
-PROGRESS = re.compile(r" *[a-z-]+  ?[\d,]+(/[\d,]+)? |(pack|pretrain|train|measure|analyse|report): ")
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """The command line in this process: its exit code, and what it says apart from progress."""
-
-    def call(*arguments: object) -> tuple[int, list[str]]:
-        monkeypatch.setattr(sys, "argv", ["ontogeny", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        lines = capsys.readouterr().err.splitlines()
-        return int(ended.value.code or 0), [line for line in lines if not PROGRESS.match(line)]
-
-    return call
 
 
 def write_study(folder: Path, text_file: Path, **changes: object) -> Path:

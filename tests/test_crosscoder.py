@@ -218,6 +218,7 @@ def test_the_score_and_the_encoder_are_switches() -> None:
     strength = make().strength()
     torch.testing.assert_close(make("topk", k=2).score_weight(), strength.square().sum(0).sqrt())
     torch.testing.assert_close(make("topk", k=2, score="sum").score_weight(), strength.sum(0))
+    torch.testing.assert_close(make("topk", k=2, score="max").score_weight(), strength.amax(0))
     summed, averaged = make(), make(encoder="mean")
     torch.testing.assert_close(
         averaged.pre_activations(x) - averaged.b_enc, (summed.pre_activations(x) - summed.b_enc) / N

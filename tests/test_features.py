@@ -16,8 +16,9 @@ from ontogeny.dictionaries.train import norm_scale_of
 from ontogeny.features.examples import Leaders
 from ontogeny.features.life import life_history
 from ontogeny.features.measure import chosen_sequences
-from ontogeny.models.hookpoints import logit_directions, parse_hookpoint, read_hookpoint, spliced
+from ontogeny.models.hookpoints import logit_directions, read_hookpoint, spliced
 from ontogeny.models.load import load_snapshot
+from ontogeny.models.names import parse_hookpoint
 from ontogeny.run import Run
 from ontogeny.suites.suite import suite_of
 

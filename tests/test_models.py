@@ -8,8 +8,9 @@ import torch
 from ontogeny.config import PretrainConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.errors import ConfigError, HookpointError, SuiteError
-from ontogeny.models.hookpoints import check_hookpoint, logit_directions, parse_hookpoint, read_hookpoint
+from ontogeny.models.hookpoints import logit_directions, read_hookpoint
 from ontogeny.models.load import load_snapshot
+from ontogeny.models.names import check_hookpoint, parse_hookpoint
 from ontogeny.models.pretrain import SequenceBatches, bfloat16_pays, build_model
 from ontogeny.run import Run
 from ontogeny.suites.suite import Snapshot, open_suite

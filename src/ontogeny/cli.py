@@ -57,16 +57,11 @@ class _Settings:
 
 def _run(study: "Path | StudyConfig", out: Path | None, until: str, as_json: bool) -> "Run":
     """Run a study's stages up to one, then say where things are and what to run next."""
-    from ontogeny.config import load_study
     from ontogeny.study import run_study
 
     if isinstance(study, Path):
-        if study.is_dir():
-            out, study = out or study, study / "study.yaml"
-        config = load_study(study)
-    else:
-        config = study
-    run = run_study(config, out=out, until=until, say=lambda line: print(line, file=sys.stderr))
+        study, out = _load(study, out)
+    run = run_study(study, out=out, until=until, say=lambda line: print(line, file=sys.stderr))
     if as_json:
         print(json.dumps({"run": str(run.folder), "stages": run.manifest["stages"]}))
     elif until == "report":
@@ -74,6 +69,13 @@ def _run(study: "Path | StudyConfig", out: Path | None, until: str, as_json: boo
     else:
         print(f"wrote {run.folder}; next: ontogeny {NEXT[until]} {run.folder}")
     return run
+
+
+def _load(study: Path, out: Path | None) -> "tuple[StudyConfig, Path | None]":
+    """A study and its run folder; None for the default."""
+    from ontogeny.config import load_study
+
+    return (load_study(study / "study.yaml"), out or study) if study.is_dir() else (load_study(study), out)
 
 
 @app.command()
@@ -94,6 +96,24 @@ def run(study: StudyArgument, out: OutOption = None, as_json: JsonOption = False
     Example: ontogeny run study.yaml
     """
     _run(study, out, "report", as_json)
+
+
+@app.command()
+def plan(study: StudyArgument, out: OutOption = None, as_json: JsonOption = False) -> None:
+    """Say what a study takes before anything runs: parameters, memory, arithmetic, disk; refuse what cannot fit.
+
+    Example: ontogeny plan study.yaml
+    """
+    from ontogeny.plan import plan_study
+
+    planned = plan_study(*_load(study, out))
+    if as_json:
+        print(json.dumps(planned.table().to_dicts()))
+    else:
+        _print_table(planned.table())
+    planned.require_room()
+    if not as_json:
+        print(f"next: ontogeny run {study}")
 
 
 @app.command()
@@ -188,12 +208,12 @@ def _print_table(table: "pl.DataFrame") -> None:
         drawn.add_column(name, justify="right" if dtype.is_numeric() else "left")
     for row in table.iter_rows():
         drawn.add_row(*map(_cell, row))
-    Console(width=None if sys.stdout.isatty() else 160).print(drawn)
+    Console(width=None if sys.stdout.isatty() else 160, markup=False).print(drawn)
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -73,6 +73,16 @@ class CorpusConfig(Settings):
         return [self.held_out] if isinstance(self.held_out, str) else list(self.held_out)
 
 
+DEFAULT_MODEL = {
+    "model_type": "gpt_neox",
+    "hidden_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 512,
+}
+"""The model that a study pre-trains, where `pretrain.model` does not say otherwise."""
+
+
 class PretrainConfig(Settings):
     """Pre-training of a small causal LM that saves snapshots on a schedule."""
 
@@ -145,8 +155,8 @@ class DictionaryConfig(Settings):
     k: Positive | None = 32
     """Number of active features per token (topk), or its mean (batch_topk)."""
     gate: Literal["shared", "per_snapshot"] = "shared"
-    score: Literal["l2", "sum"] = "l2"
-    """What features compete by under topk and batch_topk: z times √Σ strength², or times Σ strength."""
+    score: Literal["l2", "sum", "max"] = "l2"
+    """What features compete by under topk and batch_topk: z times √Σ strength², Σ strength or max strength."""
     encoder: Literal["sum", "mean"] = "sum"
     """Whether encoder outputs are a sum over snapshots or their mean."""
     sparsity: Literal["l1", "tanh", "tanh_quad", "none"] | None = None

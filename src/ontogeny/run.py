@@ -130,6 +130,11 @@ def default_cache() -> Path:
     return Path(os.environ.get("ONTOGENY_CACHE") or Path.home() / ".cache" / "ontogeny")
 
 
+def run_folder(study: StudyConfig, out: str | Path | None = None) -> Path:
+    """Where a study's run is: `out`, else `runs/NAME` below the working directory."""
+    return Path("runs") / study.name if out is None else Path(out)
+
+
 class Run:
     """A folder that holds a whole study, from resolved config to report. Reading it is instant and loads no torch.
 

@@ -15,7 +15,9 @@ from ontogeny.analyses import ANALYSES
 from ontogeny.config import StudyConfig, fingerprint, load_study
 from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
 from ontogeny.errors import ConfigError, CorpusError, RunError, did_you_mean
-from ontogeny.run import Run, content_state, remove
+from ontogeny.models.names import check_hookpoint, parse_hookpoint
+from ontogeny.plan import plan_study
+from ontogeny.run import Run, content_state, remove, run_folder
 from ontogeny.suites.suite import study_suite, suite_of
 
 if TYPE_CHECKING:
@@ -201,15 +203,13 @@ def _corpus(run: Run, split: str) -> Corpus:
     return Corpus(run.corpus_folder / split)
 
 
-def check_study(study: StudyConfig, *, until: str = "report") -> None:
+def check_study(study: StudyConfig, *, out: str | Path | None = None, until: str = "report") -> None:
     """Everything that can be known to be wrong before any work is done.
 
     Raises:
         InputError: a file, snapshot, hookpoint or analysis does not exist, models cannot read the corpus's contexts,
-            or tokenizers differ.
+            tokenizers differ, or the study does not fit into this machine.
     """
-    from ontogeny.models.hookpoints import check_hookpoint, parse_hookpoint
-
     for name in study.analyses:
         if name not in ANALYSES:
             raise ConfigError(f"no analysis '{name}'{did_you_mean(name, ANALYSES)}: there are {', '.join(ANALYSES)}")
@@ -231,6 +231,10 @@ def check_study(study: StudyConfig, *, until: str = "report") -> None:
         raise ConfigError(
             f"corpus.sequence_length is {study.corpus.sequence_length}, but the models read {context} tokens at most"
         )
+    if until not in ("pack", "pretrain"):
+        wanted = set(list(STAGES)[: list(STAGES).index(until) + 1])
+        done = Run(run_folder(study, out)).manifest["stages"]
+        plan_study(study, out).require_room(wanted - done.keys())
 
 
 def run_study(
@@ -252,8 +256,8 @@ def run_study(
     config = study if isinstance(study, StudyConfig) else load_study(study)
     if until not in STAGES:
         raise ConfigError(f"no stage '{until}'{did_you_mean(until, STAGES)}: there are {', '.join(STAGES)}")
-    check_study(config, until=until)
-    run = Run(Path("runs") / config.name if out is None else out)
+    check_study(config, out=out, until=until)
+    run = Run(run_folder(config, out))
     is_new = run.require_own_folder()
     with _lock(run.folder):
         run.prepare(config)

@@ -19,8 +19,9 @@ from torch import Tensor
 from ontogeny.corpus.pack import Corpus
 from ontogeny.corpus.tokenizer import tokenizer_hash
 from ontogeny.errors import CorpusError, SuiteError
-from ontogeny.models.hookpoints import check_hookpoint, parse_hookpoint, read_hookpoint
+from ontogeny.models.hookpoints import read_hookpoint
 from ontogeny.models.load import load_snapshot, other_dtype
+from ontogeny.models.names import check_hookpoint, parse_hookpoint
 from ontogeny.run import Run
 from ontogeny.suites.suite import Suite, suite_of
 
@@ -154,9 +155,11 @@ class ActivationStream:
         window, skipped = divmod(batch, self.batches_per_window)
         while True:
             rows = self._harvest(self._window(window), shuffle=np.random.default_rng([self.seed, 1, window]))
-            for number in range(skipped, self.batches_per_window):
+            for number in range(skipped, self.batches_per_window - 1):
                 yield rows[number * self.batch_size : (number + 1) * self.batch_size]
+            last = rows[-self.batch_size :].clone()  # whoever holds a view of a window holds all of it
             del rows
+            yield last
             window, skipped = window + 1, 0
 
     def _window(self, window: int) -> _Window:

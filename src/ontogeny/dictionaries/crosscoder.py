@@ -32,11 +32,13 @@ class Crosscoder(Dictionary):
     def score_weight(self) -> Float[Tensor, " feature"]:
         """What turns an encoder output into the score that features compete by, or are held against thresholds with.
 
-        For TopK and BatchTopK √Σ_θ strength² (`score: l2`, what the squared error asks for) or Σ_θ strength
-        (`score: sum`, the published code). For JumpReLU with the shared gate Σ_θ strength.
+        For TopK and BatchTopK √Σ_θ strength² (`score: l2`, what the squared error asks for), Σ_θ strength
+        (`score: sum`, the published code) or max_θ strength (`score: max`). For JumpReLU with the shared gate
+        Σ_θ strength.
         """
         strength = self.strength().detach()
-        return strength.sum(0) if self.score == "sum" or self.activation_name == "jumprelu" else strength.norm(dim=0)
+        order = {"l2": 2, "sum": 1, "max": float("inf")}["sum" if self.activation_name == "jumprelu" else self.score]
+        return strength.norm(p=order, dim=0)
 
     def activate(self, pre: Float[Tensor, "batch feature"], *, k: int | None = None) -> Float[Tensor, "batch feature"]:
         """From encoder outputs to a shared code, by the training rule where `k` is given, else the inference rule."""

@@ -13,7 +13,7 @@ from ontogeny.dictionaries.activation_functions import ACTIVATIONS, Activation
 from ontogeny.dictionaries.files import write_folder
 from ontogeny.errors import DictionaryError, did_you_mean
 
-SCORES, ENCODERS = ("l2", "sum"), ("sum", "mean")
+SCORES, ENCODERS = ("l2", "sum", "max"), ("sum", "mean")
 
 
 class Output(NamedTuple):
@@ -44,7 +44,8 @@ class Dictionary(nn.Module, ABC):
         threshold: [feature], on the score, where the activation has one.
         k: mean number of active features per token, where the activation has one.
         gate: `shared`, one code for all snapshots; `per_snapshot` (jumprelu), open where the feature is strong enough.
-        score: what topk and batch_topk multiply encoder outputs by: `l2`, √Σ strength², or `sum`, Σ strength.
+        score: what topk and batch_topk multiply encoder outputs by: `l2`, √Σ strength²; `sum`, Σ strength; `max`, the
+            greatest strength.
         encoder: whether encoder outputs are a `sum` over snapshots, as in the papers, or their `mean`.
         norm_scale: [snapshot], factor from raw activations to normalised units; None for ones.
         apply_b_dec_to_input: subtract b_dec before encoding.

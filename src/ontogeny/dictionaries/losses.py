@@ -144,29 +144,29 @@ def _shared(dictionary: Crosscoder, pre: Tensor, sparsity: Sparsity, k: int | No
             return of_entry(code * strength).mean(0)
 
         means = torch.stack([_made_again(mean_at, code, norms) for norms in strength])
-    with torch.no_grad():
-        l0 = (code > 0).sum(-1, dtype=code.dtype).mean().expand(dictionary.n_snapshots)
-    return _Passed(dictionary.decode(code), means, l0, code)
+    return _Passed(dictionary.decode(code), means, _l0(code).expand(dictionary.n_snapshots), code)
 
 
 def _per_snapshot(dictionary: Crosscoder, pre: Tensor, sparsity: Sparsity) -> _Passed:
     strength = dictionary.strength()
 
-    def at(snapshot: int, pre: Tensor) -> tuple[Tensor, Tensor]:
+    def at(snapshot: int, pre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         code = dictionary.code_at(pre, snapshot, strength=strength)
         u = code * strength[snapshot]
         means = u.mean(0) if sparsity.of_entry is None else sparsity.of_entry(u).mean(0)
-        return dictionary.decode_at(code, snapshot), means
+        return dictionary.decode_at(code, snapshot), means, _l0(code)
 
     parts = [_made_again(at, snapshot, pre) for snapshot in range(dictionary.n_snapshots)]
-    with torch.no_grad():
-        code = dictionary.widest_code(pre)
-        entry, feature = code.nonzero(as_tuple=True)
-        assert dictionary.threshold is not None
-        opened = pre[entry, feature] * strength[:, feature] > dictionary.threshold[feature]
-        l0 = opened.sum(1, dtype=pre.dtype) / len(pre)
     x_hat, means = (torch.stack([part[place] for part in parts], dim=1 - place) for place in (0, 1))
+    with torch.no_grad():
+        code, l0 = dictionary.widest_code(pre), torch.stack([part[2] for part in parts])
     return _Passed(x_hat, means, l0, code)
+
+
+@torch.no_grad()
+def _l0(code: Tensor) -> Tensor:
+    """Active features a token; a scalar."""
+    return (code > 0).sum(-1, dtype=code.dtype).mean()
 
 
 def _made_again(function: Callable, *inputs: object) -> Any:

@@ -270,6 +270,7 @@ def train_crosscoder(
             source, learner = _start(batches, config, device)
         else:
             source, learner = batches, _restored(saved["learner"], config, device)
+        del saved
         run_loop(
             learner,
             source,

@@ -1,8 +1,6 @@
-"""Module paths per family of transformers models: one row a family."""
+"""Module paths per family of transformers models: one row a family. Loads no torch."""
 
 from dataclasses import dataclass
-
-from torch import nn
 
 from ontogeny.errors import HookpointError
 
@@ -36,8 +34,3 @@ def family_of(model_type: str) -> Family:
             "add their module paths as a row of FAMILIES in ontogeny/models/families.py"
         )
     return FAMILIES[model_type]
-
-
-def submodule(root: nn.Module, path: str) -> nn.Module:
-    """The module at a dotted path below `root`."""
-    return root.get_submodule(path)

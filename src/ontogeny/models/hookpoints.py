@@ -7,58 +7,18 @@ block, `attn_out.L` and `mlp_out.L` are what the block's two halves add to it.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ontogeny.errors import HookpointError, did_you_mean
+from ontogeny.errors import HookpointError
 from ontogeny.models.families import family_of
+from ontogeny.models.names import Hookpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-KINDS = ("resid_post", "resid_pre", "mlp_out", "attn_out")
-
-
-@dataclass(frozen=True)
-class Hookpoint:
-    kind: str
-    layer: int
-
-    def __str__(self) -> str:
-        return f"{self.kind}.{self.layer}"
-
-
-def parse_hookpoint(text: str) -> Hookpoint:
-    """`resid_post.2` as a Hookpoint.
-
-    Raises:
-        HookpointError: the kind is unknown or the layer is no number.
-    """
-    kind, _, layer = text.partition(".")
-    if kind not in KINDS or not layer.isdigit():
-        raise HookpointError(
-            f"no hookpoint '{text}'{did_you_mean(kind, KINDS)}: expected one of {', '.join(KINDS)} and a layer, "
-            "such as resid_post.2"
-        )
-    return Hookpoint(kind, int(layer))
-
-
-def check_hookpoint(config: dict[str, Any], hookpoint: Hookpoint) -> None:
-    """Check a hookpoint against a model's configuration, before any weights are loaded.
-
-    Raises:
-        HookpointError: the family is unknown or has no such block.
-    """
-    family_of(str(config.get("model_type")))
-    layers = int(config["num_hidden_layers"])
-    if hookpoint.layer >= layers:
-        raise HookpointError(
-            f"no hookpoint {hookpoint}: the model has {layers} blocks, so the last is {hookpoint.kind}.{layers - 1}"
-        )
 
 
 def blocks_of(model: "PreTrainedModel") -> nn.ModuleList:

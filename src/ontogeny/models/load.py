@@ -7,7 +7,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ontogeny.errors import SuiteError
-from ontogeny.models.hookpoints import Hookpoint, truncate
+from ontogeny.models.hookpoints import truncate
+from ontogeny.models.names import Hookpoint
 from ontogeny.suites.suite import Snapshot
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ontogeny.config import PretrainConfig, fingerprint
+from ontogeny.config import DEFAULT_MODEL, PretrainConfig, fingerprint
 from ontogeny.corpus.pack import Corpus
 from ontogeny.errors import ConfigError, SuiteError
 from ontogeny.loop import Checkpoint, run_loop, warmup_cosine
@@ -24,13 +24,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 IGNORED = -100
-DEFAULT_MODEL = {
-    "model_type": "gpt_neox",
-    "hidden_size": 128,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "intermediate_size": 512,
-}
 
 
 class SequenceBatches:

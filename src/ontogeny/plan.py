@@ -1,0 +1,395 @@
+"""What a study takes, before anything runs: parameters, memory, arithmetic, disk. Loads no torch.
+
+Memory is counted in tensors: the dictionary's weights, of which training holds four (with gradients and Adam's two
+moments); a window of activations; the truncated models; and a few tensors of a batch, [batch, snapshot, d_model] for
+activations and [batch, feature] for codes, whose numbers come from `make bench-memory`. No tensor is
+[batch, snapshot, feature].
+"""
+
+import shutil
+from bisect import bisect_right
+from collections.abc import Iterator, Set
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from ontogeny.config import DEFAULT_MODEL, DictionaryConfig, StudyConfig, TokenizerConfig
+from ontogeny.corpus.pack import Corpus
+from ontogeny.corpus.tokenizer import load_tokenizer
+from ontogeny.errors import ConfigError
+from ontogeny.models.names import check_hookpoint, parse_hookpoint
+from ontogeny.run import Run, run_folder
+from ontogeny.suites.suite import study_suite
+
+GB, PFLOP = 1e9, 1e15
+FLOAT = 4
+"""Bytes of a float32."""
+PROCESS = 0.4e9
+"""Bytes of a process that has loaded PyTorch and transformers and used them once."""
+CODES = {"relu": 4, "topk": 4, "batch_topk": 5, "jumprelu": 5}
+CODES_OF_TANH = 7
+"""Tensors of the codes' shape that a training step holds at its peak, by activation, and with tanh losses."""
+FEATURES = "dictionary.n_features"
+WORK = {
+    "harvest": "all models on the tokens to train on, up to the hookpoint",
+    "train": "5 dense products a step",
+    "measure": "models and dictionary on the tokens to measure",
+    "analyse": "dictionaries that the analyses train",
+}
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+
+
+class Part(NamedTuple):
+    """A part of a peak of memory.
+
+    Attributes:
+        bytes: its size.
+        setting: the setting that changes it most.
+        note: what it is.
+    """
+
+    bytes: float
+    setting: str
+    note: str
+
+
+Parts = dict[str, Part]
+
+
+@dataclass(frozen=True)
+class Model:
+    """The sizes of a suite's models.
+
+    Attributes:
+        width, inner: d_model, and the width inside an MLP.
+        blocks, all_blocks: blocks loaded to read the hookpoint, and of the whole model.
+        vocabulary: rows of the embedding and of the unembedding.
+    """
+
+    width: int
+    inner: int
+    blocks: int
+    all_blocks: int
+    vocabulary: int
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the whole model, of GPT-NeoX's kind."""
+        return self._parameters(self.all_blocks) + 2 * self.vocabulary * self.width
+
+    @property
+    def truncated_parameters(self) -> int:
+        """Parameters of what stays loaded to read the hookpoint."""
+        return self._parameters(self.blocks) + self.vocabulary * self.width
+
+    def _parameters(self, blocks: int) -> int:
+        """Of some blocks and the final norm: matrices, biases, layer norms."""
+        h, i = self.width, self.inner
+        return blocks * (4 * h * h + 2 * h * i + 9 * h + i) + 2 * h
+
+    def flop(self, sequence_length: int) -> int:
+        """FLOP of one token on its way to the hookpoint: 2 for each weight that it meets, and attention."""
+        h, i = self.width, self.inner
+        return self.blocks * (2 * (4 * h * h + 2 * h * i) + 4 * sequence_length * h)
+
+
+def dictionary_parameters(config: DictionaryConfig, *, n_snapshots: int, d_model: int) -> int:
+    """Weights, biases and learned thresholds of a crosscoder."""
+    thresholds = config.n_features if config.activation == "jumprelu" else 0
+    return (2 * n_snapshots * d_model + 1) * config.n_features + n_snapshots * d_model + thresholds
+
+
+def training_parts(config: DictionaryConfig, *, n_snapshots: int, d_model: int, batch_size: int) -> Parts:
+    """What a training step holds at its peak, the window and the models left out.
+
+    Beside `make bench-memory`'s measurements: MEASURED.
+    """
+    weights = FLOAT * dictionary_parameters(config, n_snapshots=n_snapshots, d_model=d_model)
+    codes = CODES_OF_TANH if config.sparsity_loss.startswith("tanh") else CODES[config.activation]
+    rows = FLOAT * batch_size
+    return {
+        "weights": Part(weights, FEATURES, "float32"),
+        "gradients": Part(weights, FEATURES, "float32"),
+        "Adam's moments": Part(2 * weights, FEATURES, "two, float32"),
+        "batch": Part(3 * rows * n_snapshots * d_model, "train.batch_size", "activations, reconstruction, gradient"),
+        "codes": Part(codes * rows * config.n_features, "train.batch_size", f"{codes} of [batch, feature]"),
+    }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study and the sizes that its arithmetic depends on.
+
+    Attributes:
+        folder: the run folder, which need not exist.
+        n_snapshots: snapshots studied.
+        corpus: the packed training corpus; None before it is packed.
+    """
+
+    study: StudyConfig
+    folder: Path
+    model: Model
+    n_snapshots: int
+    corpus: Corpus | None
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the dictionary."""
+        return dictionary_parameters(self.study.dictionary, n_snapshots=self.n_snapshots, d_model=self.model.width)
+
+    @property
+    def corpus_tokens(self) -> int | None:
+        """Tokens of the packed corpus that count: position 0 and padding left out."""
+        return None if self.corpus is None else self.corpus.n_tokens - len(self.corpus)
+
+    def flop(self) -> dict[str, float]:
+        """FLOP by work: `harvest` (the models, for the training), `train` and `measure` (the models among it)."""
+        study, model, length = self.study, self.model, self.study.corpus.sequence_length
+        encode = 2 * self.n_snapshots * model.width * study.dictionary.n_features
+        positions = length / (length - 1)
+        if self.corpus is not None and self.corpus_tokens:
+            positions = len(self.corpus) * length / self.corpus_tokens
+        read = self.n_snapshots * model.flop(length) * positions
+        trained = study.train.steps * study.train.batch_size
+        measured = min(study.measure.tokens, self.corpus_tokens or study.measure.tokens)
+        held_out = study.measure.held_out_tokens
+        return {
+            "harvest": trained * read,
+            "train": 5 * trained * encode,
+            "measure": (measured + held_out) * (read + encode) + held_out * encode,
+            "analyse": self._further() * trained * (read + 5 * encode),
+        }
+
+    def _further(self) -> float:
+        """Dictionaries that analyses train beside the studied one, in sizes of that."""
+        analyses, settings = self.study.analyses, self.study.analysis
+        independent = "turning_point" in analyses and settings.independent_start
+        alone = 3 if settings.single_sae_steps is None else len(settings.single_sae_steps)
+        return independent + (alone / self.n_snapshots if "single_saes" in analyses else 0)
+
+    # memory
+
+    def parts(self, stage: str) -> Parts:
+        """What a stage, `train` or `measure`, holds at its peak."""
+        own = self._training() if stage == "train" else self._measuring()
+        return own | {"models": self._models(), "process": Part(PROCESS, "", "Python, PyTorch, transformers")}
+
+    def peak(self, stage: str) -> float:
+        """Bytes that a stage takes at its peak."""
+        return sum(part.bytes for part in self.parts(stage).values())
+
+    def _training(self) -> Parts:
+        train, n, d = self.study.train, self.n_snapshots, self.model.width
+        tokens = max(1, train.window_tokens // train.batch_size) * train.batch_size
+        window = Part(FLOAT * tokens * n * d, "train.window_tokens", f"{tokens:,} tokens, float32")
+        step = training_parts(self.study.dictionary, n_snapshots=n, d_model=d, batch_size=train.batch_size)
+        return step | {"window": window}
+
+    def _measuring(self) -> Parts:
+        measure, n, d = self.study.measure, self.n_snapshots, self.model.width
+        n_features, weights = self.study.dictionary.n_features, FLOAT * self.parameters
+        tokens = measure.model_batch_size * self.study.corpus.sequence_length
+        ranks, places = self._examples(), measure.context_before + 1 + measure.context_after
+        return {
+            "weights": Part(weights, FEATURES, "float32"),
+            "sums": Part(weights, FEATURES, "activations where each feature is active; a chunk's and all"),
+            "examples": Part(n_features * ranks * (20 + FLOAT * places), FEATURES, f"{ranks} a feature"),
+            "batch": Part(3 * FLOAT * tokens * n * d, "measure.model_batch_size", f"activations of {tokens:,} tokens"),
+            "codes, then logits": Part(
+                max(6 * n_features, 3 * self.model.vocabulary) * FLOAT * tokens,
+                "measure.model_batch_size",
+                "6 of [token, feature] or 3 of [token, vocabulary]",
+            ),
+        }
+
+    def _examples(self) -> int:
+        """Examples that are kept of a feature."""
+        measure = self.study.measure
+        return measure.examples + measure.quantile_examples + self.n_snapshots * measure.snapshot_examples
+
+    def _models(self) -> Part:
+        suite = self.study.suite
+        size = self.model.truncated_parameters * (4 if suite.dtype == "float32" else 2)
+        loaded = self.n_snapshots
+        if suite.memory_gb is not None:
+            loaded = min(loaded, max(1, int(suite.memory_gb * GB // size)))
+        whole = size * self.model.parameters / self.model.truncated_parameters
+        note = f"{loaded} of {self.n_snapshots} up to {self.study.hookpoint}, and a whole one while it loads"
+        return Part(loaded * size + whole, "suite.memory_gb", note)
+
+    # disk
+
+    def disk(self) -> dict[str, float]:
+        """Bytes of what the run folder holds at its fullest, by kind."""
+        study, n, n_features = self.study, self.n_snapshots, self.study.dictionary.n_features
+        weights = FLOAT * self.parameters
+        kinds = {"dictionaries": weights * (1 + self._further()), "checkpoints": 2 * 3 * weights}
+        kinds["tables"] = 100.0 * n_features * (n + self._examples())
+        if study.suite.pretrain is not None:
+            model = FLOAT * self.model.parameters
+            kinds["snapshots"] = len(study.suite.pretrain.schedule) * model
+        if self.corpus is not None:
+            kinds["corpus"] = self.corpus.tokens.nbytes
+        return kinds
+
+    def disk_free(self) -> float:
+        """Bytes free at the run folder, and what it holds already."""
+        there = next(path for path in (self.folder, *self.folder.absolute().parents) if path.is_dir())
+        held = sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
+        return float(shutil.disk_usage(there).free + held)
+
+    # what comes of it
+
+    def table(self) -> pl.DataFrame:
+        """Everything: item, amount, unit, note."""
+        schema = {"item": pl.String, "amount": pl.Float64, "unit": pl.String, "note": pl.String}
+        return pl.DataFrame(list(self._rows()), schema=schema, orient="row")
+
+    def _rows(self) -> Iterator[tuple[str, float | None, str, str]]:
+        study, train = self.study, self.study.train
+        yield "snapshots", self.n_snapshots, "snapshots", f"of width {self.model.width}"
+        yield "dictionary", self.parameters, "parameters", f"{study.dictionary.n_features:,} features"
+        yield "steps", train.steps, "steps", f"batches of {train.batch_size:,} tokens"
+        if self.corpus_tokens is None:
+            yield "corpus", None, "tokens", "not packed yet"
+        else:
+            yield "corpus", self.corpus_tokens, "tokens", f"packed in {self.folder / 'corpus'}"
+            yield "epochs", train.steps * train.batch_size / self.corpus_tokens, "epochs", "of the corpus, in training"
+        for stage in ("train", "measure"):
+            for name, part in self.parts(stage).items():
+                yield f"{stage}: {name}", part.bytes / GB, "GB", part.note
+            yield f"{stage}: peak memory", self.peak(stage) / GB, "GB", ""
+        room = available_memory()
+        if room is not None:
+            yield "memory available", room.bytes / GB, "GB", f"on {room.where}"
+        for work, flop in self.flop().items():
+            yield f"{work}: arithmetic", flop / PFLOP, "PFLOP", WORK[work]
+        for kind, size in self.disk().items():
+            yield f"disk: {kind}", size / GB, "GB", ""
+        yield "disk: all", sum(self.disk().values()) / GB, "GB", f"in {self.folder}"
+        yield "disk free", self.disk_free() / GB, "GB", "with what the run has already"
+
+    def require_room(self, stages: Set[str] = frozenset({"train", "measure"})) -> None:
+        """Check that the stages to run fit into this machine.
+
+        Raises:
+            ConfigError: memory or disk is too small; what to set is named.
+        """
+        room, doing = available_memory(), {"train": "training", "measure": "measuring"}
+        heavy = max(stages & doing.keys(), key=self.peak, default=None)
+        if room is not None and heavy is not None and self.peak(heavy) > room.bytes:
+            raise ConfigError(
+                f"{doing[heavy]} {self.study.dictionary.n_features:,} features over {self.n_snapshots} snapshots of "
+                f"width {self.model.width} takes about {self.peak(heavy) / GB:.3g} GB of memory, {room.where} has "
+                f"{room.bytes / GB:.3g} GB available: {self._advice(heavy, room.bytes)}"
+            )
+        needed, free = sum(self.disk().values()), self.disk_free()
+        if stages and needed > free:
+            raise ConfigError(
+                f"the run takes about {needed / GB:.3g} GB of disk, {free / GB:.3g} GB are free at {self.folder}: make "
+                "room, give another --out, or set dictionary.n_features lower"
+            )
+
+    def _advice(self, stage: str, available: float) -> str:
+        """What to set so that a stage fits."""
+
+        def peak(n_features: int) -> float:
+            dictionary = self.study.dictionary.model_copy(update={"n_features": n_features})
+            return replace(self, study=self.study.model_copy(update={"dictionary": dictionary})).peak(stage)
+
+        fit = bisect_right(range(1, self.study.dictionary.n_features), available, key=peak)
+        unit = 10 ** max(0, len(str(fit)) - 2)
+        sizes: dict[str, float] = {}
+        for part in self.parts(stage).values():
+            sizes[part.setting] = sizes.get(part.setting, 0) + part.bytes
+        setting = max(sizes.keys() - {FEATURES, ""}, key=sizes.__getitem__)
+        advice = [f"set {FEATURES} to {fit // unit * unit:,} or less"] if fit else []
+        if not fit or sizes[setting] > self.peak(stage) / 4:
+            advice.append(f"lower {setting} ({sizes[setting] / GB:.3g} GB of it)")
+        return ", or ".join(advice)
+
+
+def plan_study(study: StudyConfig, out: str | Path | None = None) -> Plan:
+    """Work out what a study takes from its settings, its suite's configuration, and its corpus where that is packed.
+
+    Args:
+        out: the run folder; None for `runs/NAME` below the working directory.
+    Raises:
+        InputError: the suite or the hookpoint does not exist, or the folder is not a run.
+    """
+    run, pretrain = Run(run_folder(study, out)), study.suite.pretrain
+    run.require_own_folder()
+    packed = run.corpus_folder / "train"
+    corpus = Corpus(packed) if packed.is_dir() else None
+    if pretrain is None:
+        suite = study_suite(study)
+        config, n_snapshots = suite.model_config(), len(suite.snapshots)
+    else:
+        config = DEFAULT_MODEL | {"vocab_size": _vocabulary(study, corpus)} | pretrain.model
+        n_snapshots = len(pretrain.schedule if study.suite.steps == "all" else study.suite.steps)
+    return Plan(study, run.folder, _model(config, study.hookpoint), n_snapshots, corpus)
+
+
+def _vocabulary(study: StudyConfig, corpus: Corpus | None) -> int:
+    """Tokens of a tokenizer that the study names or trains."""
+    if corpus is not None:
+        return corpus.manifest["vocab_size"]
+    if isinstance(study.corpus.tokenizer, Path):
+        return len(load_tokenizer(study.corpus.tokenizer))
+    return (study.corpus.tokenizer or TokenizerConfig()).vocab_size
+
+
+def _model(config: dict[str, Any], hookpoint: str) -> Model:
+    """The sizes of a model from its transformers configuration."""
+    point = parse_hookpoint(hookpoint)
+    check_hookpoint(config, point)
+    return Model(
+        width=config["hidden_size"],
+        inner=config["intermediate_size"],
+        blocks=point.layer + 1,
+        all_blocks=config["num_hidden_layers"],
+        vocabulary=config["vocab_size"],
+    )
+
+
+class Room(NamedTuple):
+    """Memory that is free: bytes, and where."""
+
+    bytes: float
+    where: str
+
+
+def available_memory() -> Room | None:
+    """What a stage can take: the free memory of a GPU where PyTorch uses one, else what the system has available.
+
+    None where neither is known. PyTorch is loaded only where there is a GPU's driver.
+    """
+    if any(Path(device).exists() for device in GPU_DEVICES):
+        import torch
+
+        if torch.cuda.is_available():
+            return Room(float(torch.cuda.mem_get_info()[0]), "the GPU")
+    limits = [*_system_memory(), *_container_memory()]
+    return Room(float(min(limits)), "this machine") if limits else None
+
+
+def _system_memory() -> Iterator[int]:
+    """MemAvailable, where the system is Linux."""
+    meminfo = Path("/proc/meminfo")
+    for line in meminfo.read_text().splitlines() if meminfo.is_file() else []:
+        if line.startswith("MemAvailable:"):
+            yield int(line.split()[1]) * 1024
+
+
+def _container_memory() -> Iterator[int]:
+    """Limits of this process's control group and of those above it (cgroup v2), where there are some."""
+    own, root = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+    for line in own.read_text().splitlines() if own.is_file() else []:
+        if line.startswith("0::/"):
+            group = root / line.removeprefix("0::/")
+            for folder in (group, *group.parents):
+                limit = folder / "memory.max"
+                if limit.is_file() and (text := limit.read_text().strip()) != "max":
+                    yield int(text)
