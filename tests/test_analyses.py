@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ontogeny.analyses.intervals import bootstrap_mean, wilson_count
-from ontogeny.analyses.lineage import code_correlations, lineage
+from ontogeny.analyses.lineage import lineage
 from ontogeny.analyses.ngrams import fit_ngrams, token_pairs
 from ontogeny.analyses.phases import _sequences
 from ontogeny.analyses.turning_point import turning_point
@@ -19,6 +19,7 @@ from ontogeny.config import CorpusConfig
 from ontogeny.corpus.pack import Corpus, pack_documents
 from ontogeny.corpus.readers import Document
 from ontogeny.corpus.tokenizer import train_tokenizer
+from ontogeny.features.kinship import code_correlations
 from ontogeny.features.life import life_history
 from ontogeny.models.load import load_snapshot
 from ontogeny.run import Run

@@ -12,8 +12,6 @@ from ontogeny.tables import TABLES
 if TYPE_CHECKING:
     from torch import Tensor
 
-FEATURES_AT_ONCE = 256
-
 
 def lineage(run: Run) -> pl.DataFrame:
     """The table `lineage`: each emergent feature's nearest earlier one, and whether it is new, split off or took over.
@@ -22,39 +20,31 @@ def lineage(run: Run) -> pl.DataFrame:
     correlation of the codes over the sampled held-out tokens. The parent is the feature of greatest kinship among those
     born before and alive at the birth.
     """
-    features = run.features.sort("feature")
-    steps, settings = run.steps, run.study.analysis
+    from ontogeny.features.kinship import kin_of_births
+
+    features, steps = run.features.sort("feature"), run.steps
     relative = run.matrix("strength_relative")
-    alive = (relative >= run.study.measure.alive_threshold) & ~features["dead"].to_numpy()
-    birth = np.array([-1 if step is None else steps.index(step) for step in features["birth_step"]])
-    directions = run.dictionary().W_dec.numpy()
     codes, tokens = _codes(run)
-    rows = []
-    for snapshot in range(1, len(steps)):
-        earlier = np.flatnonzero(alive[snapshot] & (birth >= 0) & (birth < snapshot))
-        born = np.flatnonzero(birth == snapshot)
-        if len(earlier) == 0:
-            continue
-        unit = directions[snapshot] / np.maximum(np.linalg.norm(directions[snapshot], axis=1, keepdims=True), 1e-12)
-        for first in range(0, len(born), FEATURES_AT_ONCE):
-            block = born[first : first + FEATURES_AT_ONCE]
-            cosine = unit[block] @ unit[earlier].T
-            correlation = code_correlations(codes, block, tokens=tokens)[:, earlier]
-            kinship = (cosine + correlation) / 2
-            for row, place in enumerate(kinship.argmax(1)):
-                parent, kin = int(earlier[place]), float(kinship[row, place])
-                kind = "split" if alive[-1, parent] else "handover"
-                rows.append(
-                    {
-                        "feature": int(block[row]),
-                        "birth_step": steps[snapshot],
-                        "parent": parent,
-                        "cosine": float(cosine[row, place]),
-                        "code_correlation": float(correlation[row, place]),
-                        "kinship": kin,
-                        "label": "novel" if kin < settings.kin_threshold else kind,
-                    }
-                )
+    kin = kin_of_births(
+        run.dictionary().W_dec,
+        codes,
+        tokens=tokens,
+        alive=(relative >= run.study.measure.alive_threshold) & ~features["dead"].to_numpy(),
+        birth=np.array([-1 if step is None else steps.index(step) for step in features["birth_step"]]),
+        kin_threshold=run.study.analysis.kin_threshold,
+    )
+    rows = [
+        {
+            "feature": one.feature,
+            "birth_step": steps[one.snapshot],
+            "parent": one.parent,
+            "cosine": one.cosine,
+            "code_correlation": one.code_correlation,
+            "kinship": one.kinship,
+            "label": one.label,
+        }
+        for one in kin
+    ]
     return pl.DataFrame(rows, schema={name: column.dtype for name, column in TABLES["lineage"].items()}).sort("feature")
 
 
@@ -70,26 +60,3 @@ def _codes(run: Run) -> "tuple[Tensor, int]":
     size = (len(run.features), tokens)
     values = torch.from_numpy(table["code"].to_numpy().copy())
     return torch.sparse_coo_tensor(places, values, size, check_invariants=True).coalesce(), tokens
-
-
-def code_correlations(codes: "Tensor", block: np.ndarray, *, tokens: int) -> np.ndarray:
-    """Pearson correlation of the codes of some features with those of all [block, feature]; 0 for constant ones.
-
-    Args:
-        codes: sparse [feature, token].
-        block: the features to correlate.
-        tokens: number of tokens, those without any code among them.
-    """
-    import torch
-
-    dense = torch.stack([codes[int(feature)].to_dense() for feature in block], dim=1).double()
-    codes = codes.double()
-    mean, square = (
-        torch.sparse.sum(codes, 1).to_dense() / tokens,
-        torch.sparse.sum(codes * codes, 1).to_dense() / tokens,
-    )
-    spread = (square - mean.square()).clamp_min(0).sqrt()
-    chosen = torch.from_numpy(block)
-    covariance = (codes @ dense).T / tokens - mean[chosen, None] * mean
-    scale = spread[chosen, None] * spread
-    return torch.where(scale > 0, covariance / scale, 0.0).numpy()

@@ -1,0 +1,113 @@
+"""What one snapshot knows of a feature: AUC of its activations alone, beside what the token alone tells.
+
+A shared code reads all snapshots, the last one too, so that it may be known where an early model knows nothing of it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+RIDGE = 1e-3
+"""Penalty of the probe, as a share of the mean variance of its inputs."""
+
+
+def linear_probe(
+    x: Float[Tensor, "token d_model"], active: Bool[Tensor, "token feature"]
+) -> tuple[Float[Tensor, "d_model feature"], Float[Tensor, " d_model"]]:
+    """Ridge regression of "is active" on activations.
+
+    Returns:
+        Weights, and the mean to subtract first.
+    """
+    mean = x.mean(0)
+    centred = (x - mean).double()
+    gram = centred.T @ centred
+    gram.diagonal().add_(RIDGE * gram.diagonal().mean())
+    return torch.linalg.solve(gram, centred.T @ active.double()).to(x.dtype), mean
+
+
+def token_rates(
+    token: Int[Tensor, " token"], active: Bool[Tensor, "token feature"], *, vocabulary: int
+) -> Float[Tensor, "vocabulary feature"]:
+    """How often each feature is active on each token of the vocabulary, drawn towards its mean by one token's worth."""
+    sums = torch.zeros(vocabulary, active.shape[1]).index_add_(0, token, active.float())
+    counts = torch.bincount(token, minlength=vocabulary)[:, None]
+    return (sums + active.float().mean(0)) / (counts + 1)
+
+
+def auc(score: Float[Tensor, "token feature"], active: Bool[Tensor, "token feature"]) -> np.ndarray:
+    """Area under the ROC curve [feature]; ties count half; nan where a feature is active on all tokens or on none.
+
+    Source: the Mann–Whitney statistic, by mid-ranks.
+    """
+    tokens, n_features = score.shape
+    areas = np.full(n_features, np.nan)
+    ordered = score.T.contiguous().sort(dim=1).values
+    of_feature, is_active = score.T.contiguous(), active.T.contiguous()
+    for feature in range(n_features):
+        positive = of_feature[feature][is_active[feature]]
+        n = len(positive)
+        if not 0 < n < tokens:
+            continue
+        low = torch.searchsorted(ordered[feature], positive)
+        high = torch.searchsorted(ordered[feature], positive, right=True)
+        ranks = float((low + high + 1).double().sum()) / 2
+        areas[feature] = (ranks - n * (n + 1) / 2) / (n * (tokens - n))
+    return areas
+
+
+def auc_error(area: np.ndarray, positives: np.ndarray, tokens: int) -> np.ndarray:
+    """Standard error of areas under the ROC curve. Source: Hanley and McNeil 1982."""
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    n, m = np.maximum(positives, 1), np.maximum(tokens - positives, 1)
+    variance = area * (1 - area) + (n - 1) * (q1 - area**2) + (m - 1) * (q2 - area**2)
+    return np.sqrt(np.maximum(variance, 0) / (n * m))
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """Whether births are seen from their own snapshot alone.
+
+    Attributes:
+        rise: how much the area above the baseline rises in the interval of the birth [feature]; nan without a birth.
+        error: its standard error [feature].
+        confirmed: whether it rises by more than chance and by at least `LEAST_RISE` [feature].
+    """
+
+    rise: np.ndarray
+    error: np.ndarray
+    confirmed: np.ndarray
+
+
+LEAST_RISE = 0.02
+CERTAIN = 1.645
+"""Standard errors of a one-sided test at 5 %."""
+
+
+def confirm_births(
+    areas: Float[np.ndarray, "snapshot feature"],
+    baseline: Float[np.ndarray, " feature"],
+    birth: Int[np.ndarray, " feature"],
+    *,
+    positives: Int[np.ndarray, " feature"],
+    tokens: int,
+) -> Confirmation:
+    """A birth is confirmed where what the snapshot alone knows, above the token's baseline, rises in the same interval.
+
+    Args:
+        areas: of probes on each snapshot alone.
+        baseline: area of the token's identity; at least .5.
+        birth: snapshot of each birth; 0 or less where there is none to confirm.
+        positives, tokens: active and all tokens that areas were measured on.
+    """
+    feature = np.arange(areas.shape[1])
+    born = birth > 0
+    later, before = areas[np.maximum(birth, 0), feature], areas[np.maximum(birth - 1, 0), feature]
+    floor = np.maximum(np.nan_to_num(baseline, nan=0.5), 0.5)
+    rise = np.maximum(later, floor) - np.maximum(before, floor)
+    error = np.hypot(auc_error(later, positives, tokens), auc_error(before, positives, tokens))
+    confirmed = born & (rise >= LEAST_RISE) & (rise > CERTAIN * error)
+    return Confirmation(np.where(born, rise, np.nan), np.where(born, error, np.nan), confirmed)

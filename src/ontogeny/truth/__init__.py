@@ -1,0 +1,1 @@
+"""Known answers: planted suites, nulls, stability."""

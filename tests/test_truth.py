@@ -1,0 +1,325 @@
+"""Planted suites and their scores: what is planted is there, and a score says what was found."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ontogeny.dictionaries.crosscoder import Crosscoder
+from ontogeny.errors import ConfigError
+from ontogeny.features.probes import auc, auc_error, confirm_births, linear_probe, token_rates
+from ontogeny.truth.nulls import NoChange, ShuffledRows, matched_lives, specific_share
+from ontogeny.truth.planted import FADED, KIN_COSINE, KIN_SHARE, OWN_SHARE, Planted, plant
+from ontogeny.truth.recovery import score_recovery
+from ontogeny.truth.stability import seed_cosines, stability_row
+
+
+def degrees(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    cosine = torch.nn.functional.cosine_similarity(a, b, dim=-1)
+    return torch.rad2deg(cosine.clamp(-1, 1).acos())
+
+
+def norms_of(planted: Planted) -> torch.Tensor:
+    """The scale of each snapshot: the norm of any feature that neither grows nor shrinks."""
+    return planted.W_dec.norm(dim=2).amax(1)
+
+
+def dictionary_of(planted: Planted, **changes: torch.Tensor) -> Crosscoder:
+    """A crosscoder with the planted decoder; its encoder reads the codes off by least squares."""
+    n, f, d = planted.W_dec.shape
+    scale = 8 / norms_of(planted)
+    W_dec = planted.W_dec * scale[:, None, None]
+    rows = W_dec.transpose(0, 1).flatten(1)
+    W_enc = torch.linalg.pinv(rows).view(n, d, f)
+    tensors = {
+        "W_enc": W_enc,
+        "W_dec": W_dec,
+        "b_enc": torch.full((f,), -0.25),
+        "b_dec": torch.zeros(n, d),
+        "norm_scale": scale,
+    }
+    return Crosscoder(**tensors | changes, activation="relu").requires_grad_(False)
+
+
+def test_the_same_arguments_plant_the_same_suite() -> None:
+    a, b, other = (plant(seed=seed, related=2) for seed in (3, 3, 4))
+    assert torch.equal(a.W_dec, b.W_dec)
+    assert not torch.equal(a.W_dec, other.W_dec)
+    first, again = (next(iter(suite.batches(64))) for suite in (a, b))
+    assert torch.equal(first, again)
+    third = a.batches(64).starting_at(2)
+    all_batches = list(a.batches(64, n_batches=3))
+    assert torch.equal(next(third), all_batches[2])
+    assert not torch.equal(next(iter(a.batches(64, seed=1))), first)
+
+
+def test_the_standard_suite_is_what_the_docs_say() -> None:
+    planted = plant(seed=0)
+    assert planted.W_dec.shape == (8, 256, 64)
+    assert float(planted.frequency.sum()) == pytest.approx(8, rel=1e-5)
+    ranked = planted.frequency.sort(descending=True).values
+    slope = (ranked[0] / ranked[-1]).log() / math.log(256)
+    assert float(slope) == pytest.approx(0.5, abs=0.01)
+    assert torch.bincount(planted.birth).tolist() == [32] * 8
+    norm = planted.W_dec.norm(dim=2)
+    assert torch.equal(norm > 0, planted.there)
+    torch.testing.assert_close(norm[:, planted.birth == 0], norms_of(planted)[:, None].expand(-1, 32))
+    assert norms_of(planted)[[0, -1]].tolist() == pytest.approx([5, 0.125])
+    turns = planted.rotation > 0
+    assert 0.35 < float(turns.float().mean()) < 0.6
+    assert float(planted.rotation.max()) <= 70
+    lasting = planted.birth < 7
+    found = degrees(planted.W_dec[planted.birth, torch.arange(256)], planted.W_dec[-1])
+    torch.testing.assert_close(found[lasting], planted.rotation[lasting], atol=0.1, rtol=0)
+
+
+def test_tokens_are_what_the_dictionary_makes() -> None:
+    planted = plant(n_features=128, related=3, seed=1, noise=0.0)
+    codes, x = planted.batches(512).batch(0)
+    absorbed = [i for i, relation in enumerate(planted.relation) if relation == "absorption"]
+    for snapshot in range(8):
+        here = codes.clone()
+        for child in absorbed:
+            if snapshot >= planted.birth[child]:
+                here[codes[:, child] > 0, planted.parent[child]] = 0
+        torch.testing.assert_close(x[:, snapshot], here @ planted.W_dec[snapshot], atol=1e-4, rtol=1e-4)
+    many = torch.cat([planted.batches(1024, seed=5).batch(number)[0] for number in range(40)])
+    found = (many > 0).float().mean(0)
+    torch.testing.assert_close(found, planted.frequency, atol=0.015, rtol=0.1)
+    assert float(many[many > 0].mean()) == pytest.approx(1, abs=0.02)
+
+
+def test_noise_has_the_norm_it_says() -> None:
+    planted = plant(n_features=16, active=1.0, noise=0.2)
+    codes, x = planted.batches(4096).batch(0)
+    noise = (x - planted.activations(codes)) / norms_of(planted)[:, None]
+    assert float(noise.square().sum(2).mean().sqrt()) == pytest.approx(0.2, rel=0.02)
+
+
+@pytest.mark.parametrize("relation", ["split", "absorption", "handover"])
+def test_related_features_share_tokens_and_direction(relation: str) -> None:
+    planted = plant(related=4, seed=2)
+    fires = torch.cat([planted.batches(4096).batch(number)[0] for number in range(8)]) > 0
+    children = [i for i, kind in enumerate(planted.relation) if kind == relation]
+    assert len(children) == 4
+    for child in children:
+        parent = int(planted.parent[child])
+        assert planted.birth[parent] == 0 < planted.birth[child]
+        cosine = torch.nn.functional.cosine_similarity(planted.W_dec[0, parent], planted.W_dec[-1, child], dim=0)
+        assert float(cosine) == pytest.approx(KIN_COSINE, abs=1e-3)
+        both = (fires[:, child] & fires[:, parent]).sum()
+        assert float(both / fires[:, parent].sum()) == pytest.approx(KIN_SHARE[relation], abs=0.05)
+        own = float((fires[:, child] & ~fires[:, parent]).sum() / (~fires[:, parent]).sum())
+        if relation == "handover":
+            assert own == pytest.approx(OWN_SHARE * float(planted.frequency[parent]), rel=0.3)
+            assert planted.death[parent] == planted.birth[child]
+        else:
+            assert own == 0
+            assert planted.death[parent] == 8
+
+
+def test_features_die_grow_shrink_and_fire_together() -> None:
+    planted = plant(seed=4, dying=0.3, growing=0.3, shrinking=0.3, correlated=0.5, norms=(1.0, 1.0))
+    dies = planted.death < 8
+    assert 0.15 < float(dies.float().mean()) < 0.4
+    norm = planted.W_dec.norm(dim=2)
+    feature = torch.arange(256)
+    ends = norm[planted.death - 1, feature] / norm[planted.birth, feature]
+    long = planted.death - planted.birth > 1
+    kinds = torch.tensor([FADED, 1.0, 1 / FADED])
+    assert bool(((ends[long, None] - kinds).abs() < 1e-4).any(1).all())
+    assert (ends[long] < 0.5).any()
+    assert (ends[long] > 2).any()
+    fires = torch.cat([planted.batches(4096).batch(number)[0] for number in range(8)]).gt(0).float()
+    copies = (planted.copied >= 0).nonzero().flatten()
+    correlation = np.corrcoef(fires.T.numpy())[copies, planted.copied[copies]]
+    assert 0.3 < correlation.mean() < 0.7
+
+
+def test_a_hard_suite_shares_directions_in_pairs() -> None:
+    planted = plant(pair_cosine=0.5, rotating=0.0, seed=5, births=torch.tensor([1.0] + [0.0] * 7))
+    cosine = torch.nn.functional.cosine_similarity(planted.W_dec[0, 0::2], planted.W_dec[0, 1::2], dim=1)
+    torch.testing.assert_close(cosine, torch.full((128,), 0.5))
+
+
+def test_too_many_relations_are_refused() -> None:
+    with pytest.raises(ConfigError, match="60 related features were asked for, but only"):
+        plant(n_features=64, related=20)
+
+
+def test_the_planted_dictionary_scores_full_marks() -> None:
+    planted = plant(n_features=48, n_snapshots=6, d_model=64, active=3.0, seed=0, noise=0.0)
+    score = score_recovery(planted, dictionary_of(planted), tokens=4096)
+    assert score.recovered == 1
+    assert score.births_exact == 1
+    assert (score.false_emergent, score.false_features, score.false_births) == (0, 0, 0)
+    assert score.strength_error == pytest.approx(0, abs=1e-5)
+    assert score.rotations_right == 1
+    assert score.by_birth()["n"].to_list() == [8] * 6
+    assert score.by_frequency()["n"].to_list() == [12] * 4
+    assert float(score.reconstruction.min()) > 0.8
+
+
+def test_what_is_wrong_is_counted() -> None:
+    planted = plant(n_features=48, n_snapshots=6, d_model=64, active=3.0, seed=0, noise=0.0, rotating=1.0)
+    right = dictionary_of(planted)
+    W_dec = right.W_dec.clone()
+    initial = (planted.birth == 0).nonzero().flatten()
+    late = (planted.birth == 3).nonzero().flatten()
+    W_dec[:2, initial[:2]] = 0.01 * W_dec[:2, initial[:2]]
+    W_dec[:, late[0]] = torch.randn(6, 64)
+    W_dec[:, late[1]] = W_dec[3, late[1]]
+    W_dec[:3, late[1]] = 0
+    W_dec[5, late[2]] *= 0.7
+    score = score_recovery(planted, dictionary_of(planted, W_dec=W_dec, W_enc=right.W_enc), tokens=4096)
+    assert score.recovered == pytest.approx(47 / 48)
+    assert score.false_emergent == pytest.approx(2 / 8)
+    assert score.births_exact == pytest.approx(45 / 47)
+    assert score.birth_error == pytest.approx(4 / 47)
+    assert score.false_features == pytest.approx(1 / 48)
+    assert score.strength_error > 0.05
+    assert score.rotations_right == pytest.approx(
+        1 - 1 / int(((planted.rotation > 0) & (planted.birth != 3)).sum() + 7)
+    )
+
+
+def test_scores_do_not_depend_on_the_order_of_features() -> None:
+    planted = plant(n_features=32, n_snapshots=4, d_model=64, active=2.0, seed=1)
+    right = dictionary_of(planted)
+    order = torch.randperm(32, generator=torch.Generator().manual_seed(0))
+    turned = dictionary_of(planted, W_dec=right.W_dec[:, order], W_enc=right.W_enc[:, :, order])
+    a, b = (score_recovery(planted, one, tokens=2048).figures() for one in (right, turned))
+    assert a == pytest.approx(b)
+
+
+# nulls
+
+
+def test_no_change_turns_and_scales_the_same_activations() -> None:
+    x = [torch.randn(32, 1, 16) for _ in range(3)]
+    null = NoChange(x, n_snapshots=4, seed=1)
+    batches = list(null)
+    assert len(batches) == 3
+    assert batches[0].shape == (32, 4, 16)
+    gram = x[1][:, 0] @ x[1][:, 0].T
+    for snapshot, scale in enumerate(null.scales):
+        own = batches[1][:, snapshot] / scale
+        torch.testing.assert_close(own @ own.T, gram, atol=1.0, rtol=0.05)
+        assert float((own - x[1][:, 0]).norm() / own.norm()) > 0.5
+    noise = batches[2][:, 0] / null.scales[0] - x[2][:, 0] @ null.rotations[0]
+    assert float(noise.norm(dim=1).mean() / x[2].norm(dim=2).mean()) == pytest.approx(0.01, rel=0.15)
+    assert torch.equal(next(null.starting_at(2)), batches[2])
+
+
+def test_shuffled_rows_keep_every_snapshots_rows() -> None:
+    planted = plant(n_features=16, active=1.0, n_snapshots=3, d_model=8)
+    given = list(planted.batches(64, n_batches=2))
+    shuffled = list(ShuffledRows(planted.batches(64, n_batches=2), seed=0))
+    for before, after in zip(given, shuffled, strict=True):
+        for snapshot in range(3):
+            rows, others = before[:, snapshot], after[:, snapshot]
+            assert not torch.equal(rows, others)
+            assert torch.equal(rows[rows[:, 0].argsort()], others[others[:, 0].argsort()])
+        assert not torch.equal(after[:, 0, 0].argsort(), after[:, 1, 0].argsort())
+
+
+def test_specific_share_by_hand() -> None:
+    strength = np.array([[1.0, 0.0, 3.0, 0.0], [1.0, 2.0, 0.9, 0.0]])
+    assert specific_share(strength) == pytest.approx(2 / 3)
+
+
+def test_chains_reach_back_to_where_a_direction_is() -> None:
+    planted = plant(n_features=24, n_snapshots=5, d_model=64, active=2.0, rotating=0.0, norms=(1.0, 1.0))
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for snapshot in range(5):
+        row = planted.W_dec[snapshot].clone()
+        gone = ~planted.there[snapshot]
+        row[gone] = torch.randn(int(gone.sum()), 64, generator=generator)
+        rows.append(row[torch.randperm(24, generator=generator)] if snapshot < 4 else row)
+    lives = matched_lives(rows)
+    assert np.array_equal(lives, planted.there.numpy())
+    permuted = matched_lives([rows[place] for place in (2, 0, 3, 1, 4)])
+    assert permuted[0].sum() < lives[2].sum()
+
+
+# probes
+
+
+def test_auc_counts_pairs() -> None:
+    rng = np.random.default_rng(0)
+    score = torch.from_numpy(rng.integers(0, 5, (60, 4))).float()
+    active = torch.from_numpy(rng.random((60, 4)) < 0.3)
+    active[:, 3] = False
+    areas = auc(score, active)
+    for feature in range(3):
+        own = score[:, feature]
+        pairs = own[active[:, feature]][:, None] - own[~active[:, feature]]
+        assert areas[feature] == pytest.approx(float((pairs > 0).float().mean() + 0.5 * (pairs == 0).float().mean()))
+    assert np.isnan(areas[3])
+
+
+def test_error_of_an_auc_covers_its_scatter() -> None:
+    rng = np.random.default_rng(1)
+    active = torch.zeros(300, 400, dtype=torch.bool)
+    active[:40] = True
+    score = torch.from_numpy(rng.standard_normal((300, 400)) + active.numpy())
+    areas = auc(score, active)
+    said = auc_error(np.array([areas.mean()]), np.array([40]), 300)[0]
+    assert areas.std() == pytest.approx(said, rel=0.2)
+
+
+def test_probes_find_what_is_there_and_tokens_what_they_tell() -> None:
+    generator = torch.Generator().manual_seed(0)
+    token = torch.randint(0, 10, (4000,), generator=generator)
+    of_token, of_context = token == 3, torch.rand(4000, generator=generator) < 0.2
+    active = torch.stack([of_token, of_context], dim=1)
+    x = torch.randn(4000, 8, generator=generator)
+    x[:, 0] += 4 * of_context
+    weights, mean = linear_probe(x[:2000], active[:2000])
+    areas = auc((x[2000:] - mean) @ weights, active[2000:])
+    assert areas[1] > 0.98
+    assert 0.4 < areas[0] < 0.6
+    rates = token_rates(token[:2000], active[:2000], vocabulary=10)
+    areas = auc(rates[token[2000:]], active[2000:])
+    assert areas[0] == 1
+    assert 0.4 < areas[1] < 0.6
+
+
+def test_births_are_confirmed_by_their_own_snapshot_alone() -> None:
+    areas = np.array([[0.5, 0.97, 0.5, 0.9, 0.5], [0.5, 0.98, 0.98, 0.9, 0.51], [0.95, 0.98, 0.98, 0.97, 0.52]])
+    found = confirm_births(
+        areas,
+        np.array([0.5, 0.6, 0.5, 0.99, 0.5]),
+        np.array([2, 1, 1, 2, 1]),
+        positives=np.array([200, 200, 200, 200, 20]),
+        tokens=10_000,
+    )
+    assert found.confirmed.tolist() == [True, False, True, False, False]
+    assert found.rise[:3] == pytest.approx([0.45, 0.01, 0.48])
+    nothing = confirm_births(areas, np.full(5, np.nan), np.zeros(5, int), positives=np.full(5, 9), tokens=99)
+    assert not nothing.confirmed.any()
+    assert np.isnan(nothing.rise).all()
+
+
+# stability
+
+
+def test_the_same_dictionary_in_another_order_is_matched() -> None:
+    planted = plant(n_features=40, n_snapshots=5, d_model=64, active=3.0)
+    a = dictionary_of(planted)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    W_dec = a.W_dec[:, order].clone()
+    W_dec[:, 0] = torch.randn(5, 64)
+    b = dictionary_of(planted, W_dec=W_dec, W_enc=a.W_enc[:, :, order])
+    everything = np.arange(40)
+    row, match = stability_row(a, b, living=everything, living_other=everything, alive_threshold=0.5)
+    assert row["matched_0.9"] == pytest.approx(39 / 40)
+    assert row["births_same_0.9"] == 1
+    assert row["births_spearman_0.9"] == pytest.approx(1)
+    same = match.cosine > 0.9
+    assert np.array_equal(order.numpy()[match.other[same]], match.feature[same])
+    cosines = seed_cosines(40, [match])["seed_cosine"]
+    assert cosines.min() < 0.6
+    assert (cosines > 0.99).sum() == 39
