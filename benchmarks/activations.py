@@ -25,8 +25,9 @@ from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.load import load_dictionary
 from ontogeny.dictionaries.train import train_crosscoder
+from ontogeny.features.codes import sample_codes
 from ontogeny.features.quality import reconstruct_held_out
-from ontogeny.features.splice import measure_splices, sample_codes
+from ontogeny.features.splice import measure_splices
 from ontogeny.loop import numerics
 from ontogeny.progress import progress_bar
 from ontogeny.run import atomic_path, default_cache, write_json

@@ -24,10 +24,7 @@ BATCHES = (1024, 2048)
 FEATURES = 8192
 CASES: dict[str, dict[str, object]] = {
     "batch_topk": {"activation": "batch_topk", "k": 32},
-    "topk": {"activation": "topk", "k": 32},
     "relu, l1": {"activation": "relu"},
-    "jumprelu, tanh": {"activation": "jumprelu", "sparsity": "tanh"},
-    "jumprelu, tanh_quad": {"activation": "jumprelu"},
     "jumprelu, tanh_quad, per_snapshot": {"activation": "jumprelu", "gate": "per_snapshot"},
 }
 

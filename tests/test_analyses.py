@@ -10,17 +10,21 @@ import polars as pl
 import pytest
 import torch
 
-from ontogeny.analyses.intervals import bootstrap_mean, wilson_count
+from ontogeny.activations.stream import harvester_of
 from ontogeny.analyses.lineage import lineage
 from ontogeny.analyses.ngrams import fit_ngrams, token_pairs
 from ontogeny.analyses.phases import _sequences
+from ontogeny.analyses.probes import probes
 from ontogeny.analyses.turning_point import turning_point
 from ontogeny.config import CorpusConfig
 from ontogeny.corpus.pack import Corpus, pack_documents
 from ontogeny.corpus.readers import Document
 from ontogeny.corpus.tokenizer import train_tokenizer
+from ontogeny.dictionaries.crosscoder import Crosscoder
+from ontogeny.features.codes import stored_codes
 from ontogeny.features.kinship import code_correlations
 from ontogeny.features.life import life_history
+from ontogeny.intervals import bootstrap_mean, wilson_count
 from ontogeny.models.load import load_snapshot
 from ontogeny.run import Run
 from ontogeny.suites.suite import open_suite, suite_of
@@ -284,3 +288,44 @@ def test_the_reference_suites_losses_are_what_its_readme_says(shared: Path, tmp_
         losses.append(float(torch.nn.functional.cross_entropy(logits, ids[:, 1:][inside])))
     assert losses[0] == pytest.approx(8.33, abs=0.05)
     assert losses[1] == pytest.approx(3.83, abs=0.15)
+
+
+def test_stored_codes_are_the_dictionarys(small_run: Run) -> None:
+    stored, corpus = stored_codes(small_run), Corpus(small_run.corpus_folder / "held_out")
+    harvester, crosscoder = harvester_of(small_run), small_run.dictionary()
+    assert isinstance(crosscoder, Crosscoder)
+    start = 0
+    for sequence in stored.sequences[:5]:
+        length = int(corpus.lengths[sequence])
+        tokens = torch.from_numpy(corpus.tokens[sequence, :length].astype(np.int64))[None]
+        x = torch.stack([harvester.read(snapshot, tokens)[0, 1:] for snapshot in range(4)], dim=1)
+        code = crosscoder.encode(x * crosscoder.norm_scale[:, None])
+        own = stored.codes.to_dense()[:, start : start + length - 1].T
+        torch.testing.assert_close(own, code, atol=1e-3, rtol=1e-3)
+        assert stored.token[start : start + length - 1].tolist() == tokens[0, 1:].tolist()
+        start += length - 1
+
+
+def test_probes_know_of_a_feature_what_its_snapshot_knows(small_run: Run) -> None:
+    table = probes(small_run)
+    assert len(table) == len(small_run.trajectories)
+    by_hand = table.filter(pl.col("snapshot") == 3, pl.col("positives") >= 20).sort("positives", descending=True)
+    stored, crosscoder, harvester = stored_codes(small_run), small_run.dictionary(), harvester_of(small_run)
+    corpus = Corpus(small_run.corpus_folder / "held_out")
+    read = []
+    for sequence in stored.sequences:
+        length = int(corpus.lengths[sequence])
+        tokens = torch.from_numpy(corpus.tokens[sequence, :length].astype(np.int64))[None]
+        read.append(harvester.read(3, tokens)[0, 1:])
+    number = np.repeat(np.arange(len(read)), [len(one) for one in read])
+    x = torch.cat(read)[torch.from_numpy(number % 2 == 1)] * crosscoder.norm_scale[3]
+    feature = by_hand["feature"][0]
+    active = (stored.codes[feature].to_dense() > 0)[torch.from_numpy(number % 2 == 1)]
+    score = x @ crosscoder.W_enc[3][:, feature]
+    pairs = score[active][:, None] - score[~active]
+    assert by_hand["auc_own"][0] == pytest.approx(float((pairs > 0).float().mean()), abs=1e-4)
+    assert by_hand["positives"][0] == int(active.sum())
+    assert by_hand["auc"].mean() > 0.85
+    known = table.filter(pl.col("positives") >= 20)
+    assert known["auc"].is_between(0, 1).all()
+    assert known.group_by("feature").agg(pl.col("auc_token").n_unique())["auc_token"].max() == 1

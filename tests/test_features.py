@@ -323,9 +323,10 @@ def test_measuring_at_another_batch_size_gives_the_same_features(small_run: Run,
 
 
 def test_with_the_per_snapshot_gate_each_snapshot_is_measured_by_its_own_codes(small_run: Run) -> None:
+    from ontogeny.features.codes import sample_codes
     from ontogeny.features.measure import chunks_of, measure_features
     from ontogeny.features.quality import reconstruct_held_out
-    from ontogeny.features.splice import measure_splices, sample_codes
+    from ontogeny.features.splice import measure_splices
     from ontogeny.features.tables import trajectories_table
 
     trained = small_run.dictionary()

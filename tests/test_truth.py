@@ -8,11 +8,12 @@ import torch
 
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.errors import ConfigError
+from ontogeny.features.life import alive_mask
 from ontogeny.features.probes import auc, auc_error, confirm_births, linear_probe, token_rates
 from ontogeny.truth.nulls import NoChange, ShuffledRows, matched_lives, specific_share
 from ontogeny.truth.planted import FADED, KIN_COSINE, KIN_SHARE, OWN_SHARE, Planted, plant
 from ontogeny.truth.recovery import score_recovery
-from ontogeny.truth.stability import seed_cosines, stability_row
+from ontogeny.truth.stability import Match, agreement, match_features
 
 
 def degrees(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -314,12 +315,22 @@ def test_the_same_dictionary_in_another_order_is_matched() -> None:
     W_dec[:, 0] = torch.randn(5, 64)
     b = dictionary_of(planted, W_dec=W_dec, W_enc=a.W_enc[:, :, order])
     everything = np.arange(40)
-    row, match = stability_row(a, b, living=everything, living_other=everything, alive_threshold=0.5)
-    assert row["matched_0.9"] == pytest.approx(39 / 40)
-    assert row["births_same_0.9"] == 1
-    assert row["births_spearman_0.9"] == pytest.approx(1)
-    same = match.cosine > 0.9
+    match = match_features(a, b, living=everything, living_other=everything)
+    births = (alive_mask(one.strength().numpy(), 0.5).argmax(0) for one in (a, b))
+    row = agreement(match, *births, level=0.9)
+    assert row["matched"] == pytest.approx(39 / 40)
+    assert (row["births_same"], row["emergent_same"], row["emergent_near"]) == (1, 1, 1)
+    assert row["births_spearman"] == pytest.approx(1)
+    assert row["emergent"] in (31, 32)
+    same = match.cosine >= 0.9
+    assert same.sum() == 39
     assert np.array_equal(order.numpy()[match.other[same]], match.feature[same])
-    cosines = seed_cosines(40, [match])["seed_cosine"]
-    assert cosines.min() < 0.6
-    assert (cosines > 0.99).sum() == 39
+
+
+def test_agreement_by_hand() -> None:
+    match = Match(np.array([0, 1, 2, 3]), np.array([3, 2, 1, 0]), np.array([0.95, 0.8, 0.75, 0.2]))
+    row = agreement(match, np.array([0, 1, 3, 0]), np.array([2, 1, 1, 0]), level=0.7)
+    assert row["matched"] == 0.75
+    assert row["births_same"] == pytest.approx(2 / 3)
+    assert (row["emergent"], row["emergent_same"], row["emergent_near"]) == (2, 0.5, 0.5)
+    assert agreement(match, np.zeros(4, int), np.zeros(4, int), level=0.9)["matched"] == 0.25

@@ -168,6 +168,23 @@ def analyse(study: StudyArgument, out: OutOption = None, as_json: JsonOption = F
 
 
 @app.command()
+def truth(study: StudyArgument, out: OutOption = None, as_json: JsonOption = False) -> None:
+    """Check a study against known answers: further seeds, nulls, plants in its likeness; then its report with them.
+
+    Trains as many dictionaries again as `truth.seeds` names, and three more. The run keeps the checks from then on.
+
+    Example: ontogeny truth study.yaml
+    """
+    from ontogeny.study import with_truth
+
+    config, out = _load(study, out)
+    done = _run(with_truth(config), out, "report", as_json)
+    if not as_json:
+        _print_table(done.table("stability"))
+        _print_table(done.table("nulls"))
+
+
+@app.command()
 def report(study: StudyArgument, out: OutOption = None, as_json: JsonOption = False) -> None:
     """Write a study's report (after what comes before it).
 

@@ -283,6 +283,18 @@ class AnalysesConfig(Settings):
     seed: int = 0
 
 
+class TruthConfig(Settings):
+    """Checks of a study against known answers (`ontogeny truth`)."""
+
+    seeds: list[int] = [1, 2]
+    """Seeds of further dictionaries, each trained in full on the tokens in another order."""
+    null_tokens: Positive = 1_000_000
+    """Tokens that the dictionary of each null is trained on."""
+    planted_tokens: Positive | None = None
+    """Tokens that the dictionary of the matched planted suite is trained on; None: as many as the study's."""
+    seed: int = 0
+
+
 class StudyConfig(Settings):
     """A study: one YAML file, from a suite to a report."""
 
@@ -295,6 +307,8 @@ class StudyConfig(Settings):
     measure: MeasureConfig = MeasureConfig()
     analyses: list[str] = ["emergence", "turning_point", "phases"]
     analysis: AnalysesConfig = AnalysesConfig()
+    truth: TruthConfig | None = None
+    """Nulls, seeds and matched plants; None leaves them out, `ontogeny truth` asks for them."""
     report: bool = True
 
     @field_validator("analyses")

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from ontogeny import tables
 from ontogeny.analyses import ANALYSES
-from ontogeny.config import StudyConfig, fingerprint, load_study
+from ontogeny.config import StudyConfig, TruthConfig, fingerprint, load_study
 from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
 from ontogeny.errors import ConfigError, CorpusError, RunError, did_you_mean
 from ontogeny.models.names import check_hookpoint, parse_hookpoint
 from ontogeny.plan import plan_study
 from ontogeny.run import Run, content_state, remove, run_folder
 from ontogeny.suites.suite import study_suite, suite_of
+from ontogeny.truth.checks import CHECKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,9 +126,10 @@ def _measure_key(run: Run) -> str:
 def _measure(run: Run) -> list[Path]:
     from ontogeny.activations.stream import harvester_of
     from ontogeny.dictionaries.crosscoder import Crosscoder
+    from ontogeny.features.codes import sample_codes
     from ontogeny.features.measure import measure_features
     from ontogeny.features.quality import quality_table, reconstruct_held_out
-    from ontogeny.features.splice import measure_splices, sample_codes
+    from ontogeny.features.splice import measure_splices
     from ontogeny.features.tables import examples_table, features_table, logit_effects_table, trajectories_table
 
     study, settings, suite = run.study, run.study.measure, suite_of(run)
@@ -160,7 +162,7 @@ def _measure(run: Run) -> list[Path]:
     ]
 
 
-# analyse and report
+# analyse, truth and report
 
 
 def _analyse_key(run: Run) -> str:
@@ -176,8 +178,20 @@ def _analyse(run: Run) -> list[Path]:
     ]
 
 
+def _truth_key(run: Run) -> str:
+    return fingerprint(run.study.truth, _analyse_key(run))
+
+
+def _truth(run: Run) -> list[Path]:
+    if run.study.truth is None:
+        for table in CHECKS:
+            (run.folder / tables.FILES[table]).unlink(missing_ok=True)
+        return []
+    return [run.write_table(table, check(run)) for table, check in CHECKS.items()]
+
+
 def _report_key(run: Run) -> str:
-    return fingerprint(version("ontogeny"), run.study.report, _analyse_key(run))
+    return fingerprint(version("ontogeny"), run.study.report, _truth_key(run))
 
 
 def _report(run: Run) -> list[Path]:
@@ -194,6 +208,7 @@ STAGES: dict[str, Stage] = {
         Stage("train", _train_key, _train),
         Stage("measure", _measure_key, _measure),
         Stage("analyse", _analyse_key, _analyse),
+        Stage("truth", _truth_key, _truth),
         Stage("report", _report_key, _report),
     )
 }
@@ -237,6 +252,12 @@ def check_study(study: StudyConfig, *, out: str | Path | None = None, until: str
         plan_study(study, out).require_room(wanted - done.keys())
 
 
+def with_truth(study: StudyConfig) -> StudyConfig:
+    """The study with its checks, and the probes that they need, asked for."""
+    changes = {"truth": study.truth or TruthConfig(), "analyses": list(dict.fromkeys([*study.analyses, "probes"]))}
+    return study.model_copy(update=changes)
+
+
 def run_study(
     study: str | Path | StudyConfig, *, out: str | Path | None = None, until: str = "report", say: Say = print
 ) -> Run:
@@ -245,7 +266,7 @@ def run_study(
     Args:
         study: a YAML file, or a loaded study.
         out: the run folder; None for `runs/NAME` below the working directory.
-        until: the last stage to run: pack, pretrain, train, measure, analyse or report.
+        until: the last stage to run: pack, pretrain, train, measure, analyse, truth or report.
         say: takes one line per stage.
     Returns:
         The run.

@@ -213,8 +213,12 @@ def harvester_of(run: Run, *, suite: Suite | None = None) -> Harvester:
     return Harvester(suite, run.study.hookpoint, dtype=settings.dtype, memory_gb=settings.memory_gb)
 
 
-def stream_of(run: Run, *, suite: Suite | None = None) -> ActivationStream:
-    """The stream that a run's dictionary is trained on, of its suite or of some of its snapshots."""
+def stream_of(run: Run, *, suite: Suite | None = None, seed: int | None = None) -> ActivationStream:
+    """The stream that a run's dictionary is trained on, of its suite or of some of its snapshots.
+
+    Args:
+        seed: of another order of the tokens; None for the run's own.
+    """
     settings = run.study.train
     return ActivationStream(
         harvester_of(run, suite=suite),
@@ -222,7 +226,7 @@ def stream_of(run: Run, *, suite: Suite | None = None) -> ActivationStream:
         batch_size=settings.batch_size,
         window_tokens=settings.window_tokens,
         model_batch_size=settings.model_batch_size,
-        seed=settings.seed,
+        seed=settings.seed if seed is None else seed,
     )
 
 

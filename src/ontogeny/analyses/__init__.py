@@ -10,6 +10,7 @@ import polars as pl
 from ontogeny.analyses.emergence import births, emergence
 from ontogeny.analyses.lineage import lineage
 from ontogeny.analyses.phases import phases
+from ontogeny.analyses.probes import probes
 from ontogeny.analyses.single_saes import single_saes
 from ontogeny.analyses.turning_point import cosines, drift, turning_point
 from ontogeny.run import Run
@@ -18,5 +19,6 @@ ANALYSES: dict[str, dict[str, Callable[[Run], pl.DataFrame]]] = {
     "emergence": {"emergence": emergence, "births": births, "lineage": lineage},
     "turning_point": {"cosines": cosines, "drift": drift, "turning_point": turning_point},
     "phases": {"phases": phases},
+    "probes": {"probes": probes},
     "single_saes": {"single_saes": single_saes},
 }

@@ -4,8 +4,8 @@ life history defined here."""
 import numpy as np
 import polars as pl
 
-from ontogeny.analyses.intervals import wilson_count
 from ontogeny.features.life import alive_mask, life_history
+from ontogeny.intervals import wilson_count
 from ontogeny.run import Run
 
 

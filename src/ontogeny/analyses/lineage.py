@@ -1,16 +1,10 @@
 """Where emergent features come from: for each birth the nearest feature that was there before."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import polars as pl
 
-from ontogeny.corpus.pack import Corpus
 from ontogeny.run import Run
 from ontogeny.tables import TABLES
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def lineage(run: Run) -> pl.DataFrame:
@@ -20,15 +14,16 @@ def lineage(run: Run) -> pl.DataFrame:
     correlation of the codes over the sampled held-out tokens. The parent is the feature of greatest kinship among those
     born before and alive at the birth.
     """
+    from ontogeny.features.codes import stored_codes
     from ontogeny.features.kinship import kin_of_births
 
     features, steps = run.features.sort("feature"), run.steps
     relative = run.matrix("strength_relative")
-    codes, tokens = _codes(run)
+    stored = stored_codes(run)
     kin = kin_of_births(
         run.dictionary().W_dec,
-        codes,
-        tokens=tokens,
+        stored.codes,
+        tokens=stored.tokens,
         alive=(relative >= run.study.measure.alive_threshold) & ~features["dead"].to_numpy(),
         birth=np.array([-1 if step is None else steps.index(step) for step in features["birth_step"]]),
         kin_threshold=run.study.analysis.kin_threshold,
@@ -46,17 +41,3 @@ def lineage(run: Run) -> pl.DataFrame:
         for one in kin
     ]
     return pl.DataFrame(rows, schema={name: column.dtype for name, column in TABLES["lineage"].items()}).sort("feature")
-
-
-def _codes(run: Run) -> "tuple[Tensor, int]":
-    """The sampled codes as a sparse matrix [feature, token], and the number of tokens sampled."""
-    import torch
-
-    table, lengths = run.table("codes"), Corpus(run.corpus_folder / "held_out").lengths
-    key = table["sequence"].cast(pl.Int64) * (int(lengths.max()) + 1) + table["position"]
-    token = key.rank("dense").to_numpy().astype(np.int64) - 1
-    tokens = int((lengths[table["sequence"].unique().to_numpy()].astype(np.int64) - 1).sum())
-    places = torch.from_numpy(np.stack([table["feature"].to_numpy().astype(np.int64), token]))
-    size = (len(run.features), tokens)
-    values = torch.from_numpy(table["code"].to_numpy().copy())
-    return torch.sparse_coo_tensor(places, values, size, check_invariants=True).coalesce(), tokens

@@ -6,9 +6,9 @@ Source: Evolution of Concepts, arXiv 2509.17196 ("statistical learning", then "f
 import numpy as np
 import polars as pl
 
-from ontogeny.analyses.intervals import bootstrap_mean
 from ontogeny.analyses.ngrams import NGrams, fit_ngrams, token_pairs
 from ontogeny.corpus.pack import Corpus
+from ontogeny.intervals import bootstrap_mean
 from ontogeny.progress import progress_bar
 from ontogeny.run import Run
 from ontogeny.suites.suite import Snapshot, suite_of

@@ -1,5 +1,7 @@
 """The dictionary beside SAEs of single snapshots: what sharing features over pre-training costs in reconstruction."""
 
+from functools import partial
+
 import polars as pl
 
 from ontogeny.corpus.pack import Corpus
@@ -13,7 +15,7 @@ def single_saes(run: Run) -> pl.DataFrame:
     The SAE is the same learner on one snapshot: BatchTopK with the number of active features that the dictionary has
     there, as many features, the same tokens in the same order. Both are measured on the same held-out tokens.
     """
-    from ontogeny.activations.stream import harvester_of
+    from ontogeny.activations.stream import harvester_of, stream_of
     from ontogeny.dictionaries.crosscoder import Crosscoder
     from ontogeny.dictionaries.variants import variant
     from ontogeny.features.quality import reconstruct_held_out
@@ -26,7 +28,14 @@ def single_saes(run: Run) -> pl.DataFrame:
         one = suite.only([snapshot])
         k = max(1, round(quality["l0"][snapshot]))
         sae = variant(
-            run, f"sae-step{one.steps[0]}", suite=one, activation="batch_topk", k=k, gate="shared", sparsity="none"
+            run,
+            f"sae-step{one.steps[0]}",
+            batches=partial(stream_of, run, suite=one),
+            of=one.steps,
+            activation="batch_topk",
+            k=k,
+            gate="shared",
+            sparsity="none",
         )
         harvester = harvester_of(run, suite=one)
         measured = reconstruct_held_out(sae.to(harvester.device), harvester, held_out, settings)

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 
 from ontogeny.analyses.change_point import find_change, turning_rates
-from ontogeny.analyses.intervals import bootstrap_mean
 from ontogeny.features.life import alive_mask, log_steps
+from ontogeny.intervals import bootstrap_mean
 from ontogeny.run import Run
 from ontogeny.tables import TABLES
 

@@ -4,8 +4,6 @@ The codes of a sample of held-out tokens are made once and kept sparse; then the
 at a time, and run three times: as they are, with the reconstruction in place of the activations, and with their mean.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import polars as pl
 import torch
@@ -13,10 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ontogeny.activations.stream import Harvester
-from ontogeny.config import MeasureConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
-from ontogeny.features.measure import Chunk, chosen_sequences, chunks_of
+from ontogeny.features.codes import CodeSample
 from ontogeny.loop import numerics
 from ontogeny.models.hookpoints import spliced
 from ontogeny.models.load import load_snapshot
@@ -26,59 +23,6 @@ from ontogeny.suites.suite import Suite
 
 LEAST_DENOMINATOR = 0.1
 """Loss recovered is left out where mean-ablation costs less than this, in nat."""
-
-
-@dataclass
-class CodeSample:
-    """The codes of some held-out sequences.
-
-    Attributes:
-        sequences: indices into the held-out corpus, chunk by chunk [sequence].
-        usable: positions that count, chunk by chunk [sequence, position].
-        codes: `widest_code`, sparse, chunk by chunk [sequence·position, feature].
-    """
-
-    sequences: list[np.ndarray]
-    usable: list[Tensor]
-    codes: list[Tensor]
-
-    def table(self) -> pl.DataFrame:
-        """The table `codes`."""
-        parts = []
-        for sequences, usable, codes in zip(self.sequences, self.usable, self.codes, strict=True):
-            row, feature = codes.indices().cpu().numpy()
-            length = usable.shape[1]
-            parts.append(
-                pl.DataFrame(
-                    {
-                        "sequence": sequences[row // length].astype(np.int32),
-                        "position": (row % length).astype(np.int16),
-                        "feature": feature.astype(np.int32),
-                        "code": codes.values().cpu().numpy(),
-                    }
-                )
-            )
-        return pl.concat(parts)
-
-
-@torch.no_grad()
-def sample_codes(crosscoder: Crosscoder, harvester: Harvester, held_out: Corpus, config: MeasureConfig) -> CodeSample:
-    """Codes of the first `config.sample_tokens` of the held-out tokens in their drawn order."""
-    sample = CodeSample([], [], [])
-    places = {"tokens": config.sample_tokens, "sequences_at_once": config.model_batch_size, "seed": config.seed}
-    chunks = chosen_sequences(held_out, **places)
-    with numerics(), progress_bar("codes", len(chunks), unit="chunks") as bar:
-        for chunk in chunks_of(crosscoder, harvester, held_out, **places):
-            sample.sequences.append(chunk.sequences.cpu().numpy())
-            sample.usable.append(chunk.usable)
-            sample.codes.append(_sparse_code(crosscoder, chunk))
-            bar.advance(1)
-    return sample
-
-
-def _sparse_code(crosscoder: Crosscoder, chunk: Chunk) -> Tensor:
-    code = crosscoder.widest_code(crosscoder.pre_activations(chunk.x))
-    return code.mul_(chunk.usable.view(-1, 1)).to_sparse()
 
 
 @torch.no_grad()

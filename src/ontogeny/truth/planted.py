@@ -1,6 +1,6 @@
 """Planted suites: activations made from a known dictionary whose features are born, fade, turn and beget each other.
 
-    x[θ] = Σ_i f_i[θ] W[θ, i] + noise
+    x[θ] = Σ_i f_i[θ] W[θ, i] + offset[θ] + noise
 
 A feature's row of W is zero before its birth and after its death. Codes are the same at every snapshot, but for those
 of absorbed features. Between two features there may be
@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ontogeny.dictionaries.dictionary import Dictionary
 from ontogeny.errors import ConfigError
 
 RELATIONS = ("split", "absorption", "handover")
@@ -27,6 +28,8 @@ KIN_SHARE = {"split": 0.4, "absorption": 0.4, "handover": 0.8}
 """Share of the parent's tokens on which a related feature fires."""
 OWN_SHARE = 0.25
 """Tokens of its own of a feature that takes over, as a share of its parent's."""
+ABSENT = 0.1
+"""Share of its greatest strength below which a feature is not planted."""
 FADED = 0.25
 """Where strength grows or shrinks it starts or ends at this share of its greatest."""
 
@@ -44,6 +47,7 @@ class Planted:
         parent: the feature that it is related to, -1 for none [feature].
         relation: how: `split`, `absorption`, `handover`, or nothing.
         noise: norm of the noise of a token, raw units [snapshot].
+        offset: mean that stands beside the features, raw units [snapshot, d_model].
         copied: the feature whose firing it shares half of the time, -1 for none [feature].
     """
 
@@ -55,6 +59,7 @@ class Planted:
     parent: Int[Tensor, " feature"]
     relation: tuple[str, ...]
     noise: Float[Tensor, " snapshot"]
+    offset: Float[Tensor, "snapshot d_model"]
     copied: Int[Tensor, " feature"]
     seed: int
 
@@ -88,7 +93,7 @@ class Planted:
         return fires * (0.5 + torch.rand(shape, generator=generator))
 
     def activations(self, codes: Float[Tensor, "token feature"]) -> Float[Tensor, "token snapshot d_model"]:
-        """What codes become at every snapshot, without noise."""
+        """What codes become at every snapshot, without offset and noise."""
         n, _, d = self.W_dec.shape
         W = self.W_dec.transpose(0, 1).flatten(1)
         x = codes @ W
@@ -124,7 +129,7 @@ class PlantedBatches:
         codes = planted.codes(self.batch_size, generator)
         x = planted.activations(codes)
         noise = torch.randn(x.shape, generator=generator) * (planted.noise / x.shape[2] ** 0.5)[:, None]
-        return codes, x + noise
+        return codes, x + planted.offset + noise
 
 
 def plant(
@@ -235,7 +240,48 @@ def plant(
         parent=parent,
         relation=tuple(relation),
         noise=noise * scale,
+        offset=torch.zeros(n_snapshots, d_model),
         copied=copied,
+        seed=seed,
+    )
+
+
+def planted_like(
+    dictionary: Dictionary,
+    *,
+    living: Int[Tensor, " feature"],
+    frequency: Float[Tensor, " feature"],
+    mean_code: Float[Tensor, " feature"],
+    residual: Float[Tensor, " snapshot"],
+    seed: int = 0,
+) -> Planted:
+    """A planted suite in the likeness of a trained dictionary: its directions, strengths, births and frequencies.
+
+    What is weaker than `ABSENT` of a feature's greatest strength is taken for not being there. Features fire
+    independently. Units are the dictionary's normalised ones.
+
+    Args:
+        living: the features to plant.
+        frequency: share of the tokens on which each of them fires.
+        mean_code: of each where it fires.
+        residual: norm of what the dictionary leaves unexplained, which becomes noise.
+    """
+    W_dec = dictionary.W_dec.detach()[:, living] * mean_code[:, None]
+    strength = W_dec.norm(dim=2)
+    there = strength >= ABSENT * strength.amax(0)
+    n, n_features = strength.shape
+    nobody = torch.full((n_features,), -1)
+    return Planted(
+        W_dec=W_dec * there[..., None],
+        frequency=frequency,
+        birth=there.int().argmax(0),
+        death=n - there.flip(0).int().argmax(0),
+        rotation=torch.zeros(n_features),
+        parent=nobody,
+        relation=("",) * n_features,
+        noise=residual,
+        offset=dictionary.b_dec.detach(),
+        copied=nobody,
         seed=seed,
     )
 

@@ -102,8 +102,10 @@ def score_recovery(
     living = fired.nonzero().flatten()
     there = planted.there
     found = dictionary.W_dec.detach()[:, living]
-    cosine = torch.einsum("sfd,sjd->sfj", _unit(planted.W_dec), _unit(found))
-    mean_cosine = ((cosine * there[..., None]).sum(0) / there.sum(0)[:, None].clamp_min(1)).numpy()
+    total = torch.zeros(n_features, len(living))
+    for here, own, other in zip(there, planted.W_dec, found, strict=True):
+        total[here] += _unit(own[here]) @ _unit(other).T
+    mean_cosine = (total / there.sum(0)[:, None].clamp_min(1)).numpy()
     rows, columns = linear_sum_assignment(-mean_cosine)
 
     true_strength = (planted.W_dec.norm(dim=2) * scale).numpy()
@@ -112,14 +114,14 @@ def score_recovery(
     match, of_match = np.full(n_features, -1), np.zeros(n_features)
     match[rows], of_match[rows] = columns, mean_cosine[rows, columns]
     recovered = of_match >= RECOVERED
-    own = np.where(recovered, match, 0)
-    angle, angle_found = _turn(planted.W_dec, planted), _turn(found[:, own], planted)
+    partner = np.where(recovered, match, 0)
+    angle, angle_found = _turn(planted.W_dec, planted), _turn(found[:, partner], planted)
 
-    exact = birth_found[own] == birth
+    exact = birth_found[partner] == birth
     initial = recovered & (birth == 0)
     turning = recovered & (planted.rotation.numpy() > 0)
     relative, relative_found = (
-        values / np.maximum(values.max(0), 1e-12) for values in (true_strength, strength[:, own])
+        values / np.maximum(values.max(0), 1e-12) for values in (true_strength, strength[:, partner])
     )
     alive_here = there.numpy() & recovered
     emergent = birth_found > 0
@@ -135,7 +137,7 @@ def score_recovery(
             "recovered": recovered,
             "birth": birth,
             "birth_found": pl.Series(
-                [int(found) if known else None for found, known in zip(birth_found[own], recovered, strict=True)],
+                [int(found) if known else None for found, known in zip(birth_found[partner], recovered, strict=True)],
                 dtype=pl.Int64,
             ),
             "death": planted.death.numpy(),
@@ -149,8 +151,8 @@ def score_recovery(
         features=features,
         recovered=float(recovered.mean()),
         births_exact=_mean(exact[recovered]),
-        birth_error=_mean(np.abs(birth_found[own] - birth)[recovered]),
-        false_emergent=_mean(birth_found[own][initial] > 0),
+        birth_error=_mean(np.abs(birth_found[partner] - birth)[recovered]),
+        false_emergent=_mean(birth_found[partner][initial] > 0),
         false_features=_mean(best < RECOVERED),
         false_births=_mean((known_birth <= 0)[emergent]),
         strength_error=_mean(np.square(relative_found - relative)[alive_here]) ** 0.5,

@@ -3,14 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata
 from torch import Tensor
 
 from ontogeny.dictionaries.dictionary import Dictionary
-from ontogeny.features.life import alive_mask
 
 LEVELS = (0.7, 0.9)
 """Cosines from which on features of two dictionaries count as the same."""
@@ -48,30 +46,30 @@ def _rows(dictionary: Dictionary) -> Tensor:
     return torch.nn.functional.normalize(rows.transpose(0, 1).flatten(1), dim=1)
 
 
-def stability_row(
-    a: Dictionary, b: Dictionary, *, living: np.ndarray, living_other: np.ndarray, alive_threshold: float
-) -> tuple[dict[str, float], Match]:
-    """How alike two dictionaries are.
+def agreement(match: Match, birth: np.ndarray, birth_other: np.ndarray, *, level: float) -> dict[str, float | int]:
+    """How far two dictionaries agree on features and on births.
 
+    Args:
+        birth, birth_other: snapshot of birth of every feature of each dictionary.
+        level: cosine from which on features count as the same.
     Returns:
-        n, and for each level of LEVELS the share of `a`'s living features matched at that cosine, of those the share
-        born at the same snapshot and within one, Spearman's correlation of births; and the match.
+        features; matched, their share with a counterpart; of those, births_same; and of the ones emergent in either,
+        emergent (number), emergent_same, emergent_near (within one snapshot), births_spearman.
     """
-    match = match_features(a, b, living=living, living_other=living_other)
-    birth, birth_other = (alive_mask(dictionary.strength().numpy(), alive_threshold).argmax(0) for dictionary in (a, b))
-    row = {"n": float(len(living))}
-    for level in LEVELS:
-        same = match.cosine >= level
-        mine, other = birth[match.feature[same]], birth_other[match.other[same]]
-        emergent = (mine > 0) | (other > 0)
-        name = f"{level:g}"
-        row[f"matched_{name}"] = float(same.sum() / max(1, len(living)))
-        row[f"births_same_{name}"] = _mean(mine == other)
-        row[f"emergent_births_same_{name}"] = _mean((mine == other)[emergent])
-        row[f"emergent_births_near_{name}"] = _mean((np.abs(mine - other) <= 1)[emergent])
-        varied = len(set(mine)) > 1 and len(set(other)) > 1
-        row[f"births_spearman_{name}"] = _rank_correlation(mine, other) if varied else float("nan")
-    return row, match
+    same = match.cosine >= level
+    mine, other = birth[match.feature[same]], birth_other[match.other[same]]
+    emergent = (mine > 0) | (other > 0)
+    mine_, other_ = mine[emergent], other[emergent]
+    varied = len(set(mine_)) > 1 and len(set(other_)) > 1
+    return {
+        "features": len(match.feature),
+        "matched": _mean(same),
+        "births_same": _mean(mine == other),
+        "emergent": int(emergent.sum()),
+        "emergent_same": _mean(mine_ == other_),
+        "emergent_near": _mean(np.abs(mine_ - other_) <= 1),
+        "births_spearman": _rank_correlation(mine_, other_) if varied else float("nan"),
+    }
 
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -80,15 +78,3 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else float("nan")
-
-
-def seed_cosines(n_features: int, matches: list[Match]) -> pl.DataFrame:
-    """Each feature's mean cosine to its counterparts in dictionaries of other seeds: feature, seed_cosine."""
-    total, seen = np.zeros(n_features), np.zeros(n_features)
-    for match in matches:
-        total[match.feature] += match.cosine
-        seen[match.feature] += 1
-    cosine = np.divide(total, seen, out=np.full(n_features, np.nan), where=seen > 0)
-    return pl.DataFrame({"feature": np.arange(n_features), "seed_cosine": cosine}).with_columns(
-        pl.col("seed_cosine").fill_nan(None)
-    )

@@ -1,0 +1,107 @@
+"""The codes of a sample of held-out tokens: made once, kept sparse in the table `codes`, read by all who need some."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ontogeny.activations.stream import Harvester
+from ontogeny.config import MeasureConfig
+from ontogeny.corpus.pack import Corpus
+from ontogeny.dictionaries.crosscoder import Crosscoder
+from ontogeny.features.measure import Chunk, chosen_sequences, chunks_of
+from ontogeny.loop import numerics
+from ontogeny.progress import progress_bar
+from ontogeny.run import Run
+
+
+@dataclass
+class CodeSample:
+    """The codes of some held-out sequences.
+
+    Attributes:
+        sequences: indices into the held-out corpus, chunk by chunk [sequence].
+        usable: positions that count, chunk by chunk [sequence, position].
+        codes: `widest_code`, sparse, chunk by chunk [sequence·position, feature].
+    """
+
+    sequences: list[np.ndarray]
+    usable: list[Tensor]
+    codes: list[Tensor]
+
+    def table(self) -> pl.DataFrame:
+        """The table `codes`."""
+        parts = []
+        for sequences, usable, codes in zip(self.sequences, self.usable, self.codes, strict=True):
+            row, feature = codes.indices().cpu().numpy()
+            length = usable.shape[1]
+            parts.append(
+                pl.DataFrame(
+                    {
+                        "sequence": sequences[row // length].astype(np.int32),
+                        "position": (row % length).astype(np.int16),
+                        "feature": feature.astype(np.int32),
+                        "code": codes.values().cpu().numpy(),
+                    }
+                )
+            )
+        return pl.concat(parts)
+
+
+@torch.no_grad()
+def sample_codes(crosscoder: Crosscoder, harvester: Harvester, held_out: Corpus, config: MeasureConfig) -> CodeSample:
+    """Codes of the first `config.sample_tokens` of the held-out tokens in their drawn order."""
+    sample = CodeSample([], [], [])
+    places = {"tokens": config.sample_tokens, "sequences_at_once": config.model_batch_size, "seed": config.seed}
+    chunks = chosen_sequences(held_out, **places)
+    with numerics(), progress_bar("codes", len(chunks), unit="chunks") as bar:
+        for chunk in chunks_of(crosscoder, harvester, held_out, **places):
+            sample.sequences.append(chunk.sequences.cpu().numpy())
+            sample.usable.append(chunk.usable)
+            sample.codes.append(_sparse_code(crosscoder, chunk))
+            bar.advance(1)
+    return sample
+
+
+def _sparse_code(crosscoder: Crosscoder, chunk: Chunk) -> Tensor:
+    code = crosscoder.widest_code(crosscoder.pre_activations(chunk.x))
+    return code.mul_(chunk.usable.view(-1, 1)).to_sparse()
+
+
+@dataclass(frozen=True)
+class StoredCodes:
+    """A run's table `codes`, with the usable tokens of its sequences numbered through.
+
+    Attributes:
+        codes: sparse [feature, token].
+        sequences: indices into the held-out corpus, ascending [sequence].
+        token: id of each usable token, sequence by sequence [token].
+    """
+
+    codes: Tensor
+    sequences: Int[np.ndarray, " sequence"]
+    token: Int[np.ndarray, " token"]
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens, those without any code among them."""
+        return len(self.token)
+
+
+def stored_codes(run: Run) -> StoredCodes:
+    """The codes that a run kept of its held-out tokens."""
+    table, corpus = run.table("codes"), Corpus(run.corpus_folder / "held_out")
+    sequences = np.unique(table["sequence"].to_numpy())
+    usable = corpus.lengths[sequences].astype(np.int64) - 1
+    starts = usable.cumsum() - usable
+    place = np.searchsorted(sequences, table["sequence"].to_numpy())
+    at = starts[place] + table["position"].to_numpy() - 1
+    places = torch.from_numpy(np.stack([table["feature"].to_numpy().astype(np.int64), at]))
+    values = torch.from_numpy(table["code"].to_numpy().copy())
+    size = (len(run.features), int(usable.sum()))
+    codes = torch.sparse_coo_tensor(places, values, size, check_invariants=True).coalesce()
+    token = np.concatenate([corpus.tokens[sequence, 1 : 1 + n] for sequence, n in zip(sequences, usable, strict=True)])
+    return StoredCodes(codes, sequences, token.astype(np.int64))
