@@ -1,19 +1,29 @@
 """Planted suites and their scores: what is planted is there, and a score says what was found."""
 
 import math
+import shutil
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
+from ontogeny.config import TruthConfig, load_study
+from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.errors import ConfigError
 from ontogeny.features.life import alive_mask
 from ontogeny.features.probes import auc, auc_error, confirm_births, linear_probe, token_rates
+from ontogeny.run import Run
+from ontogeny.study import run_study, with_truth
+from ontogeny.truth.memorised import repeated_contexts
 from ontogeny.truth.nulls import NoChange, ShuffledRows, matched_lives, specific_share
 from ontogeny.truth.planted import FADED, KIN_COSINE, KIN_SHARE, OWN_SHARE, Planted, plant
 from ontogeny.truth.recovery import score_recovery
 from ontogeny.truth.stability import Match, agreement, match_features
+from ontogeny.truth.trust import MEASURES, trust_levels
 
 
 def degrees(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -334,3 +344,103 @@ def test_agreement_by_hand() -> None:
     assert row["births_same"] == pytest.approx(2 / 3)
     assert (row["emergent"], row["emergent_same"], row["emergent_near"]) == (2, 0.5, 0.5)
     assert agreement(match, np.zeros(4, int), np.zeros(4, int), level=0.9)["matched"] == 0.25
+
+
+# a study's own checks
+
+
+@pytest.fixture(scope="module")
+def checked_run(small_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The small study with its checks."""
+    folder = tmp_path_factory.mktemp("checked") / "run"
+    shutil.copytree(small_run.folder, folder)
+    study = load_study(folder / "study.yaml").model_copy(
+        update={"truth": TruthConfig(seeds=[1], null_tokens=20_000, planted_tokens=30_000)}
+    )
+    return run_study(with_truth(study), out=folder, say=lambda line: None)
+
+
+def test_checks_of_a_study(checked_run: Run) -> None:
+    n = int((~checked_run.features["dead"]).sum())
+    stability = checked_run.table("stability")
+    assert stability["cosine"].to_list() == [0.7, 0.9]
+    assert stability["matched"][0] >= stability["matched"][1]
+    matches = checked_run.table("seed_matches")
+    assert matches["other"].n_unique() == len(matches) <= n
+    nulls = {row["null"]: row for row in checked_run.table("nulls").iter_rows(named=True)}
+    assert nulls["study"]["births"] == int((checked_run.features["origin"] == "emergent").sum())
+    assert nulls["no change"]["births"] <= 0.05 * nulls["no change"]["features"]
+    assert nulls["study"]["births_ci_low"] <= nulls["study"]["births"] <= nulls["study"]["births_ci_high"]
+    recovery = checked_run.table("recovery")
+    everything = recovery.filter(pl.col("birth_step").is_null(), pl.col("frequency_part").is_null())
+    assert everything["features"].to_list() == [n]
+    by_birth = recovery.filter(pl.col("birth_step").is_not_null(), pl.col("frequency_part").is_null())
+    assert by_birth["features"].sum() == n
+    assert float((by_birth["features"] * by_birth["recovered"]).sum()) == pytest.approx(n * everything["recovered"][0])
+
+
+def test_every_living_feature_has_a_level_of_trust(checked_run: Run) -> None:
+    trust = checked_run.table("trust")
+    living = checked_run.features.filter(~pl.col("dead"))
+    assert trust["feature"].to_list() == living["feature"].to_list()
+    assert set(trust["level"]) <= {"high", "medium", "low"}
+    assert trust.filter(pl.col("level") == "high")["reasons"].eq("").all()
+    assert trust.filter(pl.col("level") != "high")["reasons"].ne("").all()
+    assert trust.filter(pl.col("seed_cosine") < 0.7)["level"].eq("low").all()
+    page = checked_run.report_path.read_text(encoding="utf-8")
+    assert "Can this be trusted?" in page
+    assert "Trained again with 1 other seed," in page
+
+
+def test_a_study_without_checks_has_none_of_their_tables(checked_run: Run, tmp_path: Path) -> None:
+    shutil.copytree(checked_run.folder, tmp_path / "run")
+    study = load_study(tmp_path / "run" / "study.yaml").model_copy(update={"truth": None})
+    run = run_study(study, out=tmp_path / "run", say=lambda line: None)
+    assert not list((tmp_path / "run" / "truth").iterdir())
+    assert "Can this be trusted?" not in run.report_path.read_text(encoding="utf-8")
+
+
+def test_levels_of_trust_by_hand() -> None:
+    fine = {
+        "emergent": True,
+        "seed_cosine": 0.95,
+        "confirmed": True,
+        "same_at_thresholds": True,
+        "same_rescaled": True,
+        "expected_recovery": 0.9,
+        "memorised": 0.1,
+    }
+    changes: list[tuple[dict[str, object], str, str]] = [
+        ({}, "high", ""),
+        ({"seed_cosine": 0.5}, "low", "not found under other seeds"),
+        ({"confirmed": False}, "low", "birth not seen from its own snapshot"),
+        ({"confirmed": False, "emergent": False}, "high", ""),
+        ({"same_at_thresholds": False}, "medium", "birth moves with the threshold"),
+        (
+            {"same_rescaled": False, "memorised": 0.8},
+            "medium",
+            "birth moves with the scale; examples repeated in the text",
+        ),
+        ({"expected_recovery": 0.2}, "medium", "its like is seldom recovered"),
+        ({"expected_recovery": None, "memorised": None}, "high", ""),
+        ({"seed_cosine": None}, "medium", "seeds not measured"),
+        ({"confirmed": None}, "medium", "birth not probed"),
+    ]
+    found = trust_levels(pl.DataFrame([fine | change for change, _, _ in changes], schema=MEASURES))
+    assert found["level"].to_list() == [level for _, level, _ in changes]
+    assert found["reasons"].to_list() == [reasons for _, _, reasons in changes]
+
+
+def test_repeated_contexts_are_found(small_run: Run) -> None:
+    corpus = Corpus(small_run.corpus_folder / "train")
+    repeated = repeated_contexts(corpus)
+    seen: Counter[tuple[int, ...]] = Counter()
+    places = []
+    for sequence in range(len(corpus)):
+        row = corpus.tokens[sequence]
+        for position in range(8, int(corpus.lengths[sequence])):
+            context = tuple(row[position - 7 : position + 1].tolist())
+            seen[context] += 1
+            places.append((sequence, position, context))
+    assert 0 < sum(repeated[sequence, position] for sequence, position, _ in places) < len(places)
+    assert all(repeated[sequence, position] == (seen[context] > 1) for sequence, position, context in places)

@@ -26,11 +26,13 @@ from ontogeny.suites.suite import study_suite
 GB, PFLOP = 1e9, 1e15
 FLOAT = 4
 """Bytes of a float32."""
-PROCESS = 0.4e9
+PROCESS = 0.65e9
 """Bytes of a process that has loaded PyTorch and transformers and used them once."""
-CODES = {"relu": 4, "topk": 4, "batch_topk": 5, "jumprelu": 5}
-CODES_OF_TANH = 7
-"""Tensors of the codes' shape that a training step holds at its peak, by activation, and with tanh losses."""
+CODES = {"relu": 3, "topk": 5, "batch_topk": 5, "jumprelu": 7}
+CODES_PER_SNAPSHOT = 9
+"""Tensors of the codes' shape that a training step holds at its peak, by activation, and with gates per snapshot."""
+BATCHES, BATCHES_PER_SNAPSHOT = 8, 30
+"""Tensors of the batch's shape that it holds, and with gates per snapshot."""
 FEATURES = "dictionary.n_features"
 WORK = {
     "harvest": "all models on the tokens to train on, up to the hookpoint",
@@ -104,16 +106,18 @@ def dictionary_parameters(config: DictionaryConfig, *, n_snapshots: int, d_model
 def training_parts(config: DictionaryConfig, *, n_snapshots: int, d_model: int, batch_size: int) -> Parts:
     """What a training step holds at its peak, the window and the models left out.
 
-    Beside `make bench-memory`'s measurements: MEASURED.
+    The numbers of tensors come from `make bench-memory`, which holds them beside measurements.
     """
     weights = FLOAT * dictionary_parameters(config, n_snapshots=n_snapshots, d_model=d_model)
-    codes = CODES_OF_TANH if config.sparsity_loss.startswith("tanh") else CODES[config.activation]
+    gated = config.gate == "per_snapshot"
+    codes = CODES_PER_SNAPSHOT if gated else CODES[config.activation]
+    batches = BATCHES_PER_SNAPSHOT if gated else BATCHES
     rows = FLOAT * batch_size
     return {
         "weights": Part(weights, FEATURES, "float32"),
         "gradients": Part(weights, FEATURES, "float32"),
         "Adam's moments": Part(2 * weights, FEATURES, "two, float32"),
-        "batch": Part(3 * rows * n_snapshots * d_model, "train.batch_size", "activations, reconstruction, gradient"),
+        "batch": Part(batches * rows * n_snapshots * d_model, "train.batch_size", f"{batches} of [batch, snapshot, d]"),
         "codes": Part(codes * rows * config.n_features, "train.batch_size", f"{codes} of [batch, feature]"),
     }
 

@@ -301,7 +301,8 @@ def run_study(
 def _run_stage(run: Run, stage: Stage, say: Say) -> None:
     key = stage.key(run)
     if run.stage_done(stage.name, key):
-        say(f"{stage.name}: done already")
+        if run.manifest["stages"][stage.name]["outputs"]:
+            say(f"{stage.name}: done already")
         return
     started = time.monotonic()
     run.events.emit(stage.name, "started")
@@ -310,8 +311,8 @@ def _run_stage(run: Run, stage: Stage, say: Say) -> None:
     run.finish_stage(stage.name, key, outputs, seconds)
     remove(run.checkpoints / f"{stage.name}.pt")
     run.events.emit(stage.name, "finished", seconds=round(seconds, 2))
-    wrote = ", ".join(str(path) for path in outputs) or "nothing to do"
-    say(f"{stage.name}: {seconds:.0f} s, {wrote}")
+    if outputs:
+        say(f"{stage.name}: {seconds:.0f} s, {', '.join(map(str, outputs))}")
 
 
 @contextmanager

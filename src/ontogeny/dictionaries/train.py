@@ -17,6 +17,7 @@ from ontogeny.errors import CorpusError, TrainingError
 from ontogeny.loop import Checkpoint, Resumable, numerics, run_loop, warmup_decay
 from ontogeny.progress import Events
 
+RATE_TIMES_WIDTH, MOST_LEARNING_RATE = 3.0, 6e-3
 INITIAL_NORMS = tuple(2.0**exponent for exponent in range(-8, 2))
 
 
@@ -34,6 +35,15 @@ def norm_scale_of(x: Float[Tensor, "batch snapshot d_model"], *, robust: bool = 
         bad = [int(i) for i in (~(norms.isfinite() & (norms > 0))).nonzero().flatten()]
         raise TrainingError(f"activations of snapshots number {bad} (0-based) are not finite, or all zero")
     return x.shape[-1] ** 0.5 / norms
+
+
+def learning_rate_of(config: CrosscoderConfig, *, n_snapshots: int, d_model: int) -> float:
+    """The learning rate asked for, or one that suits the width of what an encoder reads.
+
+    Adam moves every weight by about the rate, so an encoder output by about the rate times the snapshots · d_model
+    values that it sums over. The published rates of arXiv 2509.17196 follow the same rule: 1.2 and 1.3 over that width.
+    """
+    return config.learning_rate or min(MOST_LEARNING_RATE, RATE_TIMES_WIDTH / (n_snapshots * d_model))
 
 
 @torch.no_grad()
@@ -76,15 +86,15 @@ class _CrosscoderLearner:
 
     def __init__(self, config: CrosscoderConfig, crosscoder: Crosscoder, golden: Tensor) -> None:
         self.config, self.crosscoder, self.golden = config, crosscoder, golden
-        groups: list[dict[str, Any]] = [{"params": list(crosscoder.parameters()), "lr": config.learning_rate}]
+        rate = learning_rate_of(config, n_snapshots=crosscoder.n_snapshots, d_model=crosscoder.d_model)
+        groups: list[dict[str, Any]] = [{"params": list(crosscoder.parameters()), "lr": rate}]
         self.learned: Tensor | None = None
         """JumpReLU's thresholds as they are learned: their logarithms, or themselves."""
         if crosscoder.activation.threshold == "learned":
             assert crosscoder.threshold is not None
             start = crosscoder.threshold.detach()
             self.learned = torch.nn.Parameter(start.log() if config.threshold_parameter == "log" else start.clone())
-            rate = config.learning_rate * config.threshold_learning_rate
-            groups.append({"params": [self.learned], "lr": rate})
+            groups.append({"params": [self.learned], "lr": rate * config.threshold_learning_rate})
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(groups, fused=True)
         self.silent_tokens = torch.zeros(config.n_features, dtype=torch.int64, device=golden.device)
         self.threshold = torch.zeros((), device=golden.device)

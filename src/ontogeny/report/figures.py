@@ -296,6 +296,60 @@ def drift(run: Run) -> Spec:
     return _finish(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=title))
 
 
+def recovered(run: Run) -> Spec:
+    """How much of plants born at each snapshot is found, with what is planted in the study's likeness."""
+    labels = ["initial", *interval_labels(run.steps)]
+    table = run.table("recovery").filter(pl.col("birth_step").is_not_null(), pl.col("frequency_part").is_null())
+    names = dict(zip(run.steps, labels, strict=True))
+    table = table.with_columns(interval=pl.col("birth_step").replace_strict(names, return_dtype=pl.String))
+    x = alt.X(
+        "interval:O",
+        title="planted birth, in (previous snapshot, snapshot], steps",
+        sort=labels,
+        scale=alt.Scale(domain=labels),
+        axis=alt.Axis(labelAngle=-45),
+    )
+    tooltip = ["interval", "features", "recovered", "recovered_ci_low", "recovered_ci_high", "births_exact"]
+    y = alt.Y("recovered:Q", title="recovered, share", scale=alt.Scale(domain=[0, 1]))
+    bars = alt.Chart(table).mark_bar(color=GREEN).encode(x=x, y=y, tooltip=tooltip)
+    spread = alt.Chart(table).mark_rule(strokeWidth=1.5).encode(x=x, y="recovered_ci_low:Q", y2="recovered_ci_high:Q")
+    title = alt.Title(
+        "How much of what is born there would be found",
+        subtitle=f"{table['features'].sum():,} planted features with the study's directions, births and frequencies. "
+        "Lines: 95 % intervals",
+    )
+    return _finish(alt.layer(bars, spread).properties(width=WIDTH, height=HEIGHT * 2 // 3, title=title))
+
+
+def trust(run: Run) -> Spec:
+    """Levels of trust of the features born at each snapshot, as shares."""
+    levels = {"high": BLUE, "medium": SKY, "low": ORANGE}
+    labels = ["initial", *interval_labels(run.steps)]
+    names = dict(zip(run.steps, labels, strict=True))
+    table = run.table("trust").join(run.features.select("feature", "birth_step"), on="feature")
+    counted = table.group_by("birth_step", "level").agg(features=pl.len())
+    counted = counted.with_columns(
+        interval=pl.col("birth_step").replace_strict(names, return_dtype=pl.String),
+        order=pl.col("level").replace_strict({name: place for place, name in enumerate(levels)}, return_dtype=pl.Int64),
+    )
+    chart = (
+        alt.Chart(counted)
+        .mark_bar()
+        .encode(
+            x=alt.X("interval:O", title="born in (previous snapshot, snapshot], steps", sort=labels,
+                    scale=alt.Scale(domain=labels), axis=alt.Axis(labelAngle=-45)),
+            y=alt.Y("features:Q", title="share of the features born", stack="normalize", axis=alt.Axis(format="%")),
+            color=alt.Color("level:N", title="trust",
+                            scale=alt.Scale(domain=list(levels), range=list(levels.values()))),
+            order="order:Q",
+            tooltip=["interval", "level", "features"],
+        )
+    )  # fmt: skip
+    counts = ", ".join(f"{int((table['level'] == level).sum()):,} {level}" for level in levels)
+    title = alt.Title("How far features can be trusted", subtitle=f"{len(table):,} living features: {counts}")
+    return _finish(chart.properties(width=WIDTH, height=HEIGHT * 2 // 3, title=title))
+
+
 def interval_labels(steps: list[int]) -> list[str]:
     """One label for each interval between neighbouring snapshots."""
     return [f"({short(a)}, {short(b)}]" for a, b in pairwise(steps)]

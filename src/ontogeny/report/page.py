@@ -38,6 +38,7 @@ def write_report(run: Run) -> Path:
         **({"thresholds": figures.thresholds, "kin": figures.kin} if "emergence" in analyses else {}),
         "strengths": figures.strengths,
         **({"drift": figures.drift, "cosines": figures.cosines} if "turning_point" in analyses else {}),
+        **({"recovered": figures.recovered, "trust": figures.trust} if run.study.truth is not None else {}),
     }
     specs = {name: draw(run) for name, draw in drawn.items()}
     cards = _cards(run, tokenizer)
@@ -50,6 +51,8 @@ def write_report(run: Run) -> Path:
         quality=run.table("quality").to_dicts(),
         turning=run.analysis("turning_point").to_dicts() if "turning_point" in analyses else [],
         saes=run.analysis("single_saes").to_dicts() if "single_saes" in analyses else [],
+        stability=run.table("stability").to_dicts() if run.study.truth is not None else [],
+        nulls=run.table("nulls").to_dicts() if run.study.truth is not None else [],
         warmup_end=run.study.suite.warmup_end,
         cards=cards,
         density_range=DENSITY_RANGE,
@@ -88,6 +91,7 @@ def _cards(run: Run, tokenizer: Any) -> list[dict[str, Any]]:
     chosen = choose_features(features, trajectories)
     examples = run.examples.filter(pl.col("feature").is_in(chosen))
     logits = run.table("logit_effects").filter(pl.col("feature").is_in(chosen), pl.col("rank") < LOGIT_TOKENS)
+    trusted = {} if run.study.truth is None else {row["feature"]: row for row in run.table("trust").to_dicts()}
     cards = []
     for feature in chosen:
         row = features.row(by_predicate=pl.col("feature") == feature, named=True)
@@ -106,6 +110,7 @@ def _cards(run: Run, tokenizer: Any) -> list[dict[str, Any]]:
         cards.append(
             {
                 **row,
+                "trust": trusted.get(feature),
                 "top": _examples(own.filter(pl.col("kind") == "top"), tokenizer, TOP_EXAMPLES),
                 "snapshots": shown,
                 "spec": figures.trajectory(run, feature, trajectories),
