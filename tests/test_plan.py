@@ -66,6 +66,7 @@ def test_arithmetic_by_hand(text_file: Path, tmp_path: Path) -> None:
         "train": {"tokens": 10_000, "batch_size": 1000},
         "measure": {"tokens": 2000, "held_out_tokens": 500},
         "analyses": ["single_saes"],
+        "truth": {"seeds": [1, 2], "null_tokens": 5000, "planted_tokens": 20_000},
     }
     study = load_study(study_file(tmp_path, text_file, **changes))
     plan = Plan(study, tmp_path, Model(32, 64, 1, 2, 512), n_snapshots=3, corpus=None)
@@ -76,6 +77,7 @@ def test_arithmetic_by_hand(text_file: Path, tmp_path: Path) -> None:
     assert flop["train"] == 5 * 10_000 * encode
     assert flop["measure"] == pytest.approx(2500 * (read + encode) + 500 * encode)
     assert flop["analyse"] == pytest.approx(10_000 * (read + 5 * encode))
+    assert flop["truth"] == pytest.approx((2 + 1 + 2) * 10_000 * (read + 5 * encode))
 
 
 def test_has_no_part_in_batch_snapshot_and_feature(text_file: Path, tmp_path: Path) -> None:

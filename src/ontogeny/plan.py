@@ -39,6 +39,7 @@ WORK = {
     "train": "5 dense products a step",
     "measure": "models and dictionary on the tokens to measure",
     "analyse": "dictionaries that the analyses train",
+    "truth": "dictionaries that the checks train",
 }
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
@@ -164,6 +165,7 @@ class Plan:
             "train": 5 * trained * encode,
             "measure": (measured + held_out) * (read + encode) + held_out * encode,
             "analyse": self._further() * trained * (read + 5 * encode),
+            "truth": self._checked() * trained * (read + 5 * encode),
         }
 
     def _further(self) -> float:
@@ -172,6 +174,13 @@ class Plan:
         independent = "turning_point" in analyses and settings.independent_start
         alone = 3 if settings.single_sae_steps is None else len(settings.single_sae_steps)
         return independent + (alone / self.n_snapshots if "single_saes" in analyses else 0)
+
+    def _checked(self) -> float:
+        """Dictionaries that checks train, in trainings of the studied one; plants are counted as if models made them."""
+        truth, tokens = self.study.truth, self.study.train.tokens
+        if truth is None:
+            return 0
+        return len(truth.seeds) + 2 * truth.null_tokens / tokens + (truth.planted_tokens or tokens) / tokens
 
     # memory
 
@@ -229,7 +238,8 @@ class Plan:
         """Bytes of what the run folder holds at its fullest, by kind."""
         study, n, n_features = self.study, self.n_snapshots, self.study.dictionary.n_features
         weights = FLOAT * self.parameters
-        kinds = {"dictionaries": weights * (1 + self._further()), "checkpoints": 2 * 3 * weights}
+        checked = 0 if study.truth is None else len(study.truth.seeds) + 3
+        kinds = {"dictionaries": weights * (1 + self._further() + checked), "checkpoints": 2 * 3 * weights}
         kinds["tables"] = 100.0 * n_features * (n + self._examples())
         if study.suite.pretrain is not None:
             model = FLOAT * self.model.parameters
