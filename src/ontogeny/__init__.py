@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ontogeny.run import open_run as open_run
     from ontogeny.study import run_study as run_study
     from ontogeny.suites.suite import open_suite as open_suite
+    from ontogeny.truth.planted import plant as plant
+    from ontogeny.truth.recovery import score_recovery as score_recovery
 
 _PLACES = {
     "open_suite": "ontogeny.suites.suite",
@@ -35,6 +37,8 @@ _PLACES = {
     "StudyConfig": "ontogeny.config",
     "relie": "ontogeny.causal.relie",
     "reldec": "ontogeny.causal.relie",
+    "plant": "ontogeny.truth.planted",
+    "score_recovery": "ontogeny.truth.recovery",
     "run_study": "ontogeny.study",
     "open_run": "ontogeny.run",
     "OntogenyError": "ontogeny.errors",
@@ -52,9 +56,11 @@ __all__ = [
     "open_corpus",
     "open_run",
     "open_suite",
+    "plant",
     "reldec",
     "relie",
     "run_study",
+    "score_recovery",
     "stream_activations",
     "train_crosscoder",
 ]

@@ -176,7 +176,7 @@ class Plan:
         return independent + (alone / self.n_snapshots if "single_saes" in analyses else 0)
 
     def _checked(self) -> float:
-        """Dictionaries that checks train, in trainings of the studied one; plants are counted as if models made them."""
+        """Dictionaries that checks train, in trainings of the studied one; plants count as if models made them."""
         truth, tokens = self.study.truth, self.study.train.tokens
         if truth is None:
             return 0
