@@ -173,13 +173,13 @@ class Plan:
         analyses, settings = self.study.analyses, self.study.analysis
         independent = "turning_point" in analyses and settings.independent_start
         alone = 3 if settings.single_sae_steps is None else len(settings.single_sae_steps)
-        return independent + (alone / self.n_snapshots if "single_saes" in analyses else 0)
+        return float(independent) + (alone / self.n_snapshots if "single_saes" in analyses else 0.0)
 
     def _checked(self) -> float:
         """Dictionaries that checks train, in trainings of the studied one; plants count as if models made them."""
         truth, tokens = self.study.truth, self.study.train.tokens
         if truth is None:
-            return 0
+            return 0.0
         return len(truth.seeds) + 2 * truth.null_tokens / tokens + (truth.planted_tokens or tokens) / tokens
 
     # memory
