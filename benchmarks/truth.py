@@ -1,6 +1,6 @@
-"""Planted suites, nulls and relations under our defaults and under published settings; writes docs/truth.md.
+"""Planted suites under our defaults and under published settings.
 
-Usage: python benchmarks/truth.py [--workers N] [--page-only]
+Usage: python benchmarks/truth.py [--workers N]
 
 Every training is kept in the cache and not done again. Defaults are chosen on the settings of CHOOSING and reported on
 the others. λ of penalised dictionaries is searched, on another seed, so that L0 comes out near the planted number.

@@ -189,7 +189,7 @@ class OptimisationConfig(Settings):
     """How a dictionary is trained."""
 
     learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """None: 3 / (snapshots · d_model), at most 0.006 (docs/truth.md)."""
+    """None: 3 / (snapshots · d_model), at most 0.006 (docs/LOG.md)."""
     warmup: Share = 0.02
     """Share of the steps over which the learning rate rises."""
     decay: Share = 0.2

@@ -37,7 +37,11 @@ def probes(run: Run) -> pl.DataFrame:
     chunks = [stored.sequences[at : at + SEQUENCES_AT_ONCE] for at in range(0, len(lengths), SEQUENCES_AT_ONCE)]
 
     def active(block: slice) -> "torch.Tensor":
-        return (torch.stack([stored.codes[f].to_dense() for f in range(n_features)[block]], dim=1) > 0).contiguous()
+        feature, at = stored.codes.indices()
+        inside = (feature >= block.start) & (feature < block.stop) & (stored.codes.values() > 0)
+        found = torch.zeros(stored.tokens, len(range(n_features)[block]), dtype=torch.bool)
+        found[at[inside], feature[inside] - block.start] = True
+        return found
 
     def of_token(block: slice) -> np.ndarray:
         here = active(block)

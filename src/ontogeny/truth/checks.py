@@ -75,7 +75,11 @@ def _fires(run: Run, dictionary: "Crosscoder") -> np.ndarray:
     from ontogeny.features.quality import reconstruct_held_out
 
     held_out, harvester = Corpus(run.corpus_folder / "held_out"), harvester_of(run)
-    return reconstruct_held_out(dictionary.to(harvester.device), harvester, held_out, run.study.measure).fired.numpy()
+    return (
+        reconstruct_held_out(dictionary.to(harvester.device), harvester, held_out, run.study.measure)
+        .fired.cpu()
+        .numpy()
+    )
 
 
 # nulls
@@ -94,28 +98,17 @@ def nulls(run: Run) -> pl.DataFrame:
     def unchanged() -> NoChange:
         return NoChange(stream_of(run, suite=last), n_snapshots=len(suite.snapshots), seed=settings.seed)
 
-    made: dict[str, Any] = {
-        "no change": partial(
-            variant, run, "no-change", batches=unchanged, of=settings.seed, steps=steps, decoder_start="independent"
-        ),
-        "shuffled rows": partial(
-            variant,
-            run,
-            "shuffled-rows",
-            batches=lambda: ShuffledRows(stream_of(run), seed=settings.seed),
-            of=settings.seed,
-            steps=steps,
-        ),
-    }
+    def shuffled() -> ShuffledRows:
+        return ShuffledRows(stream_of(run), seed=settings.seed)
+
+    made = {"no change": (unchanged, {"decoder_start": "independent"}), "shuffled rows": (shuffled, {})}
     living = ~run.features.sort("feature")["dead"].to_numpy()
-    batches = {
-        "no change": lambda: unchanged().starting_at(steps),
-        "shuffled rows": lambda: ShuffledRows(stream_of(run), seed=settings.seed).starting_at(steps),
-    }
     rows = [_null_row(run, "study", run.matrix("strength")[:, living])]
-    for name, make in made.items():
-        dictionary = make()
-        batch = next(batches[name]())
+    for name, (batches, changes) in made.items():
+        dictionary = variant(
+            run, name.replace(" ", "-"), batches=batches, of=(name, settings.seed), steps=steps, **changes
+        )
+        batch = next(batches().starting_at(steps))
         fires = (dictionary.encode(batch * dictionary.norm_scale[:, None]) > 0).flatten(0, -2).any(0)
         rows.append(_null_row(run, name, dictionary.strength()[:, fires].numpy()))
     return pl.DataFrame(rows)

@@ -4,6 +4,7 @@ A shared code is the same under any order of the snapshots, so permuting them sa
 dictionaries of single snapshots that are matched afterwards (`matched_lives`) can be told apart from permuted ones.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -20,7 +21,7 @@ NULL_NORMS = (5.0, 0.125)
 """Scales of its first and last snapshot."""
 
 
-class _Changed:
+class _Changed(ABC):
     """Batches of others, each changed by a function of the batch and a generator of its own."""
 
     def __init__(self, batches: Iterable[Tensor], seed: int) -> None:
@@ -38,8 +39,8 @@ class _Changed:
         for number, one in enumerate(given, batch):
             yield self.changed(one, np.random.default_rng([self.seed, number]))
 
-    def changed(self, batch: Tensor, generator: np.random.Generator) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def changed(self, batch: Tensor, generator: np.random.Generator) -> Tensor: ...
 
 
 class NoChange(_Changed):
