@@ -168,25 +168,29 @@ def test_code_correlations_are_those_of_the_dense_codes() -> None:
 
 def test_a_newborn_feature_finds_the_one_it_split_from_or_took_over_from(small_run: Run) -> None:
     rng = np.random.default_rng(0)
-    n_features, n = 6, len(small_run.steps)
+    n_features, n = 8, len(small_run.steps)
     unit = np.eye(n_features, 32, dtype=np.float32)
-    # 0 lives on, 1 fades; 2 is like 0 and 3 like 1, 4 is like none; 5 is dead
+    # 0 lives on, 1 and 5 fade; 2 is like 0, 3 like 1 and 6 like 5, gone when 6 is born; 4 is like none; 7 is dead
     relative = np.ones((n, n_features), dtype=np.float32)
     relative[2:, 1] = 0.1
-    relative[:1, 2] = relative[:1, 3] = relative[:2, 4] = 0
+    relative[2:, 5] = 0
+    relative[:1, 2] = relative[:1, 3] = relative[:2, 4] = relative[:2, 6] = 0
     unit[2] = 0.8 * unit[0] + 0.6 * unit[2]
     unit[3] = 0.8 * unit[1] + 0.6 * unit[3]
+    unit[6] = 0.8 * unit[5] + 0.6 * unit[6]
     active = rng.random((n_features, 2500)) < 0.1
     active[2] = active[0] & (rng.random(2500) < 0.8)
     active[3] = active[1]
+    active[6] = active[5]
     run = stand_in(small_run, unit * relative[..., None], relative, active)
     table = lineage(run)
-    assert table["feature"].to_list() == [2, 3, 4]
-    assert table["label"].to_list() == ["split", "handover", "novel"]
+    assert table["feature"].to_list() == [2, 3, 4, 6]
+    assert table["label"].to_list() == ["split", "handover", "novel", "handover"]
     assert table["parent"].to_list()[:2] == [0, 1]
-    assert table["cosine"].to_list()[:2] == pytest.approx([0.8, 0.8], abs=1e-5)
+    assert table["parent"][3] == 5
+    assert table["cosine"].gather([0, 1, 3]).to_list() == pytest.approx([0.8, 0.8, 0.8], abs=1e-5)
     assert table["code_correlation"][1] == pytest.approx(1, abs=1e-5)
-    assert table["birth_step"].to_list() == [10, 10, 25]
+    assert table["birth_step"].to_list() == [10, 10, 25, 25]
 
 
 def stand_in(

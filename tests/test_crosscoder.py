@@ -150,6 +150,16 @@ def test_gradients_of_jumprelu_agree_with_finite_differences(gate: str, sparsity
 
 
 @pytest.mark.parametrize("gate", ["shared", "per_snapshot"])
+def test_kept_widest_codes_are_those_of_each_snapshot(gate: str) -> None:
+    dictionary, x = jumprelu(gate).requires_grad_(False), inputs(50, dtype=torch.float64)
+    code = dictionary.encode(x)
+    widest = dictionary.widest_code(dictionary.pre_activations(x)).T.to_sparse()
+    for snapshot in range(N):
+        expected = code if code.ndim == 2 else code[:, snapshot]
+        torch.testing.assert_close(dictionary.kept_at(widest, snapshot).to_dense(), expected.T)
+
+
+@pytest.mark.parametrize("gate", ["shared", "per_snapshot"])
 @pytest.mark.parametrize("parameter", ["log", "direct"])
 @pytest.mark.parametrize("sparsity", ["l1", "tanh", "tanh_quad"])
 def test_jumprelus_threshold_gradient_is_the_closed_form_in_units_of_u(
@@ -261,6 +271,19 @@ def test_an_independent_start_draws_each_snapshots_decoder_by_itself() -> None:
         W_dec = initial_crosscoder(config, x * scale[:, None], scale).W_dec
         assert torch.equal(W_dec[0], W_dec[1]) == same
         torch.testing.assert_close(W_dec.norm(dim=-1), W_dec.norm(dim=-1)[:1, :1].expand(3, 12))
+
+
+@pytest.mark.parametrize("changes", [{}, {"encoder": "mean"}, {"apply_b_dec_to_input": True}])
+def test_the_mean_starts_as_nothing_and_comes_back_as_itself(changes: dict[str, object]) -> None:
+    x = torch.cat(planted_batches(batches=2, seed=1)) + torch.randn(3, 16, generator=torch.Generator().manual_seed(5))
+    mean, scale = x.mean(0)[None], torch.ones(3)
+    config = CrosscoderConfig(n_features=12, k=2, **changes)  # type: ignore[arg-type]
+    crosscoder = initial_crosscoder(config, x, scale)
+    assert crosscoder.pre_activations(mean).abs().max() < 1e-5
+    torch.testing.assert_close(crosscoder(mean).x_hat, mean)
+    plain = initial_crosscoder(config.model_copy(update={"bias_start": "zero"}), x, scale)
+    assert not plain.b_enc.any()
+    assert not plain.b_dec.any()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,15 @@ from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.errors import ConfigError
 from ontogeny.features.life import alive_mask
-from ontogeny.features.probes import auc, auc_error, confirm_births, linear_probe, token_rates
+from ontogeny.features.probes import (
+    auc,
+    auc_error,
+    confirm_births,
+    linear_probe,
+    refit_strength,
+    there_before,
+    token_rates,
+)
 from ontogeny.run import Run
 from ontogeny.study import run_study, with_truth
 from ontogeny.truth.memorised import repeated_contexts
@@ -314,6 +322,31 @@ def test_births_are_confirmed_by_their_own_snapshot_alone() -> None:
     assert np.isnan(nothing.rise).all()
 
 
+def test_a_shrunken_decoder_is_refitted_to_its_length_and_an_absent_one_to_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randn(5, 16, generator=generator)
+    truth[3] = 0
+    code = torch.rand(5, 6000, generator=generator) * (torch.rand(5, 6000, generator=generator) < 0.2)
+    code[4] = 0
+    x = code.T @ truth + 1 + 0.3 * torch.randn(6000, 16, generator=generator)
+    shrunken = truth * torch.tensor([1.0, 0.0, 0.3, 0.0, 1.0])[:, None]
+    for_test = torch.arange(6000) % 2 == 0
+    found = refit_strength(x, code.to_sparse(), truth, torch.ones(16), for_test=for_test)
+    assert found[:3] == pytest.approx(truth.norm(dim=1)[:3].numpy(), rel=0.02)
+    assert found[3] < 0.1
+    assert np.isnan(found[4])
+    for feature in (1, 2):
+        rows = truth.clone()
+        rows[feature] = shrunken[feature]
+        found = refit_strength(x, code.to_sparse(), rows, torch.ones(16), for_test=for_test)
+        assert found[feature] == pytest.approx(float(truth[feature].norm()), rel=0.05)
+
+
+def test_what_refits_before_its_birth_was_there_before() -> None:
+    refit = np.array([[1.0, 0.1, 0.6, np.nan], [1.0, 0.2, 0.7, np.nan], [0.9, 1.0, 1.0, np.nan]])
+    assert there_before(refit, np.array([0, 2, 2, 1]), alive_threshold=0.5).tolist() == [False, False, True, False]
+
+
 # stability
 
 
@@ -405,6 +438,7 @@ def test_levels_of_trust_by_hand() -> None:
         "emergent": True,
         "seed_cosine": 0.95,
         "confirmed": True,
+        "there_before": False,
         "same_at_thresholds": True,
         "same_rescaled": True,
         "expected_recovery": 0.9,
@@ -415,6 +449,7 @@ def test_levels_of_trust_by_hand() -> None:
         ({"seed_cosine": 0.5}, "low", "not found under other seeds"),
         ({"confirmed": False}, "low", "birth not seen from its own snapshot"),
         ({"confirmed": False, "emergent": False}, "high", ""),
+        ({"there_before": True}, "low", "there before its birth, shrunken"),
         ({"same_at_thresholds": False}, "medium", "birth moves with the threshold"),
         (
             {"same_rescaled": False, "memorised": 0.8},

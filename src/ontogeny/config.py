@@ -208,6 +208,8 @@ class OptimisationConfig(Settings):
     """Weight of the loss that pulls dead features' encoder outputs up to their thresholds (JumpReLU)."""
     decoder_start: Literal["shared", "independent"] = "shared"
     """Whether one W_dec is drawn and copied to all snapshots, or one for each."""
+    bias_start: Literal["mean", "zero"] = "mean"
+    """Whether b_dec starts at the mean activation, which then is encoded as zero, or all biases at zero."""
     normalisation: Literal["mean", "robust"] = "mean"
     """`mean`: √d_model / mean norm; `robust`: √d_model / median norm of the centred activations."""
     aux_k: Annotated[int, Field(ge=0)] = 256

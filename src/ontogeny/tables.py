@@ -152,7 +152,7 @@ TABLES: dict[str, dict[str, Column]] = {
     "lineage": {
         "feature": FEATURE,
         "birth_step": Column(pl.Int64, "step", "where it is born; emergent living features only"),
-        "parent": Column(pl.Int32, "index", "earlier feature, alive at the birth, of greatest kinship"),
+        "parent": Column(pl.Int32, "index", "earlier feature of greatest kinship, alive at the birth or just before"),
         "cosine": Column(pl.Float32, "cosine", "of the two decoder directions at the snapshot of birth"),
         "code_correlation": Column(pl.Float32, "correlation", "of their codes over the sampled held-out tokens"),
         "kinship": Column(pl.Float32, "share", "mean of the two"),
@@ -164,6 +164,9 @@ TABLES: dict[str, dict[str, Column]] = {
         "feature": FEATURE,
         "snapshot": SNAPSHOT,
         "step": STEP,
+        "strength_refit": Column(
+            pl.Float32, "normalised", "norm of the row that least squares gives the feature for what the others leave"
+        ),
         "auc": Column(pl.Float32, "share", "of a linear probe from this snapshot's activations alone to `active`"),
         "auc_own": Column(pl.Float32, "share", "of the snapshot's own part of the encoder output"),
         "auc_token": Column(pl.Float32, "share", "of how often the feature is active on the current token"),
@@ -283,6 +286,9 @@ TABLES: dict[str, dict[str, Column]] = {
             "interval of its birth; null where there is no birth or too little to probe",
         ),
         "auc_rise": Column(pl.Float32, "share", "by how much"),
+        "there_before": Column(
+            pl.Boolean, "", "whether it is alive just before its birth by `strength_refit`: shrunken, not absent"
+        ),
         "same_at_thresholds": Column(pl.Boolean, "", "births at all thresholds lie within one snapshot"),
         "same_rescaled": Column(pl.Boolean, "", "born at the same snapshot under the other normalisation"),
         "expected_recovery": Column(pl.Float32, "share", "of plants with its birth and frequency"),

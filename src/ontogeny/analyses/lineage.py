@@ -12,7 +12,7 @@ def lineage(run: Run) -> pl.DataFrame:
 
     Kinship is the mean of two likenesses: the cosine of the decoder directions at the snapshot of birth, and the
     correlation of the codes over the sampled held-out tokens. The parent is the feature of greatest kinship among those
-    born before and alive at the birth.
+    born before and alive at the birth or just before; one that is gone at the birth is taken as it was just before.
     """
     from ontogeny.features.codes import stored_codes
     from ontogeny.features.kinship import kin_of_births

@@ -24,7 +24,7 @@ def probes(run: Run) -> pl.DataFrame:
 
     from ontogeny.activations.stream import harvester_of, usable_positions
     from ontogeny.features.codes import stored_codes
-    from ontogeny.features.probes import auc, linear_probe, token_rates
+    from ontogeny.features.probes import auc, linear_probe, refit_strength, token_rates
     from ontogeny.models.pretrain import padded
 
     stored, corpus = stored_codes(run), Corpus(run.corpus_folder / "held_out")
@@ -65,12 +65,15 @@ def probes(run: Run) -> pl.DataFrame:
                 weights, mean = linear_probe(x[~for_test], here[~for_test])
                 areas.append(auc((x[for_test] - mean) @ weights, here[for_test]))
                 own.append(auc(x[for_test] @ crosscoder.W_enc[snapshot][:, block], here[for_test]))
+            codes = crosscoder.kept_at(stored.codes, snapshot)
+            refit = refit_strength(x, codes, crosscoder.W_dec[snapshot], crosscoder.b_dec[snapshot], for_test=for_test)
             tables.append(
                 pl.DataFrame(
                     {
                         "feature": np.arange(n_features),
                         "snapshot": snapshot,
                         "step": step,
+                        "strength_refit": refit,
                         "auc": np.concatenate(areas),
                         "auc_own": np.concatenate(own),
                         "auc_token": baseline,
@@ -81,5 +84,7 @@ def probes(run: Run) -> pl.DataFrame:
             )
             bar.advance(1)
     return (
-        pl.concat(tables).with_columns(pl.col("auc", "auc_own", "auc_token").fill_nan(None)).sort("feature", "snapshot")
+        pl.concat(tables)
+        .with_columns(pl.col("strength_refit", "auc", "auc_own", "auc_token").fill_nan(None))
+        .sort("feature", "snapshot")
     )

@@ -59,6 +59,17 @@ class Crosscoder(Dictionary):
             return self.activate(pre)
         return self.activation.inference(pre, weight=self.strength().amax(0), threshold=self.threshold)
 
+    def kept_at(self, codes: Tensor, snapshot: int) -> Tensor:
+        """Of sparse widest codes [feature, token] those whose gate is open at one snapshot."""
+        if self.gate == "shared" or self.threshold is None:
+            return codes
+        feature, _ = codes.indices()
+        values = codes.values()
+        kept = values * self.strength()[snapshot, feature] > self.threshold[feature]
+        return torch.sparse_coo_tensor(
+            codes.indices(), values * kept, codes.shape, is_coalesced=True, check_invariants=False
+        )
+
     def encode(self, x: Float[Tensor, "batch snapshot d_model"], *, k: int | None = None) -> Tensor:
         """The code of a batch in normalised units (raw ones when folded).
 

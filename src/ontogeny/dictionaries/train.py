@@ -50,11 +50,13 @@ def learning_rate_of(config: CrosscoderConfig, *, n_snapshots: int, d_model: int
 def initial_crosscoder(
     config: CrosscoderConfig, x: Float[Tensor, "batch snapshot d_model"], norm_scale: Float[Tensor, " snapshot"]
 ) -> Crosscoder:
-    """An untrained crosscoder: W_dec drawn once for all snapshots or for each, W_enc its transpose, biases zero.
+    """An untrained crosscoder: W_dec drawn once for all snapshots or for each, W_enc its transpose.
 
-    The norm of its directions is the one of a few that reconstructs `x` (a batch in normalised units) best.
+    Biases are zero, or such that the mean of `x` (a batch in normalised units) is encoded as zero and decoded as is.
+    The norm of its directions is the one of a few that reconstructs `x` best.
     """
     _, n, d = x.shape
+    mean = x.mean(0) if config.bias_start == "mean" else x.new_zeros(n, d)
     generator = torch.Generator().manual_seed(config.seed)
     draws = n if config.decoder_start == "independent" else 1
     directions = torch.randn(draws, config.n_features, d, generator=generator).to(x.device)
@@ -69,11 +71,12 @@ def initial_crosscoder(
             W_enc=W_dec.transpose(1, 2),
             W_dec=W_dec,
             b_enc=torch.zeros(config.n_features, device=x.device),
-            b_dec=torch.zeros(n, d, device=x.device),
+            b_dec=mean,
             threshold=threshold,
             norm_scale=norm_scale,
             **_settings(config),
         )
+        crosscoder.b_enc.sub_(crosscoder.pre_activations(mean[None])[0])
         error = float(crosscoder_losses(crosscoder, x, sparsity="none", k=crosscoder.k).reconstruction)
         if best is None or error < best_error:
             best, best_error = crosscoder, error

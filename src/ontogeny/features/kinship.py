@@ -17,8 +17,8 @@ class Kin:
     Attributes:
         feature: the one that is born.
         snapshot: the snapshot of its birth.
-        parent: the feature of greatest kinship among those born before and alive at the birth.
-        cosine: of the two decoder directions at the birth.
+        parent: the feature of greatest kinship among those born before and alive at the birth or just before.
+        cosine: of the two decoder directions at the birth; the parent's just before it where it is gone by then.
         code_correlation: Pearson, of the two codes.
         label: `novel` where kinship, the mean of the two, is small; else `split` where the parent is alive at the last
             snapshot, `handover` where it is not.
@@ -50,13 +50,14 @@ def kin_of_births(
         birth: snapshot of each birth, -1 for features that are never born [feature].
         kin_threshold: kinship below which a feature is `novel`.
     """
-    directions = W_dec.numpy()
+    directions = W_dec / W_dec.norm(dim=2, keepdim=True).clamp_min(1e-12)
     for snapshot in range(1, len(directions)):
-        earlier = np.flatnonzero(alive[snapshot] & (birth >= 0) & (birth < snapshot))
+        here, before = alive[snapshot], alive[snapshot - 1]
+        earlier = np.flatnonzero((here | before) & (birth >= 0) & (birth < snapshot))
         born = np.flatnonzero(birth == snapshot)
-        if len(earlier) == 0:
+        if len(earlier) == 0 or len(born) == 0:
             continue
-        unit = directions[snapshot] / np.maximum(np.linalg.norm(directions[snapshot], axis=1, keepdims=True), 1e-12)
+        unit = torch.where(torch.from_numpy(here)[:, None], *directions[[snapshot, snapshot - 1]]).numpy()
         for first in range(0, len(born), FEATURES_AT_ONCE):
             block = born[first : first + FEATURES_AT_ONCE]
             cosine = unit[block] @ unit[earlier].T

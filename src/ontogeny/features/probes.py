@@ -38,6 +38,36 @@ def token_rates(
     return (sums + active.float().mean(0)) / (counts + 1)
 
 
+def refit_strength(
+    x: Float[Tensor, "token d_model"],
+    codes: Float[Tensor, "feature token"],
+    W_dec: Float[Tensor, "feature d_model"],
+    b_dec: Float[Tensor, " d_model"],
+    *,
+    for_test: Bool[Tensor, " token"],
+) -> np.ndarray:
+    """Norm of what least squares gives each feature for what all the others leave [feature].
+
+    A decoder shrunken by a penalty is weaker than this; where it was shrunken to nothing, a feature that is there looks
+    as if it were not born yet. The scatter of the fit cancels: the norm is √⟨a, b⟩ of the rows fitted on two halves of
+    the tokens, 0 where that is negative and nan where a feature is silent on a half.
+
+    Args:
+        x: activations of one snapshot in normalised units.
+        codes: sparse.
+        W_dec: decoder rows of the snapshot.
+        for_test: the second half.
+    Source: latent scaling, Minder et al. 2025, arXiv 2504.02922, with a row in place of a factor.
+    """
+    residual = x - torch.sparse.mm(codes.T, W_dec) - b_dec
+    halves = []
+    for half in (~for_test, for_test):
+        square = torch.sparse.mm(codes * codes, half.to(x.dtype)[:, None])
+        halves.append(W_dec + torch.sparse.mm(codes, residual * half[:, None]) / square)
+    product = (halves[0] * halves[1]).sum(1).nan_to_num(float("nan"), float("nan"), float("nan"))
+    return product.clamp_min(0).sqrt().numpy()
+
+
 def auc(score: Float[Tensor, "token feature"], active: Bool[Tensor, "token feature"]) -> np.ndarray:
     """Area under the ROC curve [feature]; ties count half; nan where a feature is active on all tokens or on none.
 
@@ -65,6 +95,20 @@ def auc_error(area: np.ndarray, positives: np.ndarray, tokens: int) -> np.ndarra
     n, m = np.maximum(positives, 1), np.maximum(tokens - positives, 1)
     variance = area * (1 - area) + (n - 1) * (q1 - area**2) + (m - 1) * (q2 - area**2)
     return np.sqrt(np.maximum(variance, 0) / (n * m))
+
+
+def there_before(
+    refit: Float[np.ndarray, "snapshot feature"], birth: Int[np.ndarray, " feature"], *, alive_threshold: float
+) -> np.ndarray:
+    """Whether features are alive just before their births by their refitted strengths: shrunken, not absent [feature].
+
+    Args:
+        refit: of `refit_strength`.
+        birth: snapshot of each birth; False where that is the first.
+    """
+    relative = refit / np.maximum(np.nan_to_num(refit, nan=0.0).max(0), 1e-12)
+    just_before = relative[np.maximum(birth - 1, 0), np.arange(refit.shape[1])]
+    return (birth > 0) & (just_before >= alive_threshold)
 
 
 @dataclass(frozen=True)

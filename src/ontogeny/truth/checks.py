@@ -205,7 +205,7 @@ def _planted(run: Run) -> Any:
 
 def trust(run: Run) -> pl.DataFrame:
     """The table `trust`: a row per living feature."""
-    from ontogeny.features.probes import confirm_births
+    from ontogeny.features.probes import confirm_births, there_before
     from ontogeny.truth.memorised import memorised_share
     from ontogeny.truth.trust import trust_levels
 
@@ -214,7 +214,10 @@ def trust(run: Run) -> pl.DataFrame:
     places = {step: place for place, step in enumerate(run.steps)}
     birth = np.array([places[step] for step in features["birth_step"]])
     probed = run.table("probes").join(features, on="feature", how="semi").sort("snapshot", "feature")
-    areas = probed["auc"].fill_null(float("nan")).to_numpy().reshape(len(run.steps), -1)
+    areas, refit = (
+        probed[name].fill_null(float("nan")).to_numpy().reshape(len(run.steps), -1)
+        for name in ("auc", "strength_refit")
+    )
     first = probed.filter(pl.col("snapshot") == 0)
     found = confirm_births(
         areas,
@@ -235,6 +238,7 @@ def trust(run: Run) -> pl.DataFrame:
         .with_columns(
             confirmed=pl.when(pl.Series(probable)).then(pl.Series(found.confirmed)),
             auc_rise=pl.Series(found.rise).fill_nan(None),
+            there_before=pl.Series(there_before(refit, birth, alive_threshold=run.study.measure.alive_threshold)),
             same_at_thresholds=pl.Series(_same_at_thresholds(run, features["feature"].to_numpy())),
             frequency_part=((pl.col("density").rank("ordinal") - 1) * FREQUENCY_PARTS // pl.len()).cast(pl.Int64),
         )

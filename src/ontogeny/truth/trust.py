@@ -11,6 +11,7 @@ MEASURES = {
     "emergent": pl.Boolean,
     "seed_cosine": pl.Float64,
     "confirmed": pl.Boolean,
+    "there_before": pl.Boolean,
     "same_at_thresholds": pl.Boolean,
     "same_rescaled": pl.Boolean,
     "expected_recovery": pl.Float64,
@@ -22,7 +23,7 @@ def trust_levels(measures: pl.DataFrame) -> pl.DataFrame:
     """Add `level` and `reasons` to a table of MEASURES, a row per feature; null where something was not measured.
 
     - `low`: not found again under other seeds (cosine below .7), or an emergent feature whose birth its own snapshot
-      does not confirm.
+      does not confirm, or which explains the activations before its birth already, its decoder shrunken there.
     - `medium`: none of that, but the birth moves with the threshold or with the scale of the snapshots, plants of its
       birth and frequency are recovered less than half of the time, more than half of its examples stand in the text
       more than once, or something was not measured.
@@ -32,6 +33,7 @@ def trust_levels(measures: pl.DataFrame) -> pl.DataFrame:
     grave = {
         "not found under other seeds": pl.col("seed_cosine") < SEED_COSINE,
         "birth not seen from its own snapshot": emergent & ~pl.col("confirmed"),
+        "there before its birth, shrunken": emergent & pl.col("there_before"),
     }
     light = {
         "birth moves with the threshold": emergent & ~pl.col("same_at_thresholds"),
