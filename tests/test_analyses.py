@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ontogeny.activations.stream import harvester_of
-from ontogeny.analyses.lineage import lineage
+from ontogeny.analyses.lineage import lineage, partings
 from ontogeny.analyses.ngrams import fit_ngrams, token_pairs
 from ontogeny.analyses.phases import _sequences
 from ontogeny.analyses.probes import probes
@@ -168,9 +168,9 @@ def test_code_correlations_are_those_of_the_dense_codes() -> None:
 
 def test_a_newborn_feature_finds_the_one_it_split_from_or_took_over_from(small_run: Run) -> None:
     rng = np.random.default_rng(0)
-    n_features, n = 8, len(small_run.steps)
+    n_features, n = 12, len(small_run.steps)
     unit = np.eye(n_features, 32, dtype=np.float32)
-    # 0 lives on, 1 and 5 fade; 2 is like 0, 3 like 1 and 6 like 5, gone when 6 is born; 4 is like none; 7 is dead
+    # 0 lives on, 1 and 5 fade; 2 is like 0, 3 like 1 and 6 like 5, gone when 6 is born; 4 is like none; 7 to 10 live on
     relative = np.ones((n, n_features), dtype=np.float32)
     relative[2:, 1] = 0.1
     relative[2:, 5] = 0
@@ -191,6 +191,26 @@ def test_a_newborn_feature_finds_the_one_it_split_from_or_took_over_from(small_r
     assert table["cosine"].gather([0, 1, 3]).to_list() == pytest.approx([0.8, 0.8, 0.8], abs=1e-5)
     assert table["code_correlation"][1] == pytest.approx(1, abs=1e-5)
     assert table["birth_step"].to_list() == [10, 10, 25, 25]
+    assert table["lost"].gather([0, 3]).to_list() == [0, 0]
+
+
+def test_what_was_one_direction_and_became_two_is_a_split_or_an_absorption(small_run: Run) -> None:
+    n_features, n, tokens = 9, len(small_run.steps), 2500
+    unit = np.repeat(np.eye(n_features, 32, dtype=np.float32)[None], n, 0)
+    # 0 and 1 are one until 1 adds to it, 2 and 3 until 3 becomes another; 4 and 5 stay one; 6 and 7 never were
+    unit[:, 1] = unit[:, 0] + (np.arange(n) >= 2)[:, None] * 1.2 * unit[:, 1]
+    unit[:, 3] = np.where((np.arange(n) < 3)[:, None], unit[:, 2], 0.3 * unit[:, 2] + unit[:, 3])
+    unit[:, 5] = unit[:, 4]
+    active = np.zeros((n_features, tokens), dtype=bool)
+    active[:8] = np.arange(tokens) % 16 == np.arange(8)[:, None]
+    run = stand_in(small_run, unit, np.ones((n, n_features), dtype=np.float32), active)
+    table = partings(run)
+    assert table.select("feature", "other", "step", "label").rows() == [
+        (1, 0, run.steps[2], "split"),
+        (3, 2, run.steps[3], "absorption"),
+    ]
+    assert table["lost"].to_list() == pytest.approx([0, 0.5], abs=0.02)
+    assert table["cosine_before"].to_list() == pytest.approx([1, 1], abs=1e-5)
 
 
 def stand_in(

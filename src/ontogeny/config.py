@@ -276,7 +276,7 @@ class AnalysesConfig(Settings):
     kl_tokens: Positive = 16_384
     alive_thresholds: list[Annotated[float, Field(gt=0, le=1)]] = [0.3, 0.5, 0.7]
     """Births are counted at each of these and at `measure.alive_threshold`."""
-    kin_threshold: Share = 0.5
+    kin_threshold: Share = 0.4
     """A feature born with no earlier one of this kinship is `novel`."""
     single_sae_steps: list[Annotated[int, Field(ge=0)]] | None = None
     """Snapshots at which an SAE is trained beside the dictionary; None: the first, the middle and the last."""

@@ -152,13 +152,26 @@ TABLES: dict[str, dict[str, Column]] = {
     "lineage": {
         "feature": FEATURE,
         "birth_step": Column(pl.Int64, "step", "where it is born; emergent living features only"),
-        "parent": Column(pl.Int32, "index", "earlier feature of greatest kinship, alive at the birth or just before"),
+        "parent": Column(pl.Int32, "index", "earlier feature of greatest kinship, there at the birth or just before"),
         "cosine": Column(pl.Float32, "cosine", "of the two decoder directions at the snapshot of birth"),
         "code_correlation": Column(pl.Float32, "correlation", "of their codes over the sampled held-out tokens"),
-        "kinship": Column(pl.Float32, "share", "mean of the two"),
+        "kinship": Column(pl.Float32, "share", "mean of the cosine, whatever its sign, and the correlation"),
+        "lost": Column(pl.Float32, "share", "of the parent's tokens from which its direction goes with the birth"),
         "label": Column(
-            pl.String, "", "`novel` (kinship below the threshold), `split` (the parent lives on), `handover` (it fades)"
+            pl.String,
+            "",
+            "`novel` (kinship below the threshold), `handover` (the parent fades), `absorption` (it lives on but loses "
+            "tokens), `split` (it lives on)",
         ),
+    },
+    "partings": {
+        "feature": Column(pl.Int32, "index", "the one of the two whose direction turned more"),
+        "other": Column(pl.Int32, "index", "the one whose direction turned less"),
+        "step": Column(pl.Int64, "step", "first at which the cosine of their directions is below .9"),
+        "cosine_before": Column(pl.Float32, "cosine", "of their directions just before"),
+        "cosine_last": Column(pl.Float32, "cosine", "at the last snapshot; below .7"),
+        "lost": Column(pl.Float32, "share", "of their tokens from which the direction that they had in common goes"),
+        "label": Column(pl.String, "", "`absorption` where it goes from many tokens, else `split`"),
     },
     "probes": {
         "feature": FEATURE,

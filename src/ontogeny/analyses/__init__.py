@@ -8,7 +8,7 @@ from collections.abc import Callable
 import polars as pl
 
 from ontogeny.analyses.emergence import births, emergence
-from ontogeny.analyses.lineage import lineage
+from ontogeny.analyses.lineage import lineage, partings
 from ontogeny.analyses.phases import phases
 from ontogeny.analyses.probes import probes
 from ontogeny.analyses.single_saes import single_saes
@@ -16,7 +16,7 @@ from ontogeny.analyses.turning_point import cosines, drift, turning_point
 from ontogeny.run import Run
 
 ANALYSES: dict[str, dict[str, Callable[[Run], pl.DataFrame]]] = {
-    "emergence": {"emergence": emergence, "births": births, "lineage": lineage},
+    "emergence": {"emergence": emergence, "births": births, "lineage": lineage, "partings": partings},
     "turning_point": {"cosines": cosines, "drift": drift, "turning_point": turning_point},
     "phases": {"phases": phases},
     "probes": {"probes": probes},

@@ -1,4 +1,9 @@
-"""Where emergent features come from: for each birth the nearest feature that was there before."""
+"""Where emergent features come from: for each birth the nearest feature that was there before, and what was one and
+became two."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -6,38 +11,52 @@ import polars as pl
 from ontogeny.run import Run
 from ontogeny.tables import TABLES
 
+LABELS = ("novel", "split", "handover", "absorption")
+
 
 def lineage(run: Run) -> pl.DataFrame:
     """The table `lineage`: each emergent feature's nearest earlier one, and whether it is new, split off or took over.
 
-    Kinship is the mean of two likenesses: the cosine of the decoder directions at the snapshot of birth, and the
-    correlation of the codes over the sampled held-out tokens. The parent is the feature of greatest kinship among those
-    born before and alive at the birth or just before; one that is gone at the birth is taken as it was just before.
+    Kinship is the mean of two likenesses: the cosine of the decoder directions at the snapshot of birth, whatever its
+    sign, and the correlation of the codes over the sampled held-out tokens. The parent is the feature of greatest
+    kinship among those born before and there at the birth or just before.
     """
     from ontogeny.features.codes import stored_codes
     from ontogeny.features.kinship import kin_of_births
 
-    features, steps = run.features.sort("feature"), run.steps
-    relative = run.matrix("strength_relative")
-    stored = stored_codes(run)
+    features, steps, stored = run.features.sort("feature"), run.steps, stored_codes(run)
     kin = kin_of_births(
         run.dictionary().W_dec,
         stored.codes,
         tokens=stored.tokens,
-        alive=(relative >= run.study.measure.alive_threshold) & ~features["dead"].to_numpy(),
+        relative=_relative(run),
         birth=np.array([-1 if step is None else steps.index(step) for step in features["birth_step"]]),
         kin_threshold=run.study.analysis.kin_threshold,
     )
-    rows = [
-        {
-            "feature": one.feature,
-            "birth_step": steps[one.snapshot],
-            "parent": one.parent,
-            "cosine": one.cosine,
-            "code_correlation": one.code_correlation,
-            "kinship": one.kinship,
-            "label": one.label,
-        }
-        for one in kin
-    ]
-    return pl.DataFrame(rows, schema={name: column.dtype for name, column in TABLES["lineage"].items()}).sort("feature")
+    return _table(
+        "lineage", ({**asdict(one), "birth_step": steps[one.snapshot], "kinship": one.kinship} for one in kin)
+    )
+
+
+def partings(run: Run) -> pl.DataFrame:
+    """The table `partings`: pairs of living features that had one direction and have two at the last snapshot."""
+    from ontogeny.features import kinship
+    from ontogeny.features.codes import stored_codes
+
+    found = kinship.partings(run.dictionary().W_dec, stored_codes(run).codes, relative=_relative(run))
+    return _table("partings", ({**asdict(pair), "step": run.steps[pair.snapshot]} for pair in found))
+
+
+def _relative(run: Run) -> np.ndarray:
+    """Relative strength, 0 for dead features [snapshot, feature]."""
+    return run.matrix("strength_relative") * ~run.features.sort("feature")["dead"].to_numpy()
+
+
+def _table(name: str, rows: Iterable[dict[str, Any]]) -> pl.DataFrame:
+    """Rows with the columns of a table, by feature."""
+    columns = TABLES[name]
+    table = pl.DataFrame(
+        [{column: row[column] for column in columns} for row in rows],
+        schema={column: spec.dtype for column, spec in columns.items()},
+    )
+    return table.sort("feature")

@@ -23,12 +23,14 @@ def probes(run: Run) -> pl.DataFrame:
     import torch
 
     from ontogeny.activations.stream import harvester_of, usable_positions
+    from ontogeny.dictionaries.crosscoder import Crosscoder
     from ontogeny.features.codes import stored_codes
     from ontogeny.features.probes import auc, linear_probe, refit_strength, token_rates
     from ontogeny.models.pretrain import padded
 
     stored, corpus = stored_codes(run), Corpus(run.corpus_folder / "held_out")
     harvester, crosscoder, steps = harvester_of(run), run.dictionary(), run.steps
+    assert isinstance(crosscoder, Crosscoder)
     lengths = corpus.lengths[stored.sequences].astype(np.int64) - 1
     for_test = torch.from_numpy(np.repeat(np.arange(len(lengths)) % 2 == 1, lengths))
     token = torch.from_numpy(stored.token)

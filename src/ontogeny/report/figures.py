@@ -13,6 +13,7 @@ import altair as alt
 import numpy as np
 import polars as pl
 
+from ontogeny.analyses.lineage import LABELS
 from ontogeny.run import Run
 
 Spec = dict[str, Any]
@@ -201,7 +202,7 @@ def births(run: Run) -> Spec:
 
 def kin(run: Run) -> Spec:
     """Emergent features born in each interval, by what they are to the nearest feature that was there before."""
-    labels = {"novel": GREEN, "split": SKY, "handover": VERMILION}
+    labels = dict(zip(LABELS, (GREEN, SKY, VERMILION, ORANGE), strict=True))
     colour = alt.Color(
         "kind:N",
         title="to the nearest earlier feature",
@@ -212,7 +213,7 @@ def kin(run: Run) -> Spec:
     title = alt.Title(
         "Where emergent features come from",
         subtitle=f"novel: no earlier feature of kinship {run.study.analysis.kin_threshold:g}; split: it lives on; "
-        "handover: it fades",
+        "handover: it fades; absorption: it loses tokens",
     )
     return _finish(bars.properties(width=WIDTH, height=HEIGHT, title=title))
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from ontogeny.analyses.lineage import LABELS
 from ontogeny.run import Run
 
 
@@ -123,8 +124,17 @@ def _sensitivity(run: Run) -> list[Sentence]:
     ]
     labels = run.analysis("lineage")["label"]
     if len(labels):
-        parts = ", ".join(f"{int((labels == label).sum()):,} {label}" for label in ("novel", "split", "handover"))
+        parts = ", ".join(f"{int((labels == label).sum()):,} {label}" for label in LABELS)
         sentences.append(Sentence(f"By their nearest earlier feature, the emergent ones are: {parts}.", ("lineage",)))
+    if len(pairs := run.analysis("partings")):
+        splits = int((pairs["label"] == "split").sum())
+        sentences.append(
+            Sentence(
+                f"{len(pairs):,} pairs of features had one direction and have two at the end: {splits:,} splits, "
+                f"{len(pairs) - splits:,} absorptions.",
+                ("partings",),
+            )
+        )
     return sentences
 
 
