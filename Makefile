@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test soak check lint types floors docs bench-change-point bench-memory bench-activations clean
+.PHONY: help demo test soak check lint types floors docs truth bench-change-point bench-memory bench-activations clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -38,14 +38,17 @@ floors: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py --check
 
+truth: $(STAMP)  ## train on planted suites, write docs/truth.md (hours; what the cache holds is not made again)
+	$(BIN)/python -m benchmarks.truth
+
 bench-change-point: $(STAMP)  ## false positives and power of the test for a turning point
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/change_point.py
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.change_point
 
 bench-memory: $(STAMP)  ## peak memory of training for 2 to 32 snapshots (about 20 minutes)
-	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python -m benchmarks.memory
 
 bench-activations: $(STAMP)  ## every activation function on the reference suite (about an hour)
-	$(BIN)/python benchmarks/activations.py
+	$(BIN)/python -m benchmarks.activations
 
 clean:  ## remove the environment and all runs
 	rm -rf $(VENV) runs

@@ -1,6 +1,6 @@
 """All activation functions on the reference suite, at about the same L0: one table.
 
-Usage: python benchmarks/activations.py [--tokens N] [--only NAME]
+Usage: python -m benchmarks.activations [--tokens N] [--only NAME]
 
 Every dictionary is trained on the same rows in the same order. They are harvested once and kept in the cache in half
 precision. λ of the penalised ones is found by a secant search in log λ against log L0, with trainings of a fifth the
@@ -9,7 +9,6 @@ length, so that each ends near the same L0.
 
 import argparse
 import json
-import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from benchmarks.penalty import weight_for
 from torch import Tensor
 
 from ontogeny.activations.stream import ActivationStream, Harvester
@@ -101,25 +101,17 @@ def with_weight(name: str, rows: Rows, steps: int, held_out: Tensor, cache: Path
     if "sparsity_weight" not in settings:
         return settings
     path = cache / f"weight-{fingerprint(name, settings, steps)}.json"
+
+    def l0_of(weight: float) -> float:
+        with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+            crosscoder = trained(rows, settings | {"sparsity_weight": weight}, steps // 5, Path(folder))
+            code = crosscoder.encode(held_out * crosscoder.norm_scale[:, None])
+        l0 = float((code > 0).double().sum(-1).mean())
+        print(f"{name}: λ = {weight:.4g} gives L0 = {l0:.1f}", flush=True)
+        return l0
+
     if not path.is_file():
-        tried: list[tuple[float, float]] = []
-        weight = float(str(settings["sparsity_weight"]))
-        for _ in range(6):
-            with tempfile.TemporaryDirectory() as folder:
-                crosscoder = trained(rows, settings | {"sparsity_weight": weight}, steps // 5, Path(folder))
-            with torch.no_grad():
-                code = crosscoder.encode(held_out * crosscoder.norm_scale[:, None])
-            l0 = max(float((code > 0).double().sum(-1).mean()), 0.1)
-            print(f"{name}: λ = {weight:.4g} gives L0 = {l0:.1f}", flush=True)
-            tried.append((math.log(weight), math.log(l0)))
-            if abs(math.log(l0 / L0)) < 0.1:
-                break
-            slope = -1.0
-            if len(tried) > 1 and tried[-1][0] != tried[-2][0]:
-                slope = min((tried[-1][1] - tried[-2][1]) / (tried[-1][0] - tried[-2][0]), -0.2)
-            weight *= math.exp(max(-2.0, min(2.0, (math.log(L0) - tried[-1][1]) / slope)))
-        best = min(tried, key=lambda pair: abs(pair[1] - math.log(L0)))
-        write_json(path, math.exp(best[0]))
+        write_json(path, weight_for(l0_of, wanted=L0, start=float(str(settings["sparsity_weight"])), tolerance=0.1))
     return settings | {"sparsity_weight": json.loads(path.read_text())}
 
 

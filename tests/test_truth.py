@@ -259,6 +259,8 @@ def test_chains_reach_back_to_where_a_direction_is() -> None:
         rows.append(row[torch.randperm(24, generator=generator)] if snapshot < 4 else row)
     lives = matched_lives(rows)
     assert np.array_equal(lives, planted.there.numpy())
+    fewer = [row[planted.there[place]] if place == 4 else row[: 20 + place] for place, row in enumerate(rows)]
+    assert (matched_lives(fewer)[:4] <= matched_lives(fewer)[1:]).all()
     permuted = matched_lives([rows[place] for place in (2, 0, 3, 1, 4)])
     assert permuted[0].sum() < lives[2].sum()
 

@@ -289,7 +289,7 @@ class AnalysesConfig(Settings):
 class TruthConfig(Settings):
     """Checks of a study against known answers (`ontogeny truth`)."""
 
-    seeds: list[int] = [1, 2]
+    seeds: Annotated[list[int], Field(min_length=1)] = [1, 2]
     """Seeds of further dictionaries, each trained in full on the tokens in another order."""
     null_tokens: Positive = 1_000_000
     """Tokens that the dictionary of each null is trained on."""

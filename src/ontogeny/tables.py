@@ -291,7 +291,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "level": Column(pl.String, "", "`high`, `medium` or `low`"),
         "reasons": Column(pl.String, "", "what speaks against it, with semicolons between; empty where nothing does"),
         "emergent": Column(pl.Boolean, "", "born after the first snapshot"),
-        "seed_cosine": Column(pl.Float32, "cosine", "mean over further seeds, to its counterpart"),
+        "seed_cosine": Column(pl.Float32, "cosine", "mean over further seeds, to its counterpart; 0 where it has none"),
         "confirmed": Column(
             pl.Boolean,
             "",

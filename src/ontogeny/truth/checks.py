@@ -210,7 +210,8 @@ def trust(run: Run) -> pl.DataFrame:
     from ontogeny.truth.trust import trust_levels
 
     features = run.features.sort("feature").filter(~pl.col("dead"))
-    seeds = run.table("seed_matches").group_by("feature").agg(seed_cosine=pl.col("cosine").mean())
+    seeds = run.table("seed_matches").group_by("feature").agg(seed_cosine=pl.col("cosine").sum())
+    n_seeds = len(_settings(run).seeds)
     places = {step: place for place, step in enumerate(run.steps)}
     birth = np.array([places[step] for step in features["birth_step"]])
     probed = run.table("probes").join(features, on="feature", how="semi").sort("snapshot", "feature")
@@ -243,6 +244,7 @@ def trust(run: Run) -> pl.DataFrame:
             frequency_part=((pl.col("density").rank("ordinal") - 1) * FREQUENCY_PARTS // pl.len()).cast(pl.Int64),
         )
         .join(seeds, on="feature", how="left")
+        .with_columns(pl.col("seed_cosine").fill_null(0) / n_seeds)
         .join(memorised_share(run.examples, Corpus(run.corpus_folder / "train")), on="feature", how="left")
         .join(_expected(run), on=["birth_step", "frequency_part"], how="left")
     )

@@ -97,14 +97,14 @@ def specific_share(strength: np.ndarray, *, share: float = 0.9) -> float:
     return float((square.max(0) >= share * total)[total > 0].mean()) if (total > 0).any() else float("nan")
 
 
-def matched_lives(rows: Sequence[Float[Tensor, "feature d_model"]], *, least_cosine: float = 0.7) -> np.ndarray:
+def matched_lives(rows: Sequence[Float[Tensor, "_ d_model"]], *, least_cosine: float = 0.7) -> np.ndarray:
     """Where features of the last of several dictionaries are, by matching neighbours one to one [snapshot, feature].
 
     From the last snapshot back, each dictionary's features are assigned to those of the next (the Hungarian method on
     cosines); a chain ends where the cosine is below `least_cosine`.
 
     Args:
-        rows: decoder rows of the dictionaries of successive snapshots.
+        rows: decoder rows of the dictionaries of successive snapshots, each [feature, d_model].
     Returns:
         Booleans: whether the chain that ends in each feature of the last dictionary reaches back to a snapshot.
     """
@@ -121,5 +121,5 @@ def matched_lives(rows: Sequence[Float[Tensor, "feature d_model"]], *, least_cos
         match[own[close]] = other[close]
         reached = lives[snapshot + 1]
         lives[snapshot] = reached & (match[place] >= 0)
-        place = np.where(lives[snapshot], match[place], place)
+        place = np.where(lives[snapshot], match[place], 0)
     return lives

@@ -1,0 +1,189 @@
+"""docs/truth.md and its figures, from what the cache holds."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+import altair as alt
+import jinja2
+import polars as pl
+import vl_convert
+from benchmarks.truth.cases import (
+    CHOOSING,
+    OURS,
+    RATES,
+    RECIPES,
+    RISES,
+    SEEDS,
+    UNSEEN,
+    Case,
+    choosing,
+    of_recipe,
+    result,
+    unseen,
+)
+from benchmarks.truth.controls import control
+
+from ontogeny.report.figures import BLUE, GREY, VERMILION
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+FIGURES = {
+    "recovered": "recovered",
+    "births_exact": "births exact",
+    "false_emergent": "false emergent",
+    "strength_error": "strength RMSE",
+    "rotations_right": "rotations within 5°",
+    "false_features": "false features",
+    "l0": "L0",
+}
+
+
+def write_page() -> None:
+    """docs/truth.md, docs/images/truth-*.svg."""
+    charts = {
+        "birth": _chart("by_birth", "birth", "snapshot of birth, 0-based"),
+        "frequency": _chart("by_frequency", "part", "quarter of frequency, rarest first"),
+    }
+    for name, chart in charts.items():
+        svg = vl_convert.vegalite_to_svg(chart.to_json())
+        (DOCS / "images" / f"truth-{name}.svg").write_text(svg, encoding="utf-8")
+    template = jinja2.Template(Path(__file__).with_name("page.md.j2").read_text(encoding="utf-8"))
+    tables = {name: make() for name, make in TABLES.items()}
+    (DOCS / "truth.md").write_text(template.render(seeds=len(SEEDS), **tables) + "\n", encoding="utf-8")
+
+
+def _recipes() -> str:
+    return _scores([(name, [of_recipe(name, seed) for seed in SEEDS]) for name in RECIPES])
+
+
+def _unseen() -> str:
+    return _scores([(name, [unseen(name, seed) for seed in SEEDS]) for name in UNSEEN])
+
+
+def _ends() -> str:
+    places = {"born last": ("by_birth", -1), "born first": ("by_birth", 0)}
+    places |= {"rarest quarter": ("by_frequency", 0), "most frequent quarter": ("by_frequency", -1)}
+    rows = []
+    for name in RECIPES:
+        found = [result(of_recipe(name, seed)) for seed in SEEDS]
+        rows.append(
+            [name, *(f"{fmean(one[table]['recovered'][at] for one in found):.0%}" for table, at in places.values())]
+        )
+    return _table(["recovered", *places], rows)
+
+
+def _choosing() -> str:
+    found = {(setting, rate, rise): result(case)["figures"] for setting, rate, rise, case in choosing()}
+    tables, pair = [], "{recovered:.3f}, {births_exact:.3f}"
+    for rise in RISES:
+        rows = [
+            [
+                f"{rate:g}",
+                *(pair.format(**found[name, rate, rise]) for name in CHOOSING),
+            ]
+            for rate in RATES
+        ]
+        tables.append(_table([f"{rise}: rate", *CHOOSING], rows))
+    return "\n\n".join(tables)
+
+
+def _nulls() -> str:
+    tables = []
+    for name in ("no change", "shuffled rows", "order"):
+        found = [control(name, seed) for seed in SEEDS]
+        rows = [[key, *(_number(row[key]) for row in found)] for key in found[0]]
+        tables.append(_table([name, *(f"seed {seed}" for seed in SEEDS)], rows))
+    return "\n\n".join(tables)
+
+
+def _relations() -> str:
+    rows = []
+    for name in ("split", "absorption", "handover", "novel"):
+        right, n = (sum(control("relations", seed)[name][place] for seed in SEEDS) for place in (0, 1))
+        rows.append([name, f"{right:,}", f"{n:,}", f"{right / n:.0%}"])
+    return _table(["planted", "called so", "of", "share"], rows)
+
+
+def _shrinkage() -> str:
+    found = [control("shrinkage", seed) for seed in SEEDS]
+    rows = [
+        [name, *(_number((fmean if key in _MEANS else sum)([one[name][key] for one in found])) for key in columns)]
+        for name, columns in found[0].items()
+    ]
+    return _table(["", *found[0][OURS]], rows)
+
+
+def _trust() -> str:
+    found = [control("trust", seed) for seed in SEEDS]
+    rows = [
+        [f"{name}: {kind}", *_passes([one[name][kind] for one in found])]
+        for name, kinds in found[0].items()
+        for kind in kinds
+    ]
+    return _table(["", "births", "high", "medium", "low", "pass (not low)"], rows)
+
+
+_MEANS = ("L0", "recovered", "learned / true", "refitted / true")
+
+
+def _passes(rows: Sequence[dict[str, int]]) -> list[str]:
+    counts = [sum(row.get(level, 0) for row in rows) for level in ("high", "medium", "low")]
+    total = sum(counts)
+    return [f"{total:,}", *map(str, counts), f"{(total - counts[2]) / total:.1%}" if total else "none"]
+
+
+def _scores(cases: Sequence[tuple[str, Sequence[Case]]]) -> str:
+    """Means over seeds, with the worst and the best."""
+    rows = []
+    for name, of_seeds in cases:
+        found = [result(case) for case in of_seeds]
+        values = [[one["figures"][figure] for one in found] for figure in FIGURES]
+        cells = [f"{fmean(of):.3f} ({min(of):.2f}…{max(of):.2f})" for of in values[:-1]]
+        rows.append([name, *cells, f"{fmean(values[-1]):.1f}", f"{fmean(one['seconds'] for one in found):.0f}"])
+    return _table(["", *FIGURES.values(), "seconds"], rows)
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _chart(table: str, column: str, title: str) -> alt.FacetChart:
+    """Recovered share, a panel per recipe, a line per seed and their mean."""
+    rows = [
+        {"recipe": name, "seed": seed, "place": place, "recovered": share}
+        for name in RECIPES
+        for seed in SEEDS
+        for found in [result(of_recipe(name, seed))[table]]
+        for place, share in zip(found[column], found["recovered"], strict=True)
+    ]
+    base = alt.Chart(pl.DataFrame(rows)).encode(
+        x=alt.X("place:O", title=title, axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("recovered:Q", title="recovered share", scale=alt.Scale(domain=[0, 1])),
+    )
+    seeds = base.mark_line(opacity=0.5, strokeWidth=1, color=GREY).encode(detail="seed:N")
+    mean = base.mark_line(point=True, strokeWidth=2.5).encode(
+        y="mean(recovered):Q",
+        color=alt.condition(f"datum.recipe == '{OURS}'", alt.value(VERMILION), alt.value(BLUE)),
+    )
+    titles = {"by_birth": "Who finds the features that are born late?", "by_frequency": "And the rare ones?"}
+    panels = (seeds + mean).properties(width=190, height=130)
+    faceted = panels.facet(alt.Facet("recipe:N", sort=list(RECIPES), title=None), columns=4)
+    subtitle = "standard planted suite; grey: single seeds; line: their mean"
+    return faceted.properties(title=alt.Title(titles[table], subtitle=subtitle))
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "recipes": _recipes,
+    "ends": _ends,
+    "unseen": _unseen,
+    "choosing": _choosing,
+    "nulls": _nulls,
+    "relations": _relations,
+    "shrinkage": _shrinkage,
+    "trust": _trust,
+}
