@@ -81,7 +81,8 @@ def test_gradients_of_the_aux_loss_agree_with_finite_differences() -> None:
     moved = {"encoder_rows": dictionary.encoder_rows, "b_enc": dictionary.b_enc}
 
     def loss() -> Tensor:
-        return learner._aux_loss(residual, dictionary.pre_activations(x))
+        places = torch.tensor(dead)
+        return learner._aux_loss(residual, dictionary.pre_activations_of(places, x), places)
 
     found = torch.autograd.grad(loss(), [dictionary.encoder_rows, dictionary.decoder_rows])
     for grad in found:
@@ -242,13 +243,15 @@ def test_the_preactivation_loss_pulls_dead_features_up_to_their_thresholds() -> 
             n_features=F, activation="jumprelu", gate=gate, preactivation_weight=1.0, dead_after_tokens=10  # pyright: ignore[reportArgumentType]
         )  # fmt: skip
         learner = _CrosscoderLearner(config, dictionary, x)
-        assert float(learner._preactivation_loss(dictionary.pre_activations(x))) == 0
-        learner.silent_tokens[[1, 4]] = 10
+        nobody, dead = torch.tensor([], dtype=torch.int64), torch.tensor([1, 4])
+        assert learner._preactivation_loss(dictionary.pre_activations_of(nobody, x), nobody).item() == 0
+        learner.silent_tokens[dead] = 10
+        assert torch.equal(learner._dead(), dead)
         strength, t = dictionary.strength(), dictionary.threshold
         assert t is not None
         weight = strength.sum(0) if gate == "shared" else strength.amax(0)
         gap = torch.relu(t - dictionary.pre_activations(x) * weight)[:, [1, 4]]
-        found = learner._preactivation_loss(dictionary.pre_activations(x))
+        found = learner._preactivation_loss(dictionary.pre_activations_of(dead, x), dead)
         torch.testing.assert_close(found, gap.sum(1).mean())
         (grad,) = torch.autograd.grad(found, dictionary.b_enc)
         assert bool((grad[[1, 4]] < 0).all())

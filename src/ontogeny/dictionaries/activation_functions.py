@@ -8,7 +8,7 @@ compete by or are held against a threshold with; `k`; `threshold` [feature], on 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 BANDWIDTH = 4.0
@@ -21,11 +21,22 @@ class ActivationFunction(Protocol):
     ) -> Tensor: ...
 
 
+@runtime_checkable
+class PlacesFunction(Protocol):
+    """Ascending places in the flattened [batch, feature], in order of rows."""
+
+    def __call__(
+        self, pre: Tensor, *, weight: Tensor, k: int | None = None, threshold: Tensor | None = None
+    ) -> Tensor: ...
+
+
 class Activation(NamedTuple):
     """One row of the registry.
 
     Attributes:
         training, inference: the functions.
+        places: the entries that take part in a training step: those that are active and those that move a threshold.
+        of_entries: from encoder outputs at these entries to codes, `weight` and `threshold` given for each.
         needs_k: whether k must be given.
         threshold: `none`, `learned` (a parameter), or `estimated` (from training, for inference alone).
         gates: the gates it can be used with.
@@ -33,18 +44,20 @@ class Activation(NamedTuple):
 
     training: ActivationFunction
     inference: ActivationFunction
+    places: PlacesFunction
+    of_entries: ActivationFunction
     needs_k: bool = False
     threshold: str = "none"
     gates: tuple[str, ...] = ("shared",)
 
 
 def relu(
-    pre: Float[Tensor, "batch feature"],
+    pre: Float[Tensor, "..."],
     *,
     weight: Tensor | None = None,
     k: int | None = None,
     threshold: Tensor | None = None,
-) -> Float[Tensor, "batch feature"]:
+) -> Float[Tensor, "..."]:
     """The positive part; takes none of the options."""
     return torch.relu(pre)
 
@@ -92,7 +105,8 @@ def batch_topk(
     k = _checked(k, pre.shape[1])
     with torch.no_grad():
         score = pre if weight is None else pre * weight
-        kept = (score >= _kth_largest(score, k * len(pre))) & (score > 0)
+        candidates = _largest_places(score, k * len(pre))
+        kept = (score >= score.flatten()[candidates].min()) & (score > 0)
     return pre * kept
 
 
@@ -114,12 +128,12 @@ def above_threshold(
 
 
 def jumprelu(
-    pre: Float[Tensor, "batch feature"],
+    pre: Float[Tensor, "..."],
     *,
-    threshold: Float[Tensor, " feature"] | None = None,
-    weight: Float[Tensor, " feature"] | None = None,
+    threshold: Float[Tensor, "..."] | None = None,
+    weight: Float[Tensor, "..."] | None = None,
     k: int | None = None,
-) -> Float[Tensor, "batch feature"]:
+) -> Float[Tensor, "..."]:
     """Keep entries whose u = pre · weight is above a learned threshold, with a straight-through gradient for it.
 
     With g = u · 1[u > t] and f = g / weight: ∂g/∂u = 1[u > t], ∂g/∂t = -(t / ε) · 1[|u - t| < ε/2, u > 0], so that
@@ -127,7 +141,7 @@ def jumprelu(
 
     Args:
         weight: decoder norms, which bring thresholds into units of what a feature adds; None for ones.
-        threshold: [feature], not negative.
+        threshold: not negative; like the weight [feature], or one for each entry.
     Raises:
         ValueError: there is no threshold.
     Source: Rajamanoharan et al. 2024, arXiv 2407.14435; in decoder-norm units as in arXiv 2509.17196.
@@ -151,7 +165,8 @@ class _Jump(torch.autograd.Function):
         u = pre * weight
         near = ((u - threshold).abs() < BANDWIDTH / 2) & (u > 0) & (weight > 0)
         slope = -threshold / (BANDWIDTH * weight.clamp_min(torch.finfo(weight.dtype).tiny))
-        return grad * ((u > threshold) & (weight > 0)), None, (grad * near).sum(0) * slope
+        of_threshold = (grad * near * slope).sum_to_size(threshold.shape)
+        return grad * ((u > threshold) & (weight > 0)), None, of_threshold
 
 
 def _checked(k: int | None, n_features: int) -> int:
@@ -160,18 +175,76 @@ def _checked(k: int | None, n_features: int) -> int:
     return k
 
 
-def _kth_largest(score: Float[Tensor, "batch feature"], count: int) -> Float[Tensor, ""]:
-    """The exact `count`-th largest value. A bound taken from a sample of rows leaves few candidates to select among."""
+def _largest_places(score: Float[Tensor, "batch feature"], count: int) -> Int[Tensor, " entry"]:
+    """Where the `count` largest values are, and those equal to the least of them, ascending.
+
+    A bound taken from a sample of rows leaves few candidates to select among.
+    """
     flat = score.flatten()
-    if count >= flat.numel():
-        return flat.min()
+    if count >= len(flat):
+        return torch.arange(len(flat), device=flat.device)
     sample = score[:: max(1, len(score) // 32)].flatten()
-    among = min(sample.numel(), int(1.3 * count * sample.numel() / flat.numel()) + 1)
+    among = min(len(sample), int(1.3 * count * len(sample) / len(flat)) + 1)
     bound = sample.topk(among, sorted=False).values.min()
-    candidates = flat[flat >= bound]
-    if len(candidates) < count:
-        candidates = flat
-    return candidates.topk(count, sorted=False).values.min()
+    places = (flat >= bound).nonzero()[:, 0]
+    if len(places) < count:
+        places = torch.arange(len(flat), device=flat.device)
+    values = flat[places]
+    return places[values >= values.topk(count, sorted=False).values.min()]
+
+
+def batch_topk_places(
+    pre: Float[Tensor, "batch feature"],
+    *,
+    weight: Float[Tensor, " feature"],
+    k: int | None = None,
+    threshold: Tensor | None = None,
+) -> Int[Tensor, " entry"]:
+    """What `batch_topk` keeps."""
+    score = pre * weight
+    places = _largest_places(score, _checked(k, pre.shape[1]) * len(pre))
+    return places[score.flatten()[places] > 0]
+
+
+def topk_places(
+    pre: Float[Tensor, "batch feature"],
+    *,
+    weight: Float[Tensor, " feature"],
+    k: int | None = None,
+    threshold: Tensor | None = None,
+) -> Int[Tensor, " entry"]:
+    """What `topk` keeps, but of equal scores as many as k asks for."""
+    values, columns = (pre * weight).topk(_checked(k, pre.shape[1]), dim=1)
+    first = torch.arange(len(pre), device=pre.device)[:, None] * pre.shape[1]
+    return (first + columns)[values > 0]
+
+
+def positive_places(
+    pre: Float[Tensor, "batch feature"],
+    *,
+    weight: Float[Tensor, " feature"],
+    k: int | None = None,
+    threshold: Tensor | None = None,
+) -> Int[Tensor, " entry"]:
+    """What `relu` keeps."""
+    return (pre > 0).flatten().nonzero()[:, 0]
+
+
+def takes_part(u: Tensor, threshold: Tensor) -> Bool[Tensor, "..."]:
+    """Where a JumpReLU is open or so near its threshold that it moves it."""
+    return (u > threshold - BANDWIDTH / 2) & (u > 0)
+
+
+def jumprelu_places(
+    pre: Float[Tensor, "batch feature"],
+    *,
+    weight: Float[Tensor, " feature"],
+    k: int | None = None,
+    threshold: Float[Tensor, " feature"] | None = None,
+) -> Int[Tensor, " entry"]:
+    """What `jumprelu` keeps, and what its threshold's gradient is made of."""
+    assert threshold is not None
+    return takes_part(pre * weight, threshold).flatten().nonzero()[:, 0]
 
 
 def least_kept_score(code: Float[Tensor, "batch feature"], weight: Float[Tensor, " feature"]) -> Float[Tensor, ""]:
@@ -182,8 +255,10 @@ def least_kept_score(code: Float[Tensor, "batch feature"], weight: Float[Tensor,
 
 
 ACTIVATIONS: dict[str, Activation] = {
-    "relu": Activation(relu, relu),
-    "jumprelu": Activation(jumprelu, jumprelu, threshold="learned", gates=("shared", "per_snapshot")),
-    "topk": Activation(topk, topk, needs_k=True),
-    "batch_topk": Activation(batch_topk, above_threshold, needs_k=True, threshold="estimated"),
+    "relu": Activation(relu, relu, positive_places, relu),
+    "jumprelu": Activation(
+        jumprelu, jumprelu, jumprelu_places, jumprelu, threshold="learned", gates=("shared", "per_snapshot")
+    ),
+    "topk": Activation(topk, topk, topk_places, relu, needs_k=True),
+    "batch_topk": Activation(batch_topk, above_threshold, batch_topk_places, relu, needs_k=True, threshold="estimated"),
 }

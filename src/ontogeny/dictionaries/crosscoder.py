@@ -10,7 +10,7 @@ Sources: Lindsey et al. 2024 (crosscoders); Evolution of Concepts in Language Mo
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ontogeny.dictionaries.dictionary import Dictionary
@@ -21,13 +21,30 @@ class Crosscoder(Dictionary):
 
     kind = "crosscoder"
 
-    def pre_activations(self, x: Float[Tensor, "batch snapshot d_model"]) -> Float[Tensor, "batch feature"]:
-        """Encoder outputs z: a sum over snapshots, or their mean where `encoder` is `mean`."""
+    def encoder_input(self, x: Float[Tensor, "batch snapshot d_model"]) -> Float[Tensor, "batch width"]:
+        """What encoder rows are multiplied with, all snapshots side by side."""
         if self.apply_b_dec_to_input:
             x = x - self.b_dec
-        if self.encoder == "mean":
-            x = x / self.n_snapshots
-        return torch.addmm(self.b_enc, x.flatten(1), self.encoder_rows.T)
+        return (x / self.n_snapshots if self.encoder == "mean" else x).flatten(1)
+
+    def pre_activations(self, x: Float[Tensor, "batch snapshot d_model"]) -> Float[Tensor, "batch feature"]:
+        """Encoder outputs z: a sum over snapshots, or their mean where `encoder` is `mean`."""
+        return torch.addmm(self.b_enc, self.encoder_input(x), self.encoder_rows.T)
+
+    def pre_activations_of(
+        self, features: Int[Tensor, " few"], x: Float[Tensor, "batch snapshot d_model"]
+    ) -> Float[Tensor, "batch few"]:
+        """Encoder outputs of some features."""
+        rows = self.encoder_rows.index_select(0, features)
+        return torch.addmm(self.b_enc.index_select(0, features), self.encoder_input(x), rows.T)
+
+    def places(self, pre: Float[Tensor, "batch feature"], *, k: int | None = None) -> Int[Tensor, " entry"]:
+        """Entries that take part in a step, ascending places in the flattened [batch, feature]: those that are active
+        at some snapshot, by the training rule where `k` is given, and those that move a learned threshold."""
+        weight = self.score_weight() if self.gate == "shared" else self.strength().detach().amax(0)
+        if k is None and self.activation.threshold == "estimated" and self.threshold is not None:
+            return (self.activate(pre) > 0).flatten().nonzero()[:, 0]
+        return self.activation.places(pre, weight=weight, k=k or self.k, threshold=self.threshold)
 
     def score_weight(self) -> Float[Tensor, " feature"]:
         """What turns an encoder output into the score that features compete by, or are held against thresholds with.

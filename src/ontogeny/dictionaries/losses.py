@@ -14,11 +14,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ontogeny.dictionaries.activation_functions import least_kept_score, takes_part
 from ontogeny.dictionaries.crosscoder import Crosscoder
+from ontogeny.dictionaries.kernels import Entries, column_sums, decode, read
 from ontogeny.errors import ConfigError, did_you_mean
 
 STEEPNESS = 4.0
 QUADRATIC_SCALE = 0.01
+DENSE_ABOVE = 0.1
+"""Share of entries from which on dense products are faster (`make bench`)."""
 
 
 class Losses(NamedTuple):
@@ -30,7 +34,8 @@ class Losses(NamedTuple):
         l0: active features a token [snapshot].
         explained_variance: 1 - squared error / variance over the batch [snapshot].
         x_hat: the reconstruction [batch, snapshot, d_model].
-        code: [batch, feature]; with the per-snapshot gate the code where the gate is widest.
+        fired: whether each feature is active on some token, at some snapshot [feature].
+        least_score: the smallest score among active entries, 0 where there is none; scalar, for the shared gate.
     """
 
     reconstruction: Tensor
@@ -38,7 +43,8 @@ class Losses(NamedTuple):
     l0: Tensor
     explained_variance: Tensor
     x_hat: Tensor
-    code: Tensor
+    fired: Tensor
+    least_score: Tensor
 
 
 class Sparsity(NamedTuple):
@@ -82,14 +88,6 @@ SPARSITY: dict[str, Sparsity] = {
 }
 
 
-def explained_variance(
-    x: Float[Tensor, "batch snapshot d_model"], x_hat: Float[Tensor, "batch snapshot d_model"]
-) -> Float[Tensor, " snapshot"]:
-    """1 - Σ‖x - x̂‖² / Σ‖x - mean‖² over the batch, per snapshot."""
-    variance = (x - x.mean(0)).square().sum((0, 2))
-    return 1 - (x - x_hat).square().sum((0, 2)) / variance
-
-
 def crosscoder_losses(
     dictionary: Crosscoder,
     x: Float[Tensor, "batch snapshot d_model"],
@@ -97,6 +95,7 @@ def crosscoder_losses(
     sparsity: str = "l1",
     pre: Float[Tensor, "batch feature"] | None = None,
     k: int | None = None,
+    dense_above: float = DENSE_ABOVE,
 ) -> Losses:
     """Losses of a batch in normalised units (raw ones when folded).
 
@@ -104,6 +103,7 @@ def crosscoder_losses(
         sparsity: a row of SPARSITY: `l1`, `tanh`, `tanh_quad` or `none`.
         pre: the batch's encoder outputs where they are known already.
         k: use the training rule with this k instead of the inference rule.
+        dense_above: share of entries that take part from which on dense products are used.
     Raises:
         ConfigError: the sparsity loss is unknown.
     Source: l1 Lindsey et al. 2024; tanh and tanh_quad Anthropic's crosscoder updates of 2025 and arXiv 2509.17196.
@@ -114,27 +114,98 @@ def crosscoder_losses(
         )
     if pre is None:
         pre = dictionary.pre_activations(x)
-    if dictionary.gate == "shared":
-        x_hat, means, l0, code = _shared(dictionary, pre, SPARSITY[sparsity], k)
+    strength, kind = dictionary.strength(), SPARSITY[sparsity]
+    places = dictionary.places(pre.detach(), k=k)
+    if len(places) > dense_above * pre.numel():
+        passed = (_shared if dictionary.gate == "shared" else _per_snapshot)(dictionary, pre, strength, kind, k)
     else:
-        x_hat, means, l0, code = _per_snapshot(dictionary, pre, SPARSITY[sparsity])
-    reconstruction = (x - x_hat).square().sum((1, 2)).mean()
+        entries = Entries.at(places, (pre.shape[0], pre.shape[1]))
+        z = read(dictionary.encoder_input(x), dictionary.encoder_rows, dictionary.b_enc, pre=pre, entries=entries)
+        over_entries = _shared_entries if dictionary.gate == "shared" else _per_snapshot_entries
+        passed = over_entries(dictionary, z, entries, strength, kind)
+    error = (x - passed.x_hat).square().sum((0, 2))
     with torch.no_grad():
-        figures = explained_variance(x, x_hat)
-    return Losses(reconstruction, SPARSITY[sparsity].of_means(means), l0, figures, x_hat, code)
+        explained = 1 - error / (x.var(0, correction=0).sum(1) * len(x))
+    return Losses(
+        reconstruction=error.sum() / len(x),
+        sparsity=kind.of_means(passed.means),
+        l0=passed.l0,
+        explained_variance=explained,
+        x_hat=passed.x_hat,
+        fired=passed.fired,
+        least_score=passed.least_score,
+    )
 
 
 class _Passed(NamedTuple):
-    """x̂ [batch, snapshot, d_model], means [snapshot, feature], L0 [snapshot], code [batch, feature]."""
+    """x̂ [batch, snapshot, d_model], means [snapshot, feature], L0 [snapshot], fired [feature], the least score."""
 
     x_hat: Tensor
     means: Tensor
     l0: Tensor
-    code: Tensor
+    fired: Tensor
+    least_score: Tensor
 
 
-def _shared(dictionary: Crosscoder, pre: Tensor, sparsity: Sparsity, k: int | None) -> _Passed:
-    code, strength = dictionary.activate(pre, k=k), dictionary.strength()
+def _shared_entries(
+    dictionary: Crosscoder, z: Tensor, entries: Entries, strength: Tensor, sparsity: Sparsity
+) -> _Passed:
+    """The shared gate, from encoder outputs at the entries that take part."""
+    (tokens, n_features), n = entries.shape, dictionary.n_snapshots
+    weight = dictionary.score_weight().index_select(0, entries.column)
+    threshold = None if dictionary.threshold is None else dictionary.threshold.index_select(0, entries.column)
+    code = dictionary.activation.of_entries(z, weight=weight, threshold=threshold)
+    x_hat = decode(code, dictionary.decoder_rows, entries=entries) + dictionary.b_dec.flatten()
+    if sparsity.of_entry is None:
+        means = column_sums(code, entries=entries) / tokens * strength
+    else:
+        of_entry = sparsity.of_entry
+        means = torch.stack(
+            [
+                column_sums(of_entry(code * norms.index_select(0, entries.column)), entries=entries) / tokens
+                for norms in strength
+            ]
+        )
+    with torch.no_grad():
+        active = code > 0
+        fired = torch.zeros(n_features, dtype=torch.bool, device=z.device)
+        fired[entries.column[active]] = True
+        score = torch.where(active, code * weight, torch.inf)
+        least = score.min() if len(score) else score.new_tensor(torch.inf)
+        l0 = active.sum(dtype=z.dtype) / tokens
+    return _Passed(x_hat.view(tokens, n, -1), means, l0.expand(n), fired, torch.where(least.isinf(), 0.0, least))
+
+
+def _per_snapshot_entries(
+    dictionary: Crosscoder, z: Tensor, entries: Entries, strength: Tensor, sparsity: Sparsity
+) -> _Passed:
+    """The gate per snapshot: entries are doubled for the snapshots where they take part, and only there."""
+    (tokens, n_features), n = entries.shape, dictionary.n_snapshots
+    assert dictionary.threshold is not None
+    threshold = dictionary.threshold.index_select(0, entries.column)
+    with torch.no_grad():
+        norms = strength.index_select(1, entries.column)
+        snapshot, entry = takes_part(z * norms, threshold).nonzero(as_tuple=True)
+    column = entries.column[entry]
+    wide = Entries(snapshot * tokens + entries.row[entry], column * n + snapshot, (n * tokens, n_features * n))
+    norms = strength.T.flatten().index_select(0, wide.column)
+    code = dictionary.activation.of_entries(
+        z.index_select(0, entry), weight=norms, threshold=threshold.index_select(0, entry)
+    )
+    x_hat = decode(code, dictionary.decoder_rows.view(n_features * n, -1), entries=wide).view(n, tokens, -1)
+    u = code * norms if sparsity.of_entry is None else sparsity.of_entry(code * norms)
+    means = column_sums(u, entries=wide).view(n_features, n).T / tokens
+    with torch.no_grad():
+        active = code > 0
+        fired = torch.zeros(n_features, dtype=torch.bool, device=z.device)
+        fired[column[active]] = True
+        l0 = torch.bincount(snapshot[active], minlength=n).to(z.dtype) / tokens
+    return _Passed(x_hat.transpose(0, 1) + dictionary.b_dec, means, l0, fired, z.new_zeros(()))
+
+
+def _shared(dictionary: Crosscoder, pre: Tensor, strength: Tensor, sparsity: Sparsity, k: int | None) -> _Passed:
+    """The shared gate by dense products."""
+    code = dictionary.activate(pre, k=k)
     if sparsity.of_entry is None:
         means = code.mean(0) * strength
     else:
@@ -144,11 +215,13 @@ def _shared(dictionary: Crosscoder, pre: Tensor, sparsity: Sparsity, k: int | No
             return of_entry(code * strength).mean(0)
 
         means = torch.stack([_made_again(mean_at, code, norms) for norms in strength])
-    return _Passed(dictionary.decode(code), means, _l0(code).expand(dictionary.n_snapshots), code)
+    least = least_kept_score(code.detach(), dictionary.score_weight())
+    l0 = _l0(code).expand(dictionary.n_snapshots)
+    return _Passed(dictionary.decode(code), means, l0, (code > 0).any(0), least)
 
 
-def _per_snapshot(dictionary: Crosscoder, pre: Tensor, sparsity: Sparsity) -> _Passed:
-    strength = dictionary.strength()
+def _per_snapshot(dictionary: Crosscoder, pre: Tensor, strength: Tensor, sparsity: Sparsity, k: int | None) -> _Passed:
+    """The gate per snapshot by dense products, snapshot by snapshot."""
 
     def at(snapshot: int, pre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         code = dictionary.code_at(pre, snapshot, strength=strength)
@@ -159,8 +232,8 @@ def _per_snapshot(dictionary: Crosscoder, pre: Tensor, sparsity: Sparsity) -> _P
     parts = [_made_again(at, snapshot, pre) for snapshot in range(dictionary.n_snapshots)]
     x_hat, means = (torch.stack([part[place] for part in parts], dim=1 - place) for place in (0, 1))
     with torch.no_grad():
-        code, l0 = dictionary.widest_code(pre), torch.stack([part[2] for part in parts])
-    return _Passed(x_hat, means, l0, code)
+        fired, l0 = (dictionary.widest_code(pre) > 0).any(0), torch.stack([part[2] for part in parts])
+    return _Passed(x_hat, means, l0, fired, pre.new_zeros(()))
 
 
 @torch.no_grad()

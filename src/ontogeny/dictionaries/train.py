@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ontogeny.config import CrosscoderConfig, fingerprint
-from ontogeny.dictionaries.activation_functions import ACTIVATIONS, least_kept_score
+from ontogeny.dictionaries.activation_functions import ACTIVATIONS
 from ontogeny.dictionaries.crosscoder import Crosscoder
-from ontogeny.dictionaries.losses import crosscoder_losses
+from ontogeny.dictionaries.losses import Losses, crosscoder_losses
 from ontogeny.errors import CorpusError, TrainingError
 from ontogeny.loop import Checkpoint, Resumable, numerics, run_loop, warmup_decay
 from ontogeny.progress import Events
@@ -117,9 +117,11 @@ class _CrosscoderLearner:
         pre, k = crosscoder.pre_activations(x), self._k(step)
         losses = crosscoder_losses(crosscoder, x, sparsity=config.sparsity_loss, pre=pre, k=k)
         total = losses.reconstruction + config.sparsity_weight * self._ramp(step) * losses.sparsity
-        total = total + config.aux_weight * self._aux_loss(x - losses.x_hat.detach(), pre)
-        total = total + config.preactivation_weight * self._preactivation_loss(pre)
-        self._remember(losses.code)
+        if len(dead := self._dead()):
+            of_dead = crosscoder.pre_activations_of(dead, x)
+            total = total + config.aux_weight * self._aux_loss(x - losses.x_hat.detach(), of_dead, dead)
+            total = total + config.preactivation_weight * self._preactivation_loss(of_dead, dead)
+        self._remember(losses, len(x))
         figures = {
             "ev": float(losses.explained_variance.mean()),
             "l0": float(losses.l0.mean()),
@@ -144,42 +146,41 @@ class _CrosscoderLearner:
         """Indices of the features that have been silent for long."""
         return (self.silent_tokens >= self.config.dead_after_tokens).nonzero().flatten()
 
-    def _aux_loss(self, residual: Tensor, pre: Tensor) -> Tensor:
+    def _aux_loss(self, residual: Tensor, of_dead: Tensor, dead: Tensor) -> Tensor:
         """AuxK: the leading dead features reconstruct what the living ones leave.
 
         Args:
             residual: [batch, snapshot, d_model], a constant of the loss.
-            pre: encoder outputs [batch, feature].
+            of_dead: encoder outputs of the dead features [batch, dead].
+            dead: their indices.
         Source: Gao et al. 2024, arXiv 2406.04093.
         """
-        dead = self._dead()
-        if self.config.aux_k == 0 or len(dead) == 0:
-            return pre.new_zeros(())
-        candidates = torch.relu(pre.index_select(1, dead))
+        if self.config.aux_k == 0:
+            return of_dead.new_zeros(())
+        candidates = torch.relu(of_dead)
         values, columns = candidates.topk(min(self.config.aux_k, len(dead)), dim=1, sorted=False)
         sparse = torch.zeros_like(candidates).scatter(1, columns, values)
         x_hat = sparse @ self.crosscoder.decoder_rows.index_select(0, dead)
         return (residual.flatten(1) - x_hat).square().sum(1).mean()
 
-    def _preactivation_loss(self, pre: Tensor) -> Tensor:
+    def _preactivation_loss(self, of_dead: Tensor, dead: Tensor) -> Tensor:
         """Σ over dead features of relu(t - z · strength), mean over tokens; strength is the greatest over snapshots."""
-        dead, threshold = self._dead(), self.crosscoder.threshold
-        if self.config.preactivation_weight == 0 or len(dead) == 0 or threshold is None:
-            return pre.new_zeros(())
+        threshold = self.crosscoder.threshold
+        if self.config.preactivation_weight == 0 or threshold is None:
+            return of_dead.new_zeros(())
         crosscoder = self.crosscoder
         strength = crosscoder.strength()
         weight = (strength.sum(0) if crosscoder.gate == "shared" else strength.amax(0))[dead]
-        return torch.relu(threshold[dead] - pre.index_select(1, dead) * weight).sum(1).mean()
+        return torch.relu(threshold[dead] - of_dead * weight).sum(1).mean()
 
     @torch.no_grad()
-    def _remember(self, code: Tensor) -> None:
+    def _remember(self, losses: Losses, tokens: int) -> None:
         """Count how long each feature has been silent; follow the least score that was kept."""
-        self.silent_tokens += len(code)
-        self.silent_tokens[(code > 0).any(0)] = 0
+        self.silent_tokens += tokens
+        self.silent_tokens[losses.fired] = 0
         if self.crosscoder.activation.threshold == "estimated":
-            least = least_kept_score(code, self.crosscoder.score_weight())
-            old = self.threshold if self.threshold > 0 else least
-            self.threshold = old + (least - old) / self._threshold_steps()
+            old = self.threshold if self.threshold > 0 else losses.least_score
+            self.threshold = old + (losses.least_score - old) / self._threshold_steps()
 
     def _threshold_steps(self) -> int:
         """Steps over which the threshold is averaged: the last twentieth of the training, 10 to 1,000."""

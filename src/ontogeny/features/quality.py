@@ -111,7 +111,7 @@ def reconstruct_held_out(
             error += errors.sum(0, dtype=torch.float64)
             ratio += (errors / centred.square().sum(-1)).sum(0, dtype=torch.float64)
             active += (losses.l0.double() * len(x)).round()
-            fired |= (losses.code > 0).any(0)
+            fired |= losses.fired
             x_sum += centred.sum(0, dtype=torch.float64)
             x_products += products(centred)
             norms.append(x.norm(dim=-1))

@@ -1,0 +1,94 @@
+"""The step over active entries agrees with the dense one."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from ontogeny import Crosscoder, crosscoder_losses
+from ontogeny.dictionaries.activation_functions import ACTIVATIONS
+from ontogeny.dictionaries.kernels import Entries, column_sums, decode, read
+
+N, D, F, BATCH = 3, 8, 40, 64
+CASES = [
+    ("relu", {}),
+    ("topk", {"k": 4}),
+    ("topk", {"k": 4, "score": "sum", "encoder": "mean"}),
+    ("batch_topk", {"k": 4}),
+    ("batch_topk", {"k": 4, "apply_b_dec_to_input": True, "encoder": "mean"}),
+    ("batch_topk", {"k": 4, "score": "max"}),
+    ("jumprelu", {"gate": "shared"}),
+    ("jumprelu", {"gate": "per_snapshot"}),
+    ("jumprelu", {"gate": "per_snapshot", "apply_b_dec_to_input": True}),
+]
+
+
+def make(activation: str, dtype: torch.dtype, **options: object) -> tuple[Crosscoder, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    threshold = 4 * torch.rand(F, generator=generator, dtype=torch.float64).to(dtype)
+    crosscoder = Crosscoder(
+        W_enc=normal(N, D, F), W_dec=normal(N, F, D) * (torch.rand(N, F, 1, generator=generator) < 0.8),
+        b_enc=normal(F) - 4, b_dec=normal(N, D), norm_scale=torch.ones(N),
+        threshold=threshold if activation == "jumprelu" else None, activation=activation, **options,  # pyright: ignore[reportArgumentType]
+    )  # fmt: skip
+    return crosscoder, normal(BATCH, N, D)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("sparsity", ["none", "l1", "tanh", "tanh_quad"])
+@pytest.mark.parametrize(("activation", "options"), CASES)
+def test_active_entries_give_the_losses_and_gradients_of_dense_products(
+    activation: str, options: dict[str, object], sparsity: str, dtype: torch.dtype
+) -> None:
+    crosscoder, x = make(activation, dtype, **options)
+    if crosscoder.threshold is not None:
+        crosscoder.threshold.requires_grad_()
+    parameters = [*crosscoder.parameters(), *([] if crosscoder.threshold is None else [crosscoder.threshold])]
+    found = []
+    for dense_above in (0.0, 1.0):
+        losses = crosscoder_losses(crosscoder, x, sparsity=sparsity, k=crosscoder.k, dense_above=dense_above)
+        grads = torch.autograd.grad(losses.reconstruction + 0.7 * losses.sparsity, parameters)
+        found.append([*losses, *grads])
+    assert 0 < float(found[0][2].max()) < F / 2
+    assert all(float(grad.abs().max()) > 0 for grad in found[0][7:])
+    tolerance = {} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-4}
+    for dense, entries in zip(*found, strict=True):
+        torch.testing.assert_close(entries, dense, **tolerance)
+
+
+@pytest.mark.parametrize("activation", ["relu", "topk", "batch_topk"])
+def test_places_are_what_the_training_rule_keeps(activation: str) -> None:
+    pre = torch.randn(300, 50, generator=torch.Generator().manual_seed(1)) - 0.5
+    weight = torch.rand(50, generator=torch.Generator().manual_seed(2)) + 0.5
+    row = ACTIVATIONS[activation]
+    kept = (row.training(pre, weight=weight, k=3) > 0).flatten().nonzero()[:, 0]
+    assert len(kept) > 0
+    assert torch.equal(row.places(pre, weight=weight, k=3).sort().values, kept)
+
+
+def test_sums_over_entries_by_hand() -> None:
+    entries = Entries.at(torch.tensor([1, 4, 5, 11]), (4, 3))
+    assert entries.row.tolist() == [0, 1, 1, 3]
+    assert entries.column.tolist() == [1, 1, 2, 2]
+    assert entries.row_starts.tolist() == [0, 1, 3, 3]
+    assert entries.column_starts.tolist() == [0, 0, 2]
+    code, rows = torch.tensor([2.0, 3.0, 4.0, 5.0]), torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    assert decode(code, rows, entries=entries).tolist() == [[0, 2], [4, 7], [0, 0], [5, 5]]
+    assert column_sums(code, entries=entries).tolist() == [0, 5, 9]
+    pre = torch.arange(12.0).view(4, 3)
+    assert read(pre, torch.zeros(3, 3), torch.zeros(3), pre=pre, entries=entries).tolist() == [1, 4, 5, 11]
+
+
+def test_nothing_active_is_no_error() -> None:
+    crosscoder, x = make("relu", torch.float32)
+    with torch.no_grad():
+        crosscoder.b_enc -= 1000
+    losses = crosscoder_losses(crosscoder, x, sparsity="tanh", dense_above=1.0)
+    losses.reconstruction.backward()
+    assert float(losses.l0.max()) == 0
+    assert not losses.fired.any()
+    assert crosscoder.decoder_rows.grad is not None
+    assert not crosscoder.decoder_rows.grad.any()
