@@ -11,7 +11,7 @@ import pytest
 
 from ontogeny import tables
 from ontogeny.errors import RunError
-from ontogeny.report import figures
+from ontogeny.report.figures import axes
 from ontogeny.report.page import choose_features, embeddable
 from ontogeny.report.summary import _passing, summary
 from ontogeny.run import Run, open_run
@@ -114,8 +114,8 @@ def test_a_bound_counts_as_passed_from_where_the_loss_stays_below_it_beyond_doub
 
 
 def test_steps_to_label_are_spread_over_the_log_axis() -> None:
-    assert figures.spread_out([0, 1, 2], 5) == [0, 1, 2]
-    chosen = figures.spread_out([0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000], 4)
+    assert axes.spread_out([0, 1, 2], 5) == [0, 1, 2]
+    chosen = axes.spread_out([0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000], 4)
     assert chosen[0] == 0
     assert chosen[-1] == 1000
     assert len(chosen) == 4

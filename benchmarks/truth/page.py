@@ -24,7 +24,7 @@ from benchmarks.truth.cases import (
 )
 from benchmarks.truth.controls import control
 
-from ontogeny.report.figures import BLUE, GREY, VERMILION
+from ontogeny.report.figures.axes import BLUE, GREY, VERMILION
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 FIGURES = {

@@ -30,16 +30,7 @@ def write_report(run: Run) -> Path:
     template = Environment(autoescape=True).from_string((assets / "report.html.j2").read_text(encoding="utf-8"))
     tokenizer = Tokenizer.from_file(str(run.corpus_folder / "tokenizer" / "tokenizer.json"))
     analyses = run.study.analyses
-    drawn = {
-        **({"loss": figures.loss, "divergences": figures.divergences} if "phases" in analyses else {}),
-        "quality": figures.quality,
-        "splices": figures.splices,
-        "births": figures.births,
-        **({"thresholds": figures.thresholds, "kin": figures.kin} if "emergence" in analyses else {}),
-        "strengths": figures.strengths,
-        **({"drift": figures.drift, "cosines": figures.cosines} if "turning_point" in analyses else {}),
-        **({"recovered": figures.recovered, "trust": figures.trust} if run.study.truth is not None else {}),
-    }
+    drawn = figures.drawn(run.study)
     specs = {name: draw(run) for name, draw in drawn.items()}
     cards = _cards(run, tokenizer)
     specs |= {f"feature-{card['feature']}": card.pop("spec") for card in cards}
