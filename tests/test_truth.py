@@ -28,7 +28,7 @@ from ontogeny.run import Run
 from ontogeny.study import run_study, with_truth
 from ontogeny.truth.memorised import repeated_contexts
 from ontogeny.truth.nulls import NoChange, ShuffledRows, matched_lives, specific_share
-from ontogeny.truth.planted import FADED, KIN_COSINE, KIN_SHARE, OWN_SHARE, Planted, plant
+from ontogeny.truth.planted import FADED, HANDED_SHARE, KIN_COSINE, KIN_SHARE, OWN_SHARE, Planted, plant
 from ontogeny.truth.recovery import score_recovery
 from ontogeny.truth.stability import Match, agreement, match_features
 from ontogeny.truth.trust import MEASURES, trust_levels
@@ -128,7 +128,9 @@ def test_related_features_share_tokens_and_direction(relation: str) -> None:
         cosine = torch.nn.functional.cosine_similarity(planted.W_dec[0, parent], planted.W_dec[-1, child], dim=0)
         assert float(cosine) == pytest.approx(KIN_COSINE, abs=1e-3)
         both = (fires[:, child] & fires[:, parent]).sum()
-        assert float(both / fires[:, parent].sum()) == pytest.approx(KIN_SHARE[relation], abs=0.05)
+        assert float(both / fires[:, parent].sum()) == pytest.approx(
+            HANDED_SHARE if relation == "handover" else KIN_SHARE, abs=0.05
+        )
         own = float((fires[:, child] & ~fires[:, parent]).sum() / (~fires[:, parent]).sum())
         if relation == "handover":
             assert own == pytest.approx(OWN_SHARE * float(planted.frequency[parent]), rel=0.3)
@@ -345,8 +347,10 @@ def test_a_shrunken_decoder_is_refitted_to_its_length_and_an_absent_one_to_nothi
 
 
 def test_what_refits_before_its_birth_was_there_before() -> None:
-    refit = np.array([[1.0, 0.1, 0.6, np.nan], [1.0, 0.2, 0.7, np.nan], [0.9, 1.0, 1.0, np.nan]])
-    assert there_before(refit, np.array([0, 2, 2, 1]), alive_threshold=0.5).tolist() == [False, False, True, False]
+    refit = np.array([[1.0, 0.1, 0.6, np.nan, 0.5], [1.0, 0.2, 0.7, np.nan, 0.52], [0.9, 1.0, 1.0, np.nan, 1.0]])
+    strength = np.array([[1.0, 0.1, 0.1, 0.0, 0.45], [1.0, 0.2, 0.2, 1.0, 0.48], [0.9, 1.0, 1.0, 1.0, 1.0]])
+    found = there_before(refit, strength, np.array([0, 2, 2, 1, 2]), alive_threshold=0.5)
+    np.testing.assert_array_equal(found, [np.nan, 0, 1, np.nan, 0])
 
 
 # stability

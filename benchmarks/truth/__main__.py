@@ -11,7 +11,7 @@ from multiprocessing import get_context
 from typing import Any
 
 import torch
-from benchmarks.truth.cases import OURS, RECIPES, SEEDS, UNSEEN, choosing, of_recipe, result, unseen
+from benchmarks.truth.cases import RECIPES, SEEDS, UNSEEN, choosing, of_recipe, result, unseen
 from benchmarks.truth.controls import CONTROLS, control
 from benchmarks.truth.page import write_page
 
@@ -22,20 +22,18 @@ def work() -> Iterator[Work]:
     """Functions and their arguments, in the order in which they are wanted."""
     for recipe in RECIPES:
         yield result, of_recipe(recipe, SEEDS[0])
-    for name in CONTROLS:
-        yield control, name, SEEDS[0]
-    for *_, case in choosing():
-        yield result, case
     for setting in UNSEEN:
         yield result, unseen(setting, SEEDS[0])
+    for *_, case in choosing():
+        yield result, case
     for seed in SEEDS[1:]:
-        yield result, of_recipe(OURS, seed)
-        for name in CONTROLS:
-            yield control, name, seed
         for recipe in RECIPES:
             yield result, of_recipe(recipe, seed)
         for setting in UNSEEN:
             yield result, unseen(setting, seed)
+    for seed in SEEDS:
+        for name in CONTROLS:
+            yield control, name, seed
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from benchmarks.truth.cases import (
     L1,
     OURS,
     PUBLISHED,
+    RECIPES,
     STEPS,
     VERSION,
     Case,
@@ -39,6 +40,11 @@ from ontogeny.truth.trust import trust_levels
 Result = dict[str, Any]
 THRESHOLDS = (0.3, 0.5, 0.7)
 TOKENS = 32_768
+KIN: dict[str, dict[str, Any]] = {
+    "cosine .5, two fifths of the tokens": {},
+    "cosine .3, a quarter": {"kin_cosine": 0.3, "kin_share": 0.25},
+    "cosine .6, three fifths": {"kin_cosine": 0.6, "kin_share": 0.6},
+}
 FROM_START = [1.0] + [0.0] * 7
 
 
@@ -107,10 +113,14 @@ def order(seed: int) -> Result:
 
 
 def relations(seed: int) -> Result:
-    """Eight splits, absorptions and handovers each, beside unrelated features."""
-    case = Case({"related": 8}, {}, seed)
-    rows = score_relations(case.suite(), trained(case)).group_by("relation").agg(pl.len(), pl.col("right").sum())
-    return {relation or "novel": [right, n] for relation, n, right in rows.iter_rows()}
+    """Eight splits, absorptions and handovers each, beside unrelated features; as rules were made on, and others."""
+    found: Result = {}
+    for name, changes in KIN.items():
+        case = Case({"related": 8, **changes}, {}, seed)
+        rows = score_relations(case.suite(), trained(case)).group_by("relation").agg(pl.len(), pl.col("right").sum())
+        counts = {relation or "novel": [right, n] for relation, n, right in rows.iter_rows()}
+        found[name] = {"parted": [0, 0], **counts}
+    return found
 
 
 def shrinkage(seed: int) -> Result:
@@ -127,8 +137,10 @@ def shrinkage(seed: int) -> Result:
         true = _relative((suite.W_dec.norm(dim=2) * dictionary.norm_scale[:, None]).numpy()[:, own])
         learned = _relative(dictionary.strength().numpy()[:, match])
         refit = _own_snapshots(suite, dictionary).refit[:, match]
+        birth = rows["birth_found"].to_numpy()
         late = (rows["birth_found"] > rows["birth"]).to_numpy()
-        before = there_before(refit, rows["birth_found"].to_numpy(), alive_threshold=0.5)
+        exact = (rows["birth_found"] == rows["birth"]).to_numpy() & (birth > 0)
+        before = there_before(refit, dictionary.strength().numpy()[:, match], birth, alive_threshold=0.5) == 1
         weak = true <= 0.4
         found[name] = {
             "L0": score.l0,
@@ -137,8 +149,8 @@ def shrinkage(seed: int) -> Result:
             "refitted / true": float(np.nanmedian(_relative(refit)[weak] / true[weak])),
             "late": int(late.sum()),
             "late flagged": int((late & before).sum()),
-            "exact": int((~late).sum()),
-            "exact flagged": int((~late & before).sum()),
+            "exact": int(exact.sum()),
+            "exact flagged": int((exact & before).sum()),
         }
     return found
 
@@ -212,14 +224,14 @@ def _levels(case: Case) -> pl.DataFrame:
             "emergent": [True] * len(born),
             "seed_cosine": cosine.mean(0)[born],
             "confirmed": found.confirmed[born],
-            "there_before": there_before(own.refit, birth, alive_threshold=THRESHOLDS[1])[born],
+            "there_before": there_before(own.refit, strength, birth, alive_threshold=THRESHOLDS[1])[born],
             "same_at_thresholds": (np.ptp(np.stack(births), axis=0) <= 1)[born],
             "same_rescaled": (rescaled == birth)[born],
             "expected_recovery": [of_birth.get(int(at)) for at in birth[born]],
             "memorised": [0.0] * len(born),
         },
         schema_overrides={"expected_recovery": pl.Float64},
-    )
+    ).with_columns(pl.col("there_before").fill_nan(None).cast(pl.Boolean))
     return trust_levels(measures)
 
 
@@ -239,7 +251,12 @@ CONTROLS: dict[str, Callable[[int], Result]] = {
 
 def control(name: str, seed: int) -> Result:
     """What a control finds, from the cache where it is there."""
-    path = default_cache() / "benchmarks" / "truth" / f"control-{fingerprint(VERSION, name, seed)}"
+    path = (
+        default_cache()
+        / "benchmarks"
+        / "truth"
+        / f"control-{fingerprint(VERSION, name, seed, CrosscoderConfig().model_dump(), RECIPES, KIN, STEPS, BATCH)}"
+    )
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, CONTROLS[name](seed))

@@ -97,11 +97,22 @@ def _nulls() -> str:
 
 
 def _relations() -> str:
+    found = [control("relations", seed) for seed in SEEDS]
     rows = []
-    for name in ("split", "absorption", "handover", "novel"):
-        right, n = (sum(control("relations", seed)[name][place] for seed in SEEDS) for place in (0, 1))
-        rows.append([name, f"{right:,}", f"{n:,}", f"{right / n:.0%}"])
-    return _table(["planted", "called so", "of", "share"], rows)
+    for setting in found[0]:
+        for name in ("split", "absorption", "handover", "novel"):
+            right, n = (sum(one[setting][name][place] for one in found) for place in (0, 1))
+            rows.append([setting, name, f"{right:,}", f"{n:,}", f"{right / n:.0%}"])
+        rows.append(
+            [
+                setting,
+                "unrelated pairs said to have parted",
+                "",
+                str(sum(one[setting]["parted"][1] for one in found)),
+                "",
+            ]
+        )
+    return _table(["related by", "planted", "called so", "of", "share"], rows)
 
 
 def _shrinkage() -> str:

@@ -156,12 +156,16 @@ TABLES: dict[str, dict[str, Column]] = {
         "cosine": Column(pl.Float32, "cosine", "of the two decoder directions at the snapshot of birth"),
         "code_correlation": Column(pl.Float32, "correlation", "of their codes over the sampled held-out tokens"),
         "kinship": Column(pl.Float32, "share", "mean of the cosine, whatever its sign, and the correlation"),
-        "lost": Column(pl.Float32, "share", "of the parent's tokens from which its direction goes with the birth"),
+        "lost": Column(
+            pl.Float32,
+            "share",
+            "of what the parent says (code over tokens) from where its direction goes with the birth",
+        ),
         "label": Column(
             pl.String,
             "",
             "`novel` (kinship below the threshold), `handover` (the parent fades), `absorption` (it lives on but loses "
-            "tokens), `split` (it lives on)",
+            "much), `split` (it lives on)",
         ),
     },
     "partings": {
@@ -170,8 +174,8 @@ TABLES: dict[str, dict[str, Column]] = {
         "step": Column(pl.Int64, "step", "first at which the cosine of their directions is below .9"),
         "cosine_before": Column(pl.Float32, "cosine", "of their directions just before"),
         "cosine_last": Column(pl.Float32, "cosine", "at the last snapshot; below .7"),
-        "lost": Column(pl.Float32, "share", "of their tokens from which the direction that they had in common goes"),
-        "label": Column(pl.String, "", "`absorption` where it goes from many tokens, else `split`"),
+        "lost": Column(pl.Float32, "share", "of what they say, from where the direction that they had in common goes"),
+        "label": Column(pl.String, "", "`absorption` where that is much, else `split`"),
     },
     "probes": {
         "feature": FEATURE,
@@ -300,7 +304,10 @@ TABLES: dict[str, dict[str, Column]] = {
         ),
         "auc_rise": Column(pl.Float32, "share", "by how much"),
         "there_before": Column(
-            pl.Boolean, "", "whether it is alive just before its birth by `strength_refit`: shrunken, not absent"
+            pl.Boolean,
+            "",
+            "whether it is alive just before its birth by `strength_refit`, well above what was learned: shrunken, not "
+            "absent; null where there is no birth or too little to fit",
         ),
         "same_at_thresholds": Column(pl.Boolean, "", "births at all thresholds lie within one snapshot"),
         "same_rescaled": Column(pl.Boolean, "", "born at the same snapshot under the other normalisation"),

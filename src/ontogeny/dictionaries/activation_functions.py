@@ -79,9 +79,7 @@ def topk(
     """
     k = _checked(k, pre.shape[1])
     with torch.no_grad():
-        score = pre if weight is None else pre * weight
-        least = score.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
-        kept = (score >= least) & (score > 0)
+        kept = _topk_mask(pre if weight is None else pre * weight, k)
     return pre * kept
 
 
@@ -213,10 +211,15 @@ def topk_places(
     k: int | None = None,
     threshold: Tensor | None = None,
 ) -> Int[Tensor, " entry"]:
-    """What `topk` keeps, but of equal scores as many as k asks for."""
-    values, columns = (pre * weight).topk(_checked(k, pre.shape[1]), dim=1)
-    first = torch.arange(len(pre), device=pre.device)[:, None] * pre.shape[1]
-    return (first + columns)[values > 0]
+    """What `topk` keeps."""
+    score = pre * weight
+    return _topk_mask(score, _checked(k, pre.shape[1])).flatten().nonzero()[:, 0]
+
+
+def _topk_mask(score: Float[Tensor, "batch feature"], k: int) -> Bool[Tensor, "batch feature"]:
+    """Where each row's `k` largest positive values are, and those equal to the least of them."""
+    least = score.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
+    return (score >= least) & (score > 0)
 
 
 def positive_places(

@@ -38,6 +38,10 @@ class Entries:
     def row_starts(self) -> Int[Tensor, " row"]:
         return _starts(self.row, self.shape[0])
 
+    def of_rows(self, first: int, last: int) -> slice:
+        """The entries of rows `first` … `last` - 1."""
+        return slice(int(self.row_starts[first]), int(self.row_starts[last]) if last < self.shape[0] else len(self))
+
     @cached_property
     def column_starts(self) -> Int[Tensor, " column"]:
         return _starts(self.column, self.shape[1])

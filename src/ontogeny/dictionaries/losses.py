@@ -3,7 +3,8 @@
 Every sparsity loss is a function of u_i[θ] = f_i[θ] · strength_i[θ], so that a feature cannot hide by shrinking its
 code while its decoder grows: first an entrywise function, then a mean over tokens for each snapshot and feature, then
 a sum.
-The means are all that is kept of [batch, snapshot, feature]; entries are made again for the gradient.
+The means are all that is kept of [batch, snapshot, feature]; what stands at single snapshots is made again for the
+gradient.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,9 @@ from ontogeny.errors import ConfigError, did_you_mean
 STEEPNESS = 4.0
 QUADRATIC_SCALE = 0.01
 DENSE_ABOVE = 0.1
-"""Share of entries from which on dense products are faster (`make bench`)."""
+"""Share of entries from which on dense products are used."""
+ENTRIES_AT_ONCE = 1 << 24
+"""Entries times snapshots that stand in memory at once under the gate per snapshot."""
 
 
 class Losses(NamedTuple):
@@ -160,12 +163,11 @@ def _shared_entries(
         means = column_sums(code, entries=entries) / tokens * strength
     else:
         of_entry = sparsity.of_entry
-        means = torch.stack(
-            [
-                column_sums(of_entry(code * norms.index_select(0, entries.column)), entries=entries) / tokens
-                for norms in strength
-            ]
-        )
+
+        def sums_at(code: Tensor, norms: Tensor) -> Tensor:
+            return column_sums(of_entry(code * norms.index_select(0, entries.column)), entries=entries)
+
+        means = torch.stack([_made_again(sums_at, code, norms) for norms in strength]) / tokens
     with torch.no_grad():
         active = code > 0
         fired = torch.zeros(n_features, dtype=torch.bool, device=z.device)
@@ -179,28 +181,45 @@ def _shared_entries(
 def _per_snapshot_entries(
     dictionary: Crosscoder, z: Tensor, entries: Entries, strength: Tensor, sparsity: Sparsity
 ) -> _Passed:
-    """The gate per snapshot: entries are doubled for the snapshots where they take part, and only there."""
-    (tokens, n_features), n = entries.shape, dictionary.n_snapshots
+    """The gate per snapshot, some tokens at a time: entries are doubled for the snapshots where they take part."""
     assert dictionary.threshold is not None
-    threshold = dictionary.threshold.index_select(0, entries.column)
-    with torch.no_grad():
-        norms = strength.index_select(1, entries.column)
-        snapshot, entry = takes_part(z * norms, threshold).nonzero(as_tuple=True)
-    column = entries.column[entry]
-    wide = Entries(snapshot * tokens + entries.row[entry], column * n + snapshot, (n * tokens, n_features * n))
-    norms = strength.T.flatten().index_select(0, wide.column)
-    code = dictionary.activation.of_entries(
-        z.index_select(0, entry), weight=norms, threshold=threshold.index_select(0, entry)
-    )
-    x_hat = decode(code, dictionary.decoder_rows.view(n_features * n, -1), entries=wide).view(n, tokens, -1)
-    u = code * norms if sparsity.of_entry is None else sparsity.of_entry(code * norms)
-    means = column_sums(u, entries=wide).view(n_features, n).T / tokens
-    with torch.no_grad():
-        active = code > 0
-        fired = torch.zeros(n_features, dtype=torch.bool, device=z.device)
-        fired[column[active]] = True
-        l0 = torch.bincount(snapshot[active], minlength=n).to(z.dtype) / tokens
-    return _Passed(x_hat.transpose(0, 1) + dictionary.b_dec, means, l0, fired, z.new_zeros(()))
+    thresholds = dictionary.threshold
+    (tokens, n_features), n = entries.shape, dictionary.n_snapshots
+    fired = torch.zeros(n_features, dtype=torch.bool, device=z.device)
+
+    def some(first: int, last: int, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x̂ [batch, snapshot, d_model], sums over tokens [snapshot, feature], active entries [snapshot]."""
+        here = (
+            slice(*entries.row_starts[[first, last]].tolist())
+            if last < tokens
+            else slice(entries.row_starts[first], None)
+        )
+        row, column = entries.row[here] - first, entries.column[here]
+        threshold = thresholds.index_select(0, column)
+        with torch.no_grad():
+            snapshot, entry = takes_part(z[here] * strength.index_select(1, column), threshold).nonzero(as_tuple=True)
+        some_tokens = last - first
+        wide = Entries(
+            snapshot * some_tokens + row[entry], column[entry] * n + snapshot, (n * some_tokens, n_features * n)
+        )
+        norms = strength.T.flatten().index_select(0, wide.column)
+        code = dictionary.activation.of_entries(
+            z[here].index_select(0, entry), weight=norms, threshold=threshold.index_select(0, entry)
+        )
+        x_hat = decode(code, dictionary.decoder_rows.view(n_features * n, -1), entries=wide)
+        u = code * norms if sparsity.of_entry is None else sparsity.of_entry(code * norms)
+        sums = column_sums(u, entries=wide).view(n_features, n).T
+        with torch.no_grad():
+            active = code > 0
+            fired[column[entry[active]]] = True
+            counts = torch.bincount(snapshot[active], minlength=n).to(z.dtype)
+        return x_hat.view(n, some_tokens, -1).transpose(0, 1), sums, counts
+
+    at_once = max(1, min(tokens, ENTRIES_AT_ONCE * tokens // max(1, len(entries) * n)))
+    parts = [_made_again(some, first, min(first + at_once, tokens), z) for first in range(0, tokens, at_once)]
+    x_hat = torch.cat([part[0] for part in parts]) + dictionary.b_dec
+    sums, counts = (torch.stack([part[place] for part in parts]).sum(0) for place in (1, 2))
+    return _Passed(x_hat, sums / tokens, counts / tokens, fired, z.new_zeros(()))
 
 
 def _shared(dictionary: Crosscoder, pre: Tensor, strength: Tensor, sparsity: Sparsity, k: int | None) -> _Passed:

@@ -1,5 +1,6 @@
 """Train a crosscoder: the learner that the one training loop runs."""
 
+import math
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -115,9 +116,11 @@ class _CrosscoderLearner:
         config, crosscoder = self.config, self.crosscoder
         x = batch.to(crosscoder.b_dec.device, crosscoder.b_dec.dtype) * crosscoder.norm_scale[:, None]
         pre, k = crosscoder.pre_activations(x), self._k(step)
+        if not math.isfinite(pre.detach().sum().item()):
+            raise TrainingError(f"encoder outputs are not finite at step {step}: lower the learning rate")
         losses = crosscoder_losses(crosscoder, x, sparsity=config.sparsity_loss, pre=pre, k=k)
         total = losses.reconstruction + config.sparsity_weight * self._ramp(step) * losses.sparsity
-        if len(dead := self._dead()):
+        if (config.aux_k or config.preactivation_weight) and len(dead := self._dead()):
             of_dead = crosscoder.pre_activations_of(dead, x)
             total = total + config.aux_weight * self._aux_loss(x - losses.x_hat.detach(), of_dead, dead)
             total = total + config.preactivation_weight * self._preactivation_loss(of_dead, dead)
@@ -164,7 +167,10 @@ class _CrosscoderLearner:
         return (residual.flatten(1) - x_hat).square().sum(1).mean()
 
     def _preactivation_loss(self, of_dead: Tensor, dead: Tensor) -> Tensor:
-        """Σ over dead features of relu(t - z · strength), mean over tokens; strength is the greatest over snapshots."""
+        """Σ over dead features of relu(t - z · strength), mean over tokens.
+
+        The strength is the sum over snapshots under the shared gate, else the greatest.
+        """
         threshold = self.crosscoder.threshold
         if self.config.preactivation_weight == 0 or threshold is None:
             return of_dead.new_zeros(())

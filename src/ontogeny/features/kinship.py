@@ -15,8 +15,8 @@ FADED = 0.5
 SAME, OTHER = 0.9, 0.7
 """Cosine from which on two directions are one, and below which they are two."""
 KEPT, LOST = 0.75, 0.15
-"""A token keeps a feature's direction where this share of it is left; a feature from which more than this share of its
-tokens is lost was absorbed, not split."""
+"""A token keeps a feature's direction where this share of it is left; a feature that loses more than this share of what
+it says was absorbed, not split."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Kin:
         cosine: of the two decoder directions at the birth; the parent's just before it where it is gone by then.
         code_correlation: Pearson, of the two codes.
         kinship: mean of the cosine, whatever its sign, and the code correlation.
-        lost: share of the parent's tokens from which its direction goes with the birth.
-        label: `novel` where kinship is small; else `handover` where the parent fades, `absorption` where it loses many
-            of its tokens, `split` where it does not.
+        lost: share of what the parent says, by code and tokens, from where its direction goes with the birth.
+        label: `novel` where kinship is small; else `handover` where the parent fades, `absorption` where it loses much,
+            `split` where it does not.
     """
 
     feature: int
@@ -41,7 +41,7 @@ class Kin:
     cosine: float
     code_correlation: float
     kinship: float
-    lost: float
+    lost: float | None
     label: str
 
 
@@ -58,8 +58,7 @@ def kin_of_births(
         birth: snapshot of each birth, -1 for features that are never born [feature].
         kin_threshold: kinship below which a feature is `novel`.
     """
-    directions = W_dec / W_dec.norm(dim=2, keepdim=True).clamp_min(1e-12)
-    for snapshot in range(1, len(directions)):
+    for snapshot in range(1, len(W_dec)):
         here, before = relative[snapshot] >= THERE, relative[snapshot - 1] >= THERE
         earlier = np.flatnonzero((here | before) & (birth >= 0) & (birth < snapshot))
         born = np.flatnonzero(birth == snapshot)
@@ -67,7 +66,8 @@ def kin_of_births(
             continue
         lasting = relative[-1] / np.maximum(relative[snapshot - 1], 1e-12)
         fades = lasting < FADED * _usual(relative, snapshot - 1, -1)
-        unit = torch.where(torch.from_numpy(here)[:, None], *directions[[snapshot, snapshot - 1]]).numpy()
+        directions = torch.where(torch.from_numpy(here)[:, None], W_dec[snapshot], W_dec[snapshot - 1])
+        unit = torch.nn.functional.normalize(directions, dim=1).numpy()
         for first in range(0, len(born), FEATURES_AT_ONCE):
             block = born[first : first + FEATURES_AT_ONCE]
             cosine = unit[block] @ unit[earlier].T
@@ -75,8 +75,9 @@ def kin_of_births(
             kinship = (np.abs(cosine) + correlation) / 2
             for row, place in enumerate(kinship.argmax(1)):
                 feature, parent = int(block[row]), int(earlier[place])
-                lost = lost_share(W_dec, codes, parent, feature, snapshot - 1, snapshot, relative=relative)
-                label = "handover" if fades[parent] else "absorption" if lost >= LOST else "split"
+                was = snapshot - 1 if before[parent] else snapshot
+                lost = lost_share(W_dec, codes, parent, feature, was, snapshot, relative=relative)
+                label = "handover" if fades[parent] else _kind(lost)
                 yield Kin(
                     feature=feature,
                     snapshot=snapshot,
@@ -98,8 +99,8 @@ class Parting:
         other: the one whose direction turned less.
         snapshot: the first at which they have parted.
         cosine_before, cosine_last: of their directions just before and at the last snapshot.
-        lost: share of their tokens from which the direction that they had in common goes.
-        label: `absorption` where it goes from many, else `split`.
+        lost: share of what they say, by code and tokens, from where the direction that they had in common goes.
+        label: `absorption` where that is much, else `split`.
     """
 
     feature: int
@@ -107,12 +108,12 @@ class Parting:
     snapshot: int
     cosine_before: float
     cosine_last: float
-    lost: float
+    lost: float | None
     label: str
 
 
 def partings(W_dec: Tensor, codes: Tensor, *, relative: np.ndarray) -> Iterator[Parting]:
-    """Pairs of features that had one direction wherever both were there, and have two at the last snapshot.
+    """Pairs of features that had one direction wherever both were there until they parted, and have two at the end.
 
     Where a feature splits, a dictionary often has both parts from the start, each active on its own tokens.
 
@@ -122,52 +123,70 @@ def partings(W_dec: Tensor, codes: Tensor, *, relative: np.ndarray) -> Iterator[
         relative: strength as a share of the greatest, 0 for dead features [snapshot, feature].
     """
     n, n_features, _ = W_dec.shape
-    unit = W_dec / W_dec.norm(dim=2, keepdim=True).clamp_min(1e-12)
+    norm = W_dec.norm(dim=2).clamp_min(1e-12)
     there = torch.from_numpy(relative >= THERE)
-    to_last = torch.einsum("sfd,fd->sf", unit, unit[-1])
+    to_last = torch.einsum("sfd,fd->sf", W_dec, W_dec[-1]) / norm / norm[-1]
+
+    def cosines(snapshot: int, block: slice) -> Tensor:
+        return W_dec[snapshot, block] @ W_dec[snapshot].T / norm[snapshot, block, None] / norm[snapshot]
+
     for first in range(0, n_features, FEATURES_AT_ONCE):
         block = slice(first, first + FEATURES_AT_ONCE)
-        last = unit[-1, block] @ unit[-1].T
+        last = cosines(n - 1, block)
         later = torch.arange(n_features) > torch.arange(n_features)[block, None]
         candidates = later & (last < OTHER) & there[-1, block, None] & there[-1]
-        shared, before = torch.zeros_like(candidates), last
+        seen_at, seen = torch.full(last.shape, -1, dtype=torch.int16), torch.zeros_like(last)
         for snapshot in range(n):
-            both = there[snapshot, block, None] & there[snapshot]
-            cosine = unit[snapshot, block] @ unit[snapshot].T
+            if not candidates.any():
+                break
+            both, cosine = there[snapshot, block, None] & there[snapshot], cosines(snapshot, block)
             apart = both & (cosine < SAME)
-            for row, column in (apart & shared & candidates).nonzero().tolist():
-                pair = (first + row, column)
-                feature, other = pair if to_last[snapshot - 1, pair[0]] < to_last[snapshot - 1, column] else pair[::-1]
-                two = ((unit[:, feature] * unit[:, other]).sum(1) < OTHER).tolist()
-                lost = lost_share(
-                    W_dec, codes, other, feature, snapshot - 1, two.index(True, snapshot), relative=relative
+            for row, column in (apart & (seen_at >= 0) & candidates).nonzero().tolist():
+                before, pair = int(seen_at[row, column]), (first + row, column)
+                feature, other = pair if to_last[before, pair[0]] < to_last[before, column] else pair[::-1]
+                along = (W_dec[snapshot:, feature] * W_dec[snapshot:, other]).sum(1)
+                two = (along / norm[snapshot:, feature] / norm[snapshot:, other] < OTHER).tolist()
+                after = snapshot + two.index(True) if True in two else n - 1
+                lost = lost_share(W_dec, codes, other, feature, before, after, relative=relative)
+                yield Parting(
+                    feature=feature,
+                    other=other,
+                    snapshot=snapshot,
+                    cosine_before=float(seen[row, column]),
+                    cosine_last=float(last[row, column]),
+                    lost=lost,
+                    label=_kind(lost),
                 )
-                cosines = float(before[row, column]), float(last[row, column])
-                yield Parting(feature, other, snapshot, *cosines, lost, "absorption" if lost >= LOST else "split")
             candidates &= ~apart
-            shared |= both
-            before = cosine
+            seen_at[both], seen[both] = snapshot, cosine[both]
+
+
+def _kind(lost: float | None) -> str:
+    return "absorption" if lost is not None and lost >= LOST else "split"
 
 
 def lost_share(
     W_dec: Tensor, codes: Tensor, older: int, younger: int, before: int, after: int, *, relative: np.ndarray
-) -> float:
-    """Share of the tokens of two features from which the older one's direction goes between two snapshots.
+) -> float | None:
+    """Share of what two features say along a direction from where it goes between two snapshots.
 
     The direction is the older one's at `before`. On each token both codes are summed along it, as decoded at either
-    snapshot; it is gone where less than `KEPT` is left of it, the median feature's strength being the measure.
+    snapshot; it is gone where less than `KEPT` is left of it, the median feature's strength being the measure. Tokens
+    count by how much was said.
 
     Args:
         codes: sparse [feature, token].
         relative: strength as a share of the greatest [snapshot, feature].
+    Returns:
+        None where both are silent.
     """
     pair = [older, younger]
     code = torch.stack([codes[feature].to_dense() for feature in pair], dim=1)
     direction = W_dec[before, older] / W_dec[before, older].norm()
     was, has = (code @ (W_dec[snapshot, pair] @ direction) for snapshot in (before, after))
-    said = was > 0
-    kept = has[said] >= KEPT * _usual(relative, before, after) * was[said]
-    return float(1 - kept.float().mean()) if len(kept) else float("nan")
+    was = was.clamp_min(0)
+    gone = has < KEPT * _usual(relative, before, after) * was
+    return float((was * gone).sum() / was.sum()) if was.any() else None
 
 
 def _usual(relative: np.ndarray, before: int, after: int) -> float:

@@ -98,17 +98,33 @@ def auc_error(area: np.ndarray, positives: np.ndarray, tokens: int) -> np.ndarra
 
 
 def there_before(
-    refit: Float[np.ndarray, "snapshot feature"], birth: Int[np.ndarray, " feature"], *, alive_threshold: float
-) -> np.ndarray:
-    """Whether features are alive just before their births by their refitted strengths: shrunken, not absent [feature].
+    refit: Float[np.ndarray, "snapshot feature"],
+    strength: Float[np.ndarray, "snapshot feature"],
+    birth: Int[np.ndarray, " feature"],
+    *,
+    alive_threshold: float,
+) -> Float[np.ndarray, " feature"]:
+    """Whether features are alive just before their births by their refitted strengths: shrunken, not absent.
+
+    The refitted strength has to be alive, and by `SHRUNKEN` of the greatest above the learned one, so that a slow rise
+    that passes the threshold is none.
 
     Args:
         refit: of `refit_strength`.
-        birth: snapshot of each birth; False where that is the first.
+        strength: as learned.
+        birth: snapshot of each birth.
+    Returns:
+        1 or 0 [feature]; nan where the birth is the first snapshot or the refit is not known.
     """
-    relative = refit / np.maximum(np.nan_to_num(refit, nan=0.0).max(0), 1e-12)
-    just_before = relative[np.maximum(birth - 1, 0), np.arange(refit.shape[1])]
-    return (birth > 0) & (just_before >= alive_threshold)
+    feature, before = np.arange(refit.shape[1]), np.maximum(birth - 1, 0)
+    greatest = np.nan_to_num(refit, nan=0.0).max(0)
+    refitted = refit[before, feature] / np.maximum(greatest, 1e-12)
+    learned = strength[before, feature] / np.maximum(strength.max(0), 1e-12)
+    shrunken = (refitted >= alive_threshold) & (refitted - learned >= SHRUNKEN)
+    return np.where((birth > 0) & ~np.isnan(refitted), shrunken, np.nan)
+
+
+SHRUNKEN = 0.15
 
 
 @dataclass(frozen=True)

@@ -227,6 +227,8 @@ def trust(run: Run) -> pl.DataFrame:
         positives=first["positives"].to_numpy(),
         tokens=int(first["tokens"][0]),
     )
+    strength = run.matrix("strength")[:, features["feature"].to_numpy()]
+    before = there_before(refit, strength, birth, alive_threshold=run.study.measure.alive_threshold)
     probable = (birth > 0) & ~np.isnan(found.rise)
     measures = (
         features.select(
@@ -239,7 +241,7 @@ def trust(run: Run) -> pl.DataFrame:
         .with_columns(
             confirmed=pl.when(pl.Series(probable)).then(pl.Series(found.confirmed)),
             auc_rise=pl.Series(found.rise).fill_nan(None),
-            there_before=pl.Series(there_before(refit, birth, alive_threshold=run.study.measure.alive_threshold)),
+            there_before=pl.Series(before).fill_nan(None).cast(pl.Boolean),
             same_at_thresholds=pl.Series(_same_at_thresholds(run, features["feature"].to_numpy())),
             frequency_part=((pl.col("density").rank("ordinal") - 1) * FREQUENCY_PARTS // pl.len()).cast(pl.Int64),
         )

@@ -23,9 +23,9 @@ from ontogeny.errors import ConfigError
 
 RELATIONS = ("split", "absorption", "handover")
 KIN_COSINE = 0.5
-"""Cosine between the directions of a related feature and its parent."""
-KIN_SHARE = {"split": 0.4, "absorption": 0.4, "handover": 0.8}
-"""Share of the parent's tokens on which a related feature fires."""
+"""Cosine between the directions of a related feature and its parent, unless another is asked for."""
+KIN_SHARE, HANDED_SHARE = 0.4, 0.8
+"""Share of the parent's tokens on which a split-off or absorbing feature fires, and one that takes over."""
 OWN_SHARE = 0.25
 """Tokens of its own of a feature that takes over, as a share of its parent's."""
 ABSENT = 0.1
@@ -46,6 +46,7 @@ class Planted:
         rotation: degrees between its first and its last direction [feature].
         parent: the feature that it is related to, -1 for none [feature].
         relation: how: `split`, `absorption`, `handover`, or nothing.
+        shared: share of its parent's tokens on which a related feature fires [feature].
         noise: norm of the noise of a token, raw units [snapshot].
         offset: mean that stands beside the features, raw units [snapshot, d_model].
         copied: the feature whose firing it shares half of the time, -1 for none [feature].
@@ -58,6 +59,7 @@ class Planted:
     rotation: Float[Tensor, " feature"]
     parent: Int[Tensor, " feature"]
     relation: tuple[str, ...]
+    shared: Float[Tensor, " feature"]
     noise: Float[Tensor, " snapshot"]
     offset: Float[Tensor, "snapshot d_model"]
     copied: Int[Tensor, " feature"]
@@ -86,10 +88,9 @@ class Planted:
         fires = torch.where(copies & share, fires[:, self.copied.clamp_min(0)], fires)
         for child in (self.parent >= 0).nonzero().flatten().tolist():
             of_parent = fires[:, self.parent[child]]
-            share_of_parent = KIN_SHARE[self.relation[child]]
             drawn = torch.rand(tokens, generator=generator)
             own = OWN_SHARE * self.frequency[self.parent[child]] if self.relation[child] == "handover" else 0.0
-            fires[:, child] = torch.where(of_parent, drawn < share_of_parent, drawn < own)
+            fires[:, child] = torch.where(of_parent, drawn < self.shared[child], drawn < own)
         return fires * (0.5 + torch.rand(shape, generator=generator))
 
     def activations(self, codes: Float[Tensor, "token feature"]) -> Float[Tensor, "token snapshot d_model"]:
@@ -151,6 +152,8 @@ def plant(
     correlated: float = 0.0,
     pair_cosine: float | None = None,
     related: int = 0,
+    kin_cosine: float = KIN_COSINE,
+    kin_share: float = KIN_SHARE,
 ) -> Planted:
     """Make a planted suite.
 
@@ -167,6 +170,8 @@ def plant(
         correlated: share of the features that fire half of the time when another one of about their frequency does.
         pair_cosine: cosine within pairs of directions, for a hard suite; None for independent directions.
         related: number of splits, of absorptions and of handovers.
+        kin_cosine: cosine between the directions of a related feature and its parent.
+        kin_share: share of its parent's tokens on which a split-off or absorbing feature fires.
     Returns:
         The suite; the same arguments give the same.
     Raises:
@@ -187,7 +192,7 @@ def plant(
     dies = chosen(dying)
     death[dies] = torch.ceil((birth + n_snapshots + 1) / 2).long().clamp_max(n_snapshots)[dies]
 
-    parent, relation = torch.full((n_features,), -1), [""] * n_features
+    parent, relation, shared = torch.full((n_features,), -1), [""] * n_features, torch.zeros(n_features)
     if related:
         candidates = ((birth == 0) & (death == n_snapshots)).nonzero().flatten()
         candidates = candidates[frequency[candidates].argsort(descending=True)].tolist()
@@ -200,7 +205,8 @@ def plant(
         for place in range(3 * related):
             child, older = children[place], candidates[place]
             parent[child], relation[child] = older, RELATIONS[place % 3]
-            frequency[child] = KIN_SHARE[relation[child]] * frequency[older]
+            shared[child] = HANDED_SHARE if relation[child] == "handover" else kin_share
+            frequency[child] = shared[child] * frequency[older]
             if relation[child] == "handover":
                 frequency[child] += OWN_SHARE * frequency[older] * (1 - frequency[older])
                 death[older] = birth[child]
@@ -209,7 +215,7 @@ def plant(
     if pair_cosine is not None:
         first[1::2] = _towards(first[1::2], first[0 : n_features - 1 : 2], pair_cosine)
     for child in (parent >= 0).nonzero().flatten().tolist():
-        first[child] = _towards(first[child : child + 1], first[parent[child : child + 1]], KIN_COSINE)[0]
+        first[child] = _towards(first[child : child + 1], first[parent[child : child + 1]], kin_cosine)[0]
     aside = _towards(torch.randn(n_features, d_model, generator=generator), first, 0.0)
     rotation = torch.rand(n_features, generator=generator) * max_rotation * chosen(rotating)
     rotation[(parent >= 0) | torch.isin(torch.arange(n_features), parent)] = 0.0
@@ -239,6 +245,7 @@ def plant(
         rotation=rotation,
         parent=parent,
         relation=tuple(relation),
+        shared=shared,
         noise=noise * scale,
         offset=torch.zeros(n_snapshots, d_model),
         copied=copied,
@@ -279,6 +286,7 @@ def planted_like(
         rotation=torch.zeros(n_features),
         parent=nobody,
         relation=("",) * n_features,
+        shared=torch.zeros(n_features),
         noise=residual,
         offset=dictionary.b_dec.detach(),
         copied=nobody,

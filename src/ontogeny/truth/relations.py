@@ -29,12 +29,14 @@ def score_relations(
         tokens: held-out tokens whose codes tell kinship.
     Returns:
         feature, relation (nothing for unrelated ones), label (null where the lineage has none), right; a row for every
-        related feature and every recovered unrelated one that is found to be born later.
+        related feature, for every recovered unrelated one that is found to be born later, and, with the relation
+        `parted`, never right, for every pair of recovered unrelated ones said to have parted.
     """
     features = score_recovery(planted, crosscoder, alive_threshold=alive_threshold, tokens=tokens).features
     batch = 1024
     held_out = planted.batches(batch, n_batches=max(1, tokens // batch), seed=HELD_OUT_SEED)
-    code = torch.cat([crosscoder.encode(x * crosscoder.norm_scale[:, None]) for x in held_out])
+    scaled = (x * crosscoder.norm_scale[:, None] for x in held_out)
+    code = torch.cat([crosscoder.widest_code(crosscoder.pre_activations(x)) for x in scaled])
     fired = (code > 0).any(0).numpy()
     strength = crosscoder.strength().numpy() * fired
     relative = strength / np.maximum(strength.max(0), 1e-12)
@@ -43,15 +45,25 @@ def score_relations(
     found = kin_of_births(W_dec, codes, tokens=len(code), relative=relative, birth=birth, kin_threshold=kin_threshold)
     born = {kin.feature: kin for kin in found}
     pairs = {frozenset((kin.feature, kin.parent)): kin.label for kin in born.values() if kin.label != "novel"}
-    for parting in partings(W_dec, codes, relative=relative):
-        pairs.setdefault(frozenset((parting.feature, parting.other)), parting.label)
+    parted = [
+        (parting, frozenset((parting.feature, parting.other))) for parting in partings(W_dec, codes, relative=relative)
+    ]
+    pairs = {pair: parting.label for parting, pair in parted} | pairs
 
     parents = {int(parent) for parent in planted.parent if parent >= 0}
-    rows = []
+    match = features["match"].to_list()
+    related = {match[child] for child in (planted.parent >= 0).nonzero().flatten().tolist()}
+    related |= {match[parent] for parent in parents}
+    unrelated = {own for own, known in zip(match, features["recovered"], strict=True) if known} - related
+    rows = [
+        {"feature": parting.feature, "relation": "parted", "label": parting.label, "right": False}
+        for parting, pair in parted
+        if pair <= unrelated
+    ]
     for one in features.iter_rows(named=True):
         own = born[one["match"]].label if one["match"] in born else None
         if one["relation"]:
-            parent = features["match"][int(planted.parent[one["feature"]])]
+            parent = match[int(planted.parent[one["feature"]])]
             label = pairs.get(frozenset((one["match"], parent)), own)
             right = pairs.get(frozenset((one["match"], parent))) == one["relation"]
         elif own and one["recovered"] and one["feature"] not in parents:

@@ -41,7 +41,7 @@ def trust_levels(measures: pl.DataFrame) -> pl.DataFrame:
         "its like is seldom recovered": pl.col("expected_recovery") < LEAST_RECOVERY,
         "examples repeated in the text": pl.col("memorised") > MOST_MEMORISED,
         "seeds not measured": pl.col("seed_cosine").is_null(),
-        "birth not probed": emergent & pl.col("confirmed").is_null(),
+        "birth not probed": emergent & (pl.col("confirmed").is_null() | pl.col("there_before").is_null()),
     }
 
     def any_of(conditions: dict[str, pl.Expr]) -> pl.Expr:
