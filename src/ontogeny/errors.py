@@ -50,6 +50,10 @@ class HookpointError(InputError):
     """A hookpoint does not exist in the model, or its family is unknown."""
 
 
+class StoreError(InputError):
+    """Stored activations are damaged, or are those of another study."""
+
+
 class DictionaryError(InputError):
     """A dictionary's files are missing, damaged, or do not do what they say."""
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ontogeny import tables
+from ontogeny.activations.key import activations_key, pretrain_key
 from ontogeny.analyses import ANALYSES
 from ontogeny.config import StudyConfig, TruthConfig, fingerprint, load_study
 from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
 from ontogeny.errors import ConfigError, CorpusError, RunError, did_you_mean
 from ontogeny.models.names import check_hookpoint, parse_hookpoint
 from ontogeny.plan import plan_study
-from ontogeny.run import Run, content_state, remove, run_folder
+from ontogeny.run import Run, remove, run_folder
 from ontogeny.suites.suite import study_suite, suite_of
 from ontogeny.truth.checks import CHECKS
 
@@ -59,11 +60,6 @@ def _pack(run: Run) -> list[Path]:
 # pretrain
 
 
-def _pretrain_key(run: Run) -> str:
-    corpora = (_corpus(run, "train").fingerprint, _corpus(run, "held_out").fingerprint)
-    return fingerprint(run.study.suite.pretrain, corpora)
-
-
 def _pretrain(run: Run) -> list[Path]:
     from ontogeny.models.pretrain import pretrain
 
@@ -78,23 +74,8 @@ def _pretrain(run: Run) -> list[Path]:
 # train
 
 
-def _suite_key(run: Run) -> str:
-    """Fingerprint of the snapshots studied: of what made them where that was us, else of their files."""
-    study, suite = run.study, suite_of(run)
-    if study.suite.pretrain is not None:
-        return fingerprint(_pretrain_key(run), suite.steps, study.suite.dtype)
-    files = [
-        (snapshot.step, snapshot.revision, file.name, *content_state(file))
-        for snapshot in suite.snapshots
-        for pattern in ("*.safetensors", "*.bin", "config.json")
-        for file in sorted(snapshot.path.glob(pattern))
-    ]
-    return fingerprint(files, study.suite.dtype)
-
-
 def _train_key(run: Run) -> str:
-    study, corpus = run.study, _corpus(run, "train")
-    return fingerprint(_suite_key(run), study.hookpoint, study.dictionary, study.train, corpus.fingerprint)
+    return fingerprint(activations_key(run), run.study.dictionary, run.study.train)
 
 
 def _train(run: Run) -> list[Path]:
@@ -204,7 +185,7 @@ STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
         Stage("pack", _pack_key, _pack),
-        Stage("pretrain", _pretrain_key, _pretrain),
+        Stage("pretrain", pretrain_key, _pretrain),
         Stage("train", _train_key, _train),
         Stage("measure", _measure_key, _measure),
         Stage("analyse", _analyse_key, _analyse),

@@ -1,4 +1,4 @@
-"""Stream activations: every snapshot reads the same tokens up to the hookpoint, nothing is stored.
+"""Stream activations: every snapshot reads the same tokens up to the hookpoint; nothing is stored unless asked for.
 
 The usable tokens of a corpus (position 0 and padding left out) are numbered in an order of sequences drawn for each
 epoch from (seed, epoch). A window is a fixed count of consecutive numbers; inside it rows are shuffled by (seed,
@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ontogeny.activations.key import activations_key
+from ontogeny.activations.store import ActivationStore, StoreView
 from ontogeny.corpus.pack import Corpus
 from ontogeny.corpus.tokenizer import tokenizer_hash
 from ontogeny.errors import CorpusError, SuiteError
@@ -135,8 +137,9 @@ class ActivationStream:
         window_tokens: int,
         model_batch_size: int,
         seed: int,
+        store: StoreView | None = None,
     ) -> None:
-        self.harvester, self.corpus = harvester, corpus
+        self.harvester, self.corpus, self.store = harvester, corpus, store
         self.batch_size, self.model_batch_size, self.seed = batch_size, model_batch_size, seed
         self.batches_per_window = max(1, window_tokens // batch_size)
         self.usable = corpus.lengths.astype(np.int64) - 1
@@ -188,9 +191,17 @@ class ActivationStream:
 
     @torch.no_grad()
     def _harvest(self, window: _Window, *, shuffle: np.random.Generator) -> Float[Tensor, "row snapshot d_model"]:
-        harvester, length = self.harvester, self.corpus.sequence_length
+        harvester, target = self.harvester, torch.from_numpy(shuffle.permutation(len(window.places)))
         rows = torch.empty(len(window.places), harvester.n_snapshots, harvester.d_model, device=harvester.device)
-        target = torch.from_numpy(shuffle.permutation(len(window.places)))
+        if self.store is None:
+            self._run_models(window, rows, target)
+        else:
+            self._from_store(self.store, window, rows, target)
+        return rows
+
+    def _run_models(self, window: _Window, rows: Tensor, target: Tensor) -> None:
+        """Write each place's activations to its row."""
+        harvester, length = self.harvester, self.corpus.sequence_length
         places = torch.from_numpy(window.places)
         parts = []
         for first in range(0, len(window.sequences), self.model_batch_size):
@@ -203,7 +214,33 @@ class ActivationStream:
             for tokens, inside, to in parts:
                 rows[to, snapshot] = harvester.read(snapshot, tokens).flatten(0, 1)[inside]
         harvester.require_finite(rows)
-        return rows
+
+    def _from_store(self, store: "StoreView", window: _Window, rows: Tensor, target: Tensor) -> None:
+        """The same from the store; what it lacks is harvested, rounded alike, and kept as far as its budget goes."""
+        length = self.corpus.sequence_length
+        missing = np.unique(window.sequences[~store.has(window.sequences)])
+        lengths = self.usable[missing]
+        fresh = store.take(missing, lengths, self._whole(missing, lengths)) if len(missing) else None
+        first_row = dict(zip(missing.tolist(), (lengths.cumsum() - lengths).tolist(), strict=True))
+        bounds = np.searchsorted(window.places, np.arange(len(window.sequences) + 1) * length)
+        for number, sequence in enumerate(window.sequences.tolist()):
+            own = slice(bounds[number], bounds[number + 1])
+            position = torch.from_numpy(window.places[own] - number * length - 1)
+            if sequence in first_row:
+                assert fresh is not None
+                found = fresh[position + first_row[sequence]]
+            else:
+                found = store.read(sequence)[position]
+            rows[target[own].to(rows.device)] = found.to(rows.device)
+
+    def _whole(self, sequences: np.ndarray, lengths: np.ndarray) -> Float[Tensor, "row snapshot d_model"]:
+        """All usable rows of some sequences, one after another."""
+        n, d = self.harvester.n_snapshots, self.harvester.d_model
+        first = np.arange(len(sequences)) * self.corpus.sequence_length
+        places = np.concatenate([start + np.arange(1, n + 1) for start, n in zip(first, lengths, strict=True)])
+        rows = torch.empty(len(places), n, d, device=self.harvester.device)
+        self._run_models(_Window(sequences, places), rows, torch.arange(len(places)))
+        return rows.cpu()
 
 
 def harvester_of(run: Run, *, suite: Suite | None = None) -> Harvester:
@@ -219,15 +256,34 @@ def stream_of(run: Run, *, suite: Suite | None = None, seed: int | None = None) 
     Args:
         seed: of another order of the tokens; None for the run's own.
     """
-    settings = run.study.train
+    settings, corpus = run.study.train, Corpus(run.corpus_folder / "train")
+    steps = run.steps if suite is None else suite.steps
     return ActivationStream(
         harvester_of(run, suite=suite),
-        Corpus(run.corpus_folder / "train"),
+        corpus,
         batch_size=settings.batch_size,
         window_tokens=settings.window_tokens,
         model_batch_size=settings.model_batch_size,
         seed=settings.seed if seed is None else seed,
+        store=None if settings.store_gb is None else store_of(run).view([run.steps.index(step) for step in steps]),
     )
+
+
+def store_of(run: Run) -> ActivationStore:
+    """The store of a run that has one, checked."""
+    settings, suite, corpus = run.study.train, suite_of(run), Corpus(run.corpus_folder / "train")
+    assert settings.store_gb is not None
+    store = ActivationStore(
+        run.folder / "activations",
+        key=activations_key(run),
+        steps=suite.steps,
+        width=suite.width(),
+        dtype=settings.store_dtype,
+        n_sequences=len(corpus),
+        max_bytes=int(settings.store_gb * 1e9),
+    )
+    store.verify()
+    return store
 
 
 def require_same_tokens(suite: Suite, corpus: Corpus) -> None:

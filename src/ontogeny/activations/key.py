@@ -1,0 +1,31 @@
+"""What a run's activations depend on, as fingerprints; nothing here loads torch."""
+
+from ontogeny.config import fingerprint
+from ontogeny.corpus.pack import Corpus
+from ontogeny.run import Run, content_state
+from ontogeny.suites.suite import suite_of
+
+
+def pretrain_key(run: Run) -> str:
+    """Fingerprint of a pre-training of our own."""
+    corpora = (Corpus(run.corpus_folder / split).fingerprint for split in ("train", "held_out"))
+    return fingerprint(run.study.suite.pretrain, tuple(corpora))
+
+
+def suite_key(run: Run) -> str:
+    """Fingerprint of the snapshots studied: of what made them where that was us, else of their files."""
+    study, suite = run.study, suite_of(run)
+    if study.suite.pretrain is not None:
+        return fingerprint(pretrain_key(run), suite.steps, study.suite.dtype)
+    files = [
+        (snapshot.step, snapshot.revision, file.name, *content_state(file))
+        for snapshot in suite.snapshots
+        for pattern in ("*.safetensors", "*.bin", "config.json")
+        for file in sorted(snapshot.path.glob(pattern))
+    ]
+    return fingerprint(files, study.suite.dtype)
+
+
+def activations_key(run: Run) -> str:
+    """Fingerprint of the snapshots, the hookpoint and the training corpus."""
+    return fingerprint(suite_key(run), run.study.hookpoint, Corpus(run.corpus_folder / "train").fingerprint)

@@ -1,0 +1,171 @@
+"""The store gives what the stream gives, keeps to its budget, and notices damage."""
+
+import shutil
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ontogeny.activations.store import ActivationStore, rounded
+from ontogeny.activations.stream import ActivationStream, harvester_of, stream_of
+from ontogeny.config import TrainConfig
+from ontogeny.corpus.pack import Corpus
+from ontogeny.errors import StoreError
+from ontogeny.run import Run
+from ontogeny.study import run_study
+from ontogeny.suites.suite import suite_of
+
+BATCHES = 30
+
+
+def store(run: Run, folder: Path, *, dtype: str = "float32", max_bytes: int = 10**9, key: str = "k") -> ActivationStore:
+    suite, corpus = suite_of(run), Corpus(run.corpus_folder / "held_out")
+    return ActivationStore(
+        folder, key=key, steps=suite.steps, width=suite.width(), dtype=dtype, n_sequences=len(corpus),
+        max_bytes=max_bytes,
+    )  # fmt: skip
+
+
+def stream(
+    run: Run, kept: ActivationStore | None, *, seed: int = 0, snapshots: list[int] | None = None
+) -> ActivationStream:
+    suite = suite_of(run)
+    places = list(range(len(suite.snapshots))) if snapshots is None else snapshots
+    return ActivationStream(
+        harvester_of(run, suite=suite.only(places)), Corpus(run.corpus_folder / "held_out"), batch_size=64,
+        window_tokens=256, model_batch_size=5, seed=seed, store=None if kept is None else kept.view(places),
+    )  # fmt: skip
+
+
+def take(batches: ActivationStream, count: int = BATCHES) -> Tensor:
+    return torch.stack(list(islice(batches.starting_at(0), count)))
+
+
+def forbid_harvest(batches: ActivationStream, monkeypatch: pytest.MonkeyPatch) -> None:
+    def harvested(*arguments: object) -> None:
+        raise AssertionError("harvested again")
+
+    monkeypatch.setattr(batches.harvester, "read", harvested)
+
+
+def test_a_float32_store_gives_the_streams_batches_bit_for_bit_and_harvests_once(
+    small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = take(stream(small_run, None))
+    assert torch.equal(take(stream(small_run, store(small_run, tmp_path))), expected)
+    again = store(small_run, tmp_path)
+    again.verify()
+    batches = stream(small_run, again)
+    forbid_harvest(batches, monkeypatch)
+    assert torch.equal(take(batches), expected)
+    for place in (0, len(small_run.steps) - 1):
+        one = stream(small_run, again, snapshots=[place])
+        forbid_harvest(one, monkeypatch)
+        assert torch.equal(take(one)[:, :, 0], expected[:, :, place])
+
+
+def test_another_order_is_served_from_the_same_store(small_run: Run, tmp_path: Path) -> None:
+    kept = store(small_run, tmp_path)
+    take(stream(small_run, kept), 5)
+    assert 0 < kept.has(np.arange(len(kept.shard_of))).sum() < len(kept.shard_of)
+    other = take(stream(small_run, kept, seed=1))
+    assert torch.equal(other, take(stream(small_run, None, seed=1)))
+    entered = [sequence for shard in kept.shards for sequence in shard["sequences"]]
+    assert len(entered) == len(set(entered))
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("float16", 2**-11), ("bfloat16", 2**-8), ("int8", 1 / 254)])
+def test_stored_values_are_as_near_as_their_dtype_says(
+    small_run: Run, tmp_path: Path, dtype: str, error: float
+) -> None:
+    exact = take(stream(small_run, None))
+    first = take(stream(small_run, store(small_run, tmp_path, dtype=dtype)))
+    assert torch.equal(take(stream(small_run, store(small_run, tmp_path, dtype=dtype))), first)
+    scale = exact.abs().amax(-1, keepdim=True) if dtype == "int8" else exact.abs()
+    assert float(((first - exact).abs() / scale.clamp_min(1e-3)).max()) <= 1.01 * error
+    assert float((first - exact).abs().max()) > 0
+
+
+def test_float16_refuses_what_it_cannot_hold() -> None:
+    with pytest.raises(StoreError, match="bfloat16"):
+        rounded(torch.full((1, 1, 2), 1e5), "float16")
+
+
+def test_the_budget_is_never_exceeded_and_the_batches_are_the_same(small_run: Run, tmp_path: Path) -> None:
+    budget = 100_000
+    kept = store(small_run, tmp_path, dtype="float16", max_bytes=budget)
+    found = take(stream(small_run, kept))
+    on_disk = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
+    assert 0.5 * budget < kept.nbytes == on_disk <= budget
+    assert torch.equal(found, take(stream(small_run, store(small_run, tmp_path / "all", dtype="float16"))))
+
+
+def test_damage_is_found_before_training(small_run: Run, tmp_path: Path) -> None:
+    take(stream(small_run, store(small_run, tmp_path / "whole")))
+    shard = sorted((tmp_path / "whole").glob("*.safetensors"))[1].name
+    content = (tmp_path / "whole" / shard).read_bytes()
+    flipped = bytearray(content)
+    flipped[-7] ^= 1
+    for name, damaged, said in (
+        ("flipped", bytes(flipped), "has changed"),
+        ("short", content[:-8], "bytes, not"),
+        ("missing", None, "is missing"),
+    ):
+        shutil.copytree(tmp_path / "whole", tmp_path / name)
+        (tmp_path / name / shard).unlink()
+        if damaged is not None:
+            (tmp_path / name / shard).write_bytes(damaged)
+        with pytest.raises(StoreError, match=said):
+            store(small_run, tmp_path / name).verify()
+    with pytest.raises(StoreError, match="holds activations of key k, this study has other"):
+        store(small_run, tmp_path / "whole", key="other")
+    (tmp_path / "whole" / "manifest.json").write_text("{", encoding="utf-8")
+    with pytest.raises(StoreError, match="is damaged"):
+        store(small_run, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("killed_at", [1, 2, 4])
+def test_what_a_kill_left_half_done_is_neither_lost_nor_doubled(
+    small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
+) -> None:
+    written = 0
+
+    def killed(*arguments: object) -> None:
+        nonlocal written
+        written += 1
+        if written == killed_at:
+            raise KeyboardInterrupt
+        original(*arguments)  # type: ignore[arg-type]
+
+    from ontogeny.activations import store as module
+
+    original = module.write_json
+    monkeypatch.setattr(module, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        take(stream(small_run, store(small_run, tmp_path)))
+    monkeypatch.setattr(module, "write_json", original)
+    again = store(small_run, tmp_path)
+    assert len(again.shards) == killed_at - 1 == len(list(tmp_path.glob("*.safetensors")))
+    assert torch.equal(take(stream(small_run, again)), take(stream(small_run, None)))
+    again.verify()
+    entered = [sequence for shard in again.shards for sequence in shard["sequences"]]
+    assert len(entered) == len(set(entered))
+
+
+def test_a_study_trained_from_its_store_ends_in_the_same_bits(small_run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(small_run.folder, folder)
+    study = small_run.study
+    train = TrainConfig(**{**study.train.model_dump(), "store_gb": 1.0, "store_dtype": "float32"})
+    run = run_study(study.model_copy(update={"train": train}), out=folder, say=lambda line: None)
+    one, other = run.dictionary(), small_run.dictionary()
+    assert torch.equal(one.W_dec, other.W_dec)
+    assert torch.equal(one.W_enc, other.W_enc)
+    assert (folder / "activations" / "manifest.json").is_file()
+    assert not (small_run.folder / "activations").exists()
+    stored = stream_of(run)
+    assert stored.store is not None
+    assert stored.store.has(stored._window(0).sequences).all()
