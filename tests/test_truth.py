@@ -30,6 +30,7 @@ from ontogeny.truth.memorised import repeated_contexts
 from ontogeny.truth.nulls import NoChange, ShuffledRows, matched_lives, specific_share
 from ontogeny.truth.planted import FADED, HANDED_SHARE, KIN_COSINE, KIN_SHARE, OWN_SHARE, Planted, plant
 from ontogeny.truth.recovery import score_recovery
+from ontogeny.truth.relations import score_relations
 from ontogeny.truth.stability import Match, agreement, match_features
 from ontogeny.truth.trust import MEASURES, trust_levels
 
@@ -214,6 +215,17 @@ def test_scores_do_not_depend_on_the_order_of_features() -> None:
     assert a == pytest.approx(b)
 
 
+def test_planted_relations_are_called_by_their_names() -> None:
+    planted = plant(n_features=60, n_snapshots=6, d_model=80, active=3.0, related=2, seed=2, noise=0.0, rotating=0.0)
+    rows = score_relations(planted, dictionary_of(planted), tokens=8192)
+    for relation in ("split", "handover", ""):
+        assert rows.filter(relation=relation)["right"].to_list() == [True] * len(rows.filter(relation=relation))
+    assert len(rows.filter(relation="split")) == len(rows.filter(relation="handover")) == 2
+    assert "parted" not in rows["relation"]
+    # the absorbing feature of this dictionary adds to its parent, as a split does: it must not pass
+    assert not rows.filter(relation="absorption")["right"].any()
+
+
 # nulls
 
 
@@ -366,7 +378,8 @@ def test_the_same_dictionary_in_another_order_is_matched() -> None:
     everything = np.arange(40)
     match = match_features(a, b, living=everything, living_other=everything)
     births = (alive_mask(one.strength().numpy(), 0.5).argmax(0) for one in (a, b))
-    row = agreement(match, *births, level=0.9)
+    born, born_other = births
+    row = agreement(match, born[match.feature], born_other[match.other], n_features=40, level=0.9)
     assert row["matched"] == pytest.approx(39 / 40)
     assert (row["births_same"], row["emergent_same"], row["emergent_near"]) == (1, 1, 1)
     assert row["births_spearman"] == pytest.approx(1)
@@ -378,11 +391,11 @@ def test_the_same_dictionary_in_another_order_is_matched() -> None:
 
 def test_agreement_by_hand() -> None:
     match = Match(np.array([0, 1, 2, 3]), np.array([3, 2, 1, 0]), np.array([0.95, 0.8, 0.75, 0.2]))
-    row = agreement(match, np.array([0, 1, 3, 0]), np.array([2, 1, 1, 0]), level=0.7)
+    row = agreement(match, np.array([0, 1, 3, 0]), np.array([0, 1, 1, 2]), n_features=4, level=0.7)
     assert row["matched"] == 0.75
     assert row["births_same"] == pytest.approx(2 / 3)
     assert (row["emergent"], row["emergent_same"], row["emergent_near"]) == (2, 0.5, 0.5)
-    assert agreement(match, np.zeros(4, int), np.zeros(4, int), level=0.9)["matched"] == 0.25
+    assert agreement(match, np.zeros(4, int), np.zeros(4, int), n_features=5, level=0.9)["matched"] == 0.2
 
 
 # a study's own checks

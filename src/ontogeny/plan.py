@@ -36,7 +36,7 @@ BATCHES, BATCHES_PER_SNAPSHOT = 8, 30
 FEATURES = "dictionary.n_features"
 WORK = {
     "harvest": "all models on the tokens to train on, up to the hookpoint",
-    "train": "5 dense products a step",
+    "train": "5 dense products a step; where codes are sparse hardly more than one",
     "measure": "models and dictionary on the tokens to measure",
     "analyse": "dictionaries that the analyses train",
     "truth": "dictionaries that the checks train",
@@ -196,7 +196,8 @@ class Plan:
     def _training(self) -> Parts:
         train, n, d = self.study.train, self.n_snapshots, self.model.width
         tokens = max(1, train.window_tokens // train.batch_size) * train.batch_size
-        window = Part(FLOAT * tokens * n * d, "train.window_tokens", f"{tokens:,} tokens, float32")
+        held, note = (1, "") if train.store_gb is None else (4, ", four times while it is stored")
+        window = Part(held * FLOAT * tokens * n * d, "train.window_tokens", f"{tokens:,} tokens, float32{note}")
         step = training_parts(self.study.dictionary, n_snapshots=n, d_model=d, batch_size=train.batch_size)
         return step | {"window": window}
 
@@ -244,6 +245,8 @@ class Plan:
         if study.suite.pretrain is not None:
             model = FLOAT * self.model.parameters
             kinds["snapshots"] = len(study.suite.pretrain.schedule) * model
+        if study.train.store_gb is not None:
+            kinds["activations"] = study.train.store_gb * GB
         if self.corpus is not None:
             kinds["corpus"] = self.corpus.tokens.nbytes
         return kinds

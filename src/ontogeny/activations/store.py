@@ -73,9 +73,10 @@ class ActivationStore:
         steps: of the snapshots.
         width: d_model.
         dtype: a row of DTYPES.
-        max_bytes: what is never exceeded; sequences beyond it are not kept.
+        n_sequences: of the corpus.
+        max_bytes: what the shards never exceed; sequences beyond it are not kept.
     Raises:
-        StoreError: the folder holds other activations, or a shard is missing, short or changed.
+        StoreError: the folder holds other activations, or its manifest is damaged.
     """
 
     def __init__(

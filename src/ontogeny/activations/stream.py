@@ -215,7 +215,7 @@ class ActivationStream:
                 rows[to, snapshot] = harvester.read(snapshot, tokens).flatten(0, 1)[inside]
         harvester.require_finite(rows)
 
-    def _from_store(self, store: "StoreView", window: _Window, rows: Tensor, target: Tensor) -> None:
+    def _from_store(self, store: StoreView, window: _Window, rows: Tensor, target: Tensor) -> None:
         """The same from the store; what it lacks is harvested, rounded alike, and kept as far as its budget goes."""
         length = self.corpus.sequence_length
         missing = np.unique(window.sequences[~store.has(window.sequences)])

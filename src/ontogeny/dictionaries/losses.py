@@ -189,11 +189,7 @@ def _per_snapshot_entries(
 
     def some(first: int, last: int, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x̂ [batch, snapshot, d_model], sums over tokens [snapshot, feature], active entries [snapshot]."""
-        here = (
-            slice(*entries.row_starts[[first, last]].tolist())
-            if last < tokens
-            else slice(entries.row_starts[first], None)
-        )
+        here = entries.of_rows(first, last)
         row, column = entries.row[here] - first, entries.column[here]
         threshold = thresholds.index_select(0, column)
         with torch.no_grad():

@@ -161,17 +161,16 @@ def _checks(run: Run) -> list[Sentence]:
     """What further seeds, nulls and plants say of all this."""
     sentences = []
     stability, seeds = run.table("stability"), run.table("stability")["seed"].n_unique()
-    if seeds:
-        loose, strict = (stability.filter(pl.col("cosine") == level) for level in sorted(set(stability["cosine"])))
-        births = loose["emergent_same"].drop_nulls()
-        text = (
-            f"Trained again with {seeds} other seed{'s' if seeds > 1 else ''}, {loose['matched'].mean():.0%} of the "
-            f"features have a counterpart at a cosine of {loose['cosine'][0]:g} and {strict['matched'].mean():.0%} at "
-            f"{strict['cosine'][0]:g}"
-        )
-        if len(births):
-            text += f"; of the emergent ones among the former {births.mean():.0%} are born at the same snapshot"
-        sentences.append(Sentence(f"{text}.", ("stability",)))
+    loose, strict = (stability.filter(pl.col("cosine") == level) for level in sorted(set(stability["cosine"])))
+    births = loose["emergent_same"].drop_nulls()
+    text = (
+        f"Trained again with {seeds} other seed{'s' if seeds > 1 else ''}, {loose['matched'].mean():.0%} of the "
+        f"features have a counterpart at a cosine of {loose['cosine'][0]:g} and {strict['matched'].mean():.0%} at "
+        f"{strict['cosine'][0]:g}"
+    )
+    if len(births):
+        text += f"; of the emergent ones among the former {births.mean():.0%} are born at the same snapshot"
+    sentences.append(Sentence(f"{text}.", ("stability",)))
     null = {row["null"]: row for row in run.table("nulls").iter_rows(named=True)}
     still, shuffled, own = (null[name] for name in ("no change", "shuffled rows", "study"))
     sentences.append(

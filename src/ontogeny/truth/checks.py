@@ -18,7 +18,6 @@ from ontogeny.suites.suite import suite_of
 
 if TYPE_CHECKING:
     from ontogeny.dictionaries.crosscoder import Crosscoder
-    from ontogeny.truth.stability import Match
 
 WITHIN = 0.05
 """Strengths within this share of the greatest count as equal."""
@@ -30,43 +29,43 @@ LEAST_IN_CELL = 5
 # seeds
 
 
-def stability(run: Run) -> pl.DataFrame:
-    """The table `stability`: how alike the dictionary and those of further seeds are, a row per seed and cosine."""
-    from ontogeny.truth.stability import LEVELS, agreement
-
-    rows = []
-    for seed, match, births in _other_seeds(run):
-        rows += [{"seed": seed, "cosine": level, **agreement(match, *births, level=level)} for level in LEVELS]
-    return pl.DataFrame(rows).with_columns(pl.col(pl.Float64).fill_nan(None))
-
-
 def seed_matches(run: Run) -> pl.DataFrame:
     """The table `seed_matches`: every living feature's counterpart in the dictionary of each further seed."""
-    tables = []
-    for seed, match, (_, births) in _other_seeds(run):
-        born = [run.steps[place] for place in births[match.other]]
-        columns = {"feature": match.feature, "seed": seed, "other": match.other, "cosine": match.cosine}
-        tables.append(pl.DataFrame({**columns, "birth_step_other": born}))
-    return pl.concat(tables)
-
-
-def _other_seeds(run: Run) -> "list[tuple[int, Match, tuple[np.ndarray, np.ndarray]]]":
-    """For each further seed: the seed, the match, and the births in both dictionaries."""
     from ontogeny.activations.stream import stream_of
     from ontogeny.dictionaries.variants import variant
     from ontogeny.truth.stability import match_features
 
-    own, found = run.dictionary(), []
-    living = np.flatnonzero(~run.features.sort("feature")["dead"].to_numpy())
+    living, tables = _living(run), []
     for seed in _settings(run).seeds:
         other = variant(run, f"seed-{seed}", batches=partial(stream_of, run, seed=seed), of=seed, seed=seed)
-        match = match_features(own, other, living=living, living_other=np.flatnonzero(_fires(run, other)))
-        births = tuple(
-            alive_mask(dictionary.strength().numpy(), run.study.measure.alive_threshold).argmax(0)
-            for dictionary in (own, other)
-        )
-        found.append((seed, match, births))
-    return found
+        found = match_features(run.dictionary(), other, living=living, living_other=np.flatnonzero(_fires(run, other)))
+        births = alive_mask(other.strength().numpy(), run.study.measure.alive_threshold).argmax(0)
+        born = [run.steps[place] for place in births[found.other]]
+        columns = {"feature": found.feature, "seed": seed, "other": found.other, "cosine": found.cosine}
+        tables.append(pl.DataFrame({**columns, "birth_step_other": born}))
+    return pl.concat(tables)
+
+
+def stability(run: Run) -> pl.DataFrame:
+    """The table `stability`: how alike the dictionary and those of further seeds are, a row per seed and cosine."""
+    from ontogeny.truth.stability import LEVELS, Match, agreement
+
+    matches = run.table("seed_matches").join(run.features.select("feature", "birth_step"), on="feature")
+    places = {step: place for place, step in enumerate(run.steps)}
+    rows = []
+    for seed in _settings(run).seeds:
+        of_seed = matches.filter(seed=seed)
+        match = Match(*(of_seed[name].to_numpy() for name in ("feature", "other", "cosine")))
+        births = [of_seed[name].replace_strict(places).to_numpy() for name in ("birth_step", "birth_step_other")]
+        for level in LEVELS:
+            found = agreement(match, *births, n_features=len(_living(run)), level=level)
+            rows.append({"seed": seed, "cosine": level, **found})
+    return pl.DataFrame(rows).with_columns(pl.col(pl.Float64).fill_nan(None))
+
+
+def _living(run: Run) -> np.ndarray:
+    """The features that are not dead."""
+    return np.flatnonzero(~run.features.sort("feature")["dead"].to_numpy())
 
 
 def _fires(run: Run, dictionary: "Crosscoder") -> np.ndarray:
@@ -287,8 +286,8 @@ def _settings(run: Run) -> Any:
 
 
 CHECKS: dict[str, Callable[[Run], pl.DataFrame]] = {
-    "stability": stability,
     "seed_matches": seed_matches,
+    "stability": stability,
     "nulls": nulls,
     "recovery": recovery,
     "trust": trust,

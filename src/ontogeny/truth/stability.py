@@ -46,24 +46,27 @@ def _rows(dictionary: Dictionary) -> Tensor:
     return torch.nn.functional.normalize(rows.transpose(0, 1).flatten(1), dim=1)
 
 
-def agreement(match: Match, birth: np.ndarray, birth_other: np.ndarray, *, level: float) -> dict[str, float | int]:
+def agreement(
+    match: Match, birth: np.ndarray, birth_other: np.ndarray, *, n_features: int, level: float
+) -> dict[str, float | int]:
     """How far two dictionaries agree on features and on births.
 
     Args:
-        birth, birth_other: snapshot of birth of every feature of each dictionary.
+        birth, birth_other: snapshot of birth in each dictionary [pair].
+        n_features: living features of the first dictionary, those without a counterpart among them.
         level: cosine from which on features count as the same.
     Returns:
         features; matched, their share with a counterpart; of those, births_same; and of the ones emergent in either,
         emergent (number), emergent_same, emergent_near (within one snapshot), births_spearman.
     """
     same = match.cosine >= level
-    mine, other = birth[match.feature[same]], birth_other[match.other[same]]
+    mine, other = birth[same], birth_other[same]
     emergent = (mine > 0) | (other > 0)
     mine_, other_ = mine[emergent], other[emergent]
     varied = len(set(mine_)) > 1 and len(set(other_)) > 1
     return {
-        "features": len(match.feature),
-        "matched": _mean(same),
+        "features": n_features,
+        "matched": float(same.sum() / n_features) if n_features else float("nan"),
         "births_same": _mean(mine == other),
         "emergent": int(emergent.sum()),
         "emergent_same": _mean(mine_ == other_),
