@@ -19,7 +19,8 @@ import torch
 from benchmarks.penalty import weight_for
 from torch import Tensor
 
-from ontogeny.activations.stream import ActivationStream, Harvester
+from ontogeny.activations.harvest import Harvester
+from ontogeny.activations.stream import ActivationStream
 from ontogeny.config import CorpusConfig, CrosscoderConfig, MeasureConfig, fingerprint
 from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder

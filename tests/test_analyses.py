@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from ontogeny.activations.stream import harvester_of
+from ontogeny.activations.harvest import harvester_of
 from ontogeny.analyses.lineage import lineage, partings
 from ontogeny.analyses.ngrams import fit_ngrams, token_pairs
 from ontogeny.analyses.phases import _sequences

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ontogeny.activations.stream import Harvester, usable_positions
+from ontogeny.activations.harvest import Harvester, usable_positions
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.train import norm_scale_of

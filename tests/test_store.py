@@ -1,5 +1,6 @@
 """The store gives what the stream gives, keeps to its budget, and notices damage."""
 
+import json
 import shutil
 from itertools import islice
 from pathlib import Path
@@ -7,14 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from conftest import Command
+from ontogeny.activations.harvest import harvester_of
 from ontogeny.activations.store import ActivationStore, rounded
-from ontogeny.activations.stream import ActivationStream, harvester_of, stream_of
+from ontogeny.activations.stream import ActivationStream, store_of, stream_of, verify_store
 from ontogeny.config import TrainConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.errors import StoreError
-from ontogeny.run import Run
+from ontogeny.run import Run, file_hash
 from ontogeny.study import run_study
 from ontogeny.suites.suite import suite_of
 
@@ -155,17 +159,45 @@ def test_what_a_kill_left_half_done_is_neither_lost_nor_doubled(
     assert len(entered) == len(set(entered))
 
 
-def test_a_study_trained_from_its_store_ends_in_the_same_bits(small_run: Run, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
+@pytest.fixture(scope="module")
+def stored_run(small_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The small study, trained from a float32 store."""
+    folder = tmp_path_factory.mktemp("stored") / "run"
     shutil.copytree(small_run.folder, folder)
-    study = small_run.study
-    train = TrainConfig(**{**study.train.model_dump(), "store_gb": 1.0, "store_dtype": "float32"})
-    run = run_study(study.model_copy(update={"train": train}), out=folder, say=lambda line: None)
-    one, other = run.dictionary(), small_run.dictionary()
+    train = TrainConfig(**{**small_run.study.train.model_dump(), "store_gb": 1.0, "store_dtype": "float32"})
+    study = small_run.study.model_copy(update={"train": train})
+    return run_study(study, out=folder, until="train", say=lambda line: None)
+
+
+def test_a_study_trained_from_its_store_ends_in_the_same_bits(small_run: Run, stored_run: Run) -> None:
+    one, other = stored_run.dictionary(), small_run.dictionary()
     assert torch.equal(one.W_dec, other.W_dec)
     assert torch.equal(one.W_enc, other.W_enc)
-    assert (folder / "activations" / "manifest.json").is_file()
+    assert (stored_run.folder / "activations" / "manifest.json").is_file()
     assert not (small_run.folder / "activations").exists()
-    stored = stream_of(run)
+    stored = stream_of(stored_run)
     assert stored.store is not None
     assert stored.store.has(stored._window(0).sequences).all()
+
+
+def test_store_verify_compares_the_store_with_the_models(
+    small_run: Run, stored_run: Run, tmp_path: Path, command: Command
+) -> None:
+    assert command("store", "verify", stored_run.folder) == (0, [])
+    found = verify_store(stored_run, compared=3)
+    assert found.difference < 1e-4
+    assert found.sequences == int((store_of(stored_run).shard_of >= 0).sum()) > 3
+    code, lines = command("store", "verify", small_run.folder)
+    assert (code, len(lines)) == (2, 1)
+    assert "has no store: set train.store_gb" in lines[0]
+    run = Run(shutil.copytree(stored_run.folder, tmp_path / "run"))
+    path = run.folder / "activations" / "000000.safetensors"
+    values = load_file(path)["values"]
+    values[:, [1, 2]] = values[:, [2, 1]]
+    save_file({"values": values}, path)
+    manifest = json.loads((path.parent / "manifest.json").read_text())
+    manifest["shards"][0]["sha256"] = file_hash(path)
+    (path.parent / "manifest.json").write_text(json.dumps(manifest))
+    code, lines = command("store", "verify", run.folder)
+    assert (code, len(lines)) == (2, 1)
+    assert f"at step {run.steps[1]} is not what the model gives" in lines[0]

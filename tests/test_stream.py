@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ontogeny import CrosscoderConfig, crosscoder_losses, loop, open_suite, stream_activations, train_crosscoder
-from ontogeny.activations.stream import ActivationStream, Harvester, usable_positions
+from ontogeny.activations.harvest import Harvester, usable_positions
+from ontogeny.activations.stream import ActivationStream
 from ontogeny.corpus.pack import Corpus, open_corpus
 from ontogeny.corpus.tokenizer import train_tokenizer
 from ontogeny.errors import CorpusError, HookpointError, SuiteError

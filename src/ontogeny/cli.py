@@ -27,6 +27,10 @@ suites_app = typer.Typer(
     help="Suites: the ordered checkpoints of a model.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(suites_app, name="suites")
+store_app = typer.Typer(
+    help="Stores: activations kept on disk (train.store_gb).", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(store_app, name="store")
 
 StudyArgument = Annotated[
     Path, typer.Argument(metavar="STUDY", help="A study file (YAML), or the folder of a run that has one.")
@@ -214,6 +218,28 @@ def suites_show(
         print(json.dumps(table.to_dicts()))
     else:
         _print_table(table)
+
+
+@store_app.command("verify")
+def store_verify(study: StudyArgument, out: OutOption = None, as_json: JsonOption = False) -> None:
+    """Check a run's stored activations: every shard's hash, and some sequences against the models.
+
+    Example: ontogeny store verify runs/english
+    """
+    from ontogeny.activations.stream import verify_store
+    from ontogeny.run import Run, run_folder
+
+    config, out = _load(study, out)
+    run = Run(run_folder(config, out))
+    found = verify_store(run)
+    if as_json:
+        print(json.dumps(found._asdict()))
+    else:
+        print(
+            f"{run.folder / 'activations'}: {found.shards:,} shards, {found.bytes / 1e9:.3g} GB, {found.sequences:,} "
+            f"sequences, {found.tokens:,} tokens; hashes agree; {found.compared:,} tokens harvested again differ by "
+            f"{found.difference:.2g} of their norm at most"
+        )
 
 
 def _print_table(table: "pl.DataFrame") -> None:

@@ -105,7 +105,7 @@ def _measure_key(run: Run) -> str:
 
 
 def _measure(run: Run) -> list[Path]:
-    from ontogeny.activations.stream import harvester_of
+    from ontogeny.activations.harvest import harvester_of
     from ontogeny.dictionaries.crosscoder import Crosscoder
     from ontogeny.features.codes import sample_codes
     from ontogeny.features.measure import measure_features

@@ -50,7 +50,8 @@ class Rounded(NamedTuple):
 def rounded(rows: Float[Tensor, "row snapshot d_model"], dtype: str) -> Rounded:
     """float32 activations in a dtype of the store.
 
-    `float16` and `bfloat16` keep 11 and 8 significant bits; `int8` is off by at most 1/254 of the row's greatest value.
+    `float16` and `bfloat16` keep 11 and 8 significant bits; `int8` is off by at most 1/254 of the row's greatest value:
+    see `rounding_error`.
 
     Raises:
         StoreError: a value is beyond what float16 holds.
@@ -62,6 +63,13 @@ def rounded(rows: Float[Tensor, "row snapshot d_model"], dtype: str) -> Rounded:
     if dtype == "float16" and not values.isfinite().all():
         raise StoreError("activations beyond 65,504 do not fit into float16: set train.store_dtype to bfloat16")
     return Rounded(values, None)
+
+
+def rounding_error(rows: Float[Tensor, "*row d_model"], dtype: str) -> Float[Tensor, "*row"]:
+    """The most by which rounding moves each row, in its own units; float16's subnormals left out."""
+    if dtype == "int8":
+        return rows.abs().amax(-1) * rows.shape[-1] ** 0.5 / 254
+    return rows.norm(dim=-1) * {"float32": 0.0, "float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
 
 
 class ActivationStore:

@@ -6,110 +6,26 @@ window). So batch n depends on nothing but the corpus, the seed, the window and 
 models' own batches, and not on what was read before it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from ontogeny.activations.harvest import Harvester, harvester_of, require_same_tokens
 from ontogeny.activations.key import activations_key
-from ontogeny.activations.store import ActivationStore, StoreView
+from ontogeny.activations.store import ActivationStore, StoreView, rounding_error
 from ontogeny.corpus.pack import Corpus
-from ontogeny.corpus.tokenizer import tokenizer_hash
-from ontogeny.errors import CorpusError, SuiteError
-from ontogeny.models.hookpoints import read_hookpoint
-from ontogeny.models.load import load_snapshot, other_dtype
-from ontogeny.models.names import check_hookpoint, parse_hookpoint
+from ontogeny.errors import CorpusError, StoreError
 from ontogeny.run import Run
 from ontogeny.suites.suite import Suite, suite_of
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-
-class Harvester:
-    """All snapshots of a suite, each truncated at the hookpoint.
-
-    Without a budget every model stays loaded. Within one, as many as fit stay; of the others one at a time is loaded
-    when it is asked for, so ask for much of one snapshot before going on to the next.
-
-    Args:
-        memory_gb: memory for loaded models, in units of 1e9 bytes; None for as much as they take.
-    Raises:
-        HookpointError: the models have no such hookpoint.
-        SuiteError: snapshots differ in width, weights cannot be loaded, or the budget holds no model.
-    """
-
-    def __init__(
-        self,
-        suite: Suite,
-        hookpoint: str,
-        *,
-        dtype: str = "float32",
-        device: torch.device | str | None = None,
-        memory_gb: float | None = None,
-    ) -> None:
-        self.suite, self.hookpoint, self.dtype = suite, parse_hookpoint(hookpoint), dtype
-        check_hookpoint(suite.model_config(), self.hookpoint)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.d_model, self.n_snapshots = suite.width(), len(suite.snapshots)
-        first = self._load(0)
-        size = sum(tensor.nbytes for tensor in (*first.parameters(), *first.buffers()))
-        fit = self.n_snapshots if memory_gb is None else int(memory_gb * 1e9 // size)
-        if fit == 0:
-            raise SuiteError(
-                f"suite.memory_gb is {memory_gb:g}, but one model up to {hookpoint} takes {size / 1e9:.3g}: give more"
-            )
-        self.all_resident = fit >= self.n_snapshots
-        residents = self.n_snapshots if self.all_resident else fit - 1
-        self.residents = [first if snapshot == 0 else self._load(snapshot) for snapshot in range(residents)]
-        self.guest: tuple[int, PreTrainedModel] | None = None if residents else (0, first)
-
-    def _load(self, snapshot: int) -> "PreTrainedModel":
-        return load_snapshot(self.suite.snapshots[snapshot], dtype=self.dtype, device=self.device, up_to=self.hookpoint)
-
-    def _model(self, snapshot: int) -> "PreTrainedModel":
-        if snapshot < len(self.residents):
-            return self.residents[snapshot]
-        if self.guest is None or self.guest[0] != snapshot:
-            self.guest = None
-            self.guest = (snapshot, self._load(snapshot))
-        return self.guest[1]
-
-    def read(
-        self, snapshot: int, tokens: Int[Tensor, "sequence position"]
-    ) -> Float[Tensor, "sequence position d_model"]:
-        """Raw float32 activations of one snapshot."""
-        return read_hookpoint(self._model(snapshot), tokens.to(self.device), self.hookpoint).float()
-
-    def read_all(
-        self, chunks: Sequence[Int[Tensor, "sequence position"]]
-    ) -> list[Float[Tensor, "sequence position snapshot d_model"]]:
-        """Raw float32 activations of all snapshots, for some chunks of sequences that a model reads at once."""
-        size = (self.n_snapshots, self.d_model)
-        read = [torch.empty(*chunk.shape, *size, device=self.device) for chunk in chunks]
-        for snapshot in range(self.n_snapshots):
-            for chunk, activations in zip(chunks, read, strict=True):
-                activations[:, :, snapshot] = self.read(snapshot, chunk)
-        return read
-
-    def require_finite(self, activations: Float[Tensor, "token snapshot d_model"]) -> None:
-        """Check the activations of tokens that count, in any units.
-
-        Raises:
-            SuiteError: a snapshot's are not finite.
-        """
-        finite = torch.stack([activations[:, snapshot].isfinite().all() for snapshot in range(self.n_snapshots)])
-        if not finite.all():
-            step = self.suite.snapshots[int(finite.int().argmin())].step
-            raise SuiteError(
-                f"suite {self.suite.name}: activations of step {step} at {self.hookpoint} are not finite as "
-                f"{self.dtype}: {other_dtype(self.dtype)}fetch or save it again, or leave it out of suite.steps"
-            )
+HARVEST_AGAIN = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.01}
+"""How far, as a share of its norm, the same token may come out elsewhere when models read other sequences beside it."""
 
 
 @dataclass(frozen=True)
@@ -243,13 +159,6 @@ class ActivationStream:
         return rows.cpu()
 
 
-def harvester_of(run: Run, *, suite: Suite | None = None) -> Harvester:
-    """The harvester of a run's suite, or of some of its snapshots; its corpus is checked against the suite."""
-    suite, settings = suite or suite_of(run), run.study.suite
-    require_same_tokens(suite, Corpus(run.corpus_folder / "train"))
-    return Harvester(suite, run.study.hookpoint, dtype=settings.dtype, memory_gb=settings.memory_gb)
-
-
 def stream_of(run: Run, *, suite: Suite | None = None, seed: int | None = None) -> ActivationStream:
     """The stream that a run's dictionary is trained on, of its suite or of some of its snapshots.
 
@@ -286,19 +195,57 @@ def store_of(run: Run) -> ActivationStore:
     return store
 
 
-def require_same_tokens(suite: Suite, corpus: Corpus) -> None:
-    """Check that a corpus was packed with a suite's tokenizer and fits its context.
+class Verified(NamedTuple):
+    """What a store holds.
 
-    Raises:
-        CorpusError: it was not, or its sequences are longer than the models can read.
+    Attributes:
+        shards, sequences, tokens, bytes: their numbers.
+        compared: tokens that were harvested again.
+        difference: the greatest of ‖stored - harvested‖ / ‖harvested‖ over those and the snapshots.
     """
-    corpus.require_tokenizer(tokenizer_hash(suite.tokenizer()), owner=f"suite {suite.name}")
-    context = suite.model_config().get("max_position_embeddings")
-    if context is not None and corpus.sequence_length > context:
-        raise CorpusError(
-            f"{corpus.folder}: sequences of {corpus.sequence_length} tokens, but the models read {context} at most: "
-            f"set corpus.sequence_length to {context} or less"
-        )
+
+    shards: int
+    sequences: int
+    tokens: int
+    bytes: int
+    compared: int
+    difference: float
+
+
+@torch.no_grad()
+def verify_store(run: Run, *, compared: int = 8) -> Verified:
+    """Check a run's store: the size and hash of every shard, and some sequences against the models.
+
+    Args:
+        compared: sequences that are harvested again, spread over the shards.
+    Raises:
+        StoreError: the run has no store; a shard is missing, short or changed; or rows are not what their snapshots
+            give at their tokens.
+    """
+    if run.study.train.store_gb is None or not (run.folder / "activations" / "manifest.json").is_file():
+        raise StoreError(f"{run.folder} has no store: set train.store_gb in its study, and train")
+    store, harvester, corpus = store_of(run), harvester_of(run), Corpus(run.corpus_folder / "train")
+    kept = np.flatnonzero(store.shard_of >= 0)
+    kept = kept[np.lexsort((store.first_row[kept], store.shard_of[kept]))]
+    chosen = kept[np.unique(np.linspace(0, len(kept) - 1, compared).round().astype(int))]
+    difference = 0.0
+    for sequence in chosen.tolist():
+        tokens = torch.from_numpy(corpus.tokens[sequence][None].astype(np.int64))
+        stored = store.read(sequence, slice(None))
+        for snapshot in range(harvester.n_snapshots):
+            fresh = harvester.read(snapshot, tokens)[0, 1 : len(stored) + 1].cpu()
+            norm, moved = fresh.norm(dim=1), (stored[:, snapshot] - fresh).norm(dim=1)
+            if (moved > rounding_error(fresh, store.dtype) + HARVEST_AGAIN[run.study.suite.dtype] * norm).any():
+                raise StoreError(
+                    f"{store.folder}: sequence {sequence} at step {run.steps[snapshot]} is not what the model gives "
+                    f"(it differs by {float((moved / norm).max()):.2g} of its norm): remove {store.folder}, it will "
+                    "be made again"
+                )
+            difference = max(difference, float((moved / norm).max()))
+    rows = store.rows_of[kept]
+    return Verified(
+        len(store.shards), len(kept), int(rows.sum()), store.nbytes, int(store.rows_of[chosen].sum()), difference
+    )
 
 
 def stream_activations(
@@ -344,9 +291,3 @@ def stream_activations(
         model_batch_size=model_batch_size,
         seed=seed,
     )
-
-
-def usable_positions(lengths: Sequence[int] | np.ndarray, sequence_length: int) -> np.ndarray:
-    """Mask [sequence, position] of the tokens that count: position 0 and padding left out."""
-    position = np.arange(sequence_length)
-    return (position >= 1) & (position < np.asarray(lengths)[:, None])

@@ -22,7 +22,7 @@ def probes(run: Run) -> pl.DataFrame:
     """
     import torch
 
-    from ontogeny.activations.stream import harvester_of, usable_positions
+    from ontogeny.activations.harvest import harvester_of, usable_positions
     from ontogeny.dictionaries.crosscoder import Crosscoder
     from ontogeny.features.codes import stored_codes
     from ontogeny.features.probes import auc, linear_probe, refit_strength, token_rates

@@ -15,7 +15,8 @@ def single_saes(run: Run) -> pl.DataFrame:
     The SAE is the same learner on one snapshot: BatchTopK with the number of active features that the dictionary has
     there, as many features, the same tokens in the same order. Both are measured on the same held-out tokens.
     """
-    from ontogeny.activations.stream import harvester_of, stream_of
+    from ontogeny.activations.harvest import harvester_of
+    from ontogeny.activations.stream import stream_of
     from ontogeny.dictionaries.crosscoder import Crosscoder
     from ontogeny.dictionaries.variants import variant
     from ontogeny.features.quality import reconstruct_held_out

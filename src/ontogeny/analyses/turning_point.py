@@ -105,7 +105,7 @@ def _living_directions(run: Run) -> np.ndarray:
 
 def _independent_directions(run: Run) -> np.ndarray:
     """The same of a dictionary whose decoder directions started different at every snapshot."""
-    from ontogeny.activations.stream import harvester_of
+    from ontogeny.activations.harvest import harvester_of
     from ontogeny.corpus.pack import Corpus
     from ontogeny.dictionaries.variants import variant
     from ontogeny.features.quality import reconstruct_held_out

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ontogeny.activations.stream import Harvester, usable_positions
+from ontogeny.activations.harvest import Harvester, usable_positions
 from ontogeny.config import MeasureConfig, fingerprint
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ontogeny.activations.stream import Harvester
+from ontogeny.activations.harvest import Harvester
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.features.codes import CodeSample

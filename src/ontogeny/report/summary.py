@@ -92,7 +92,7 @@ def _births(run: Run) -> Sentence:
     fates = {row["fate"]: row["len"] for row in emergent.group_by("fate").len().iter_rows(named=True)}
     kinds = ", ".join(f"{fates[fate]:,} {fate}" for fate in ("persistent", "transient", "censored") if fate in fates)
     text = f"Of {len(living):,} living features {len(living) - len(emergent):,} are there at step {run.steps[0]:,} and "
-    text += f"{len(emergent):,} emerge later"
+    text += f"{len(emergent):,} emerge{'s' if len(emergent) == 1 else ''} later"
     if len(emergent):
         text += f" ({kinds}), half of them by step {_middle(emergent['birth_step']):,}"
         if (widths := emergent["rise_width"].drop_nulls()).len():
@@ -201,7 +201,7 @@ def _checks(run: Run) -> list[Sentence]:
         confirmed = emergent["confirmed"].drop_nulls()
         sentences.append(
             Sentence(
-                f"Trust in the {len(emergent):,} emergent features: {counts}. Of {len(confirmed):,} births that could "
+                f"Trust in the emergent features: {counts}. Of {len(confirmed):,} births that could "
                 f"be probed {int(confirmed.sum()):,} are seen from their own snapshot alone.",
                 ("trust",),
             )

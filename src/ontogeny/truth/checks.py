@@ -70,7 +70,7 @@ def _living(run: Run) -> np.ndarray:
 
 def _fires(run: Run, dictionary: "Crosscoder") -> np.ndarray:
     """Which features fire on the held-out tokens."""
-    from ontogeny.activations.stream import harvester_of
+    from ontogeny.activations.harvest import harvester_of
     from ontogeny.features.quality import reconstruct_held_out
 
     held_out, harvester = Corpus(run.corpus_folder / "held_out"), harvester_of(run)
