@@ -62,6 +62,7 @@ def test_active_entries_give_the_losses_and_gradients_of_dense_products(
 @pytest.mark.parametrize("activation", ["relu", "topk", "batch_topk"])
 def test_places_are_what_the_training_rule_keeps(activation: str) -> None:
     pre = torch.randn(300, 50, generator=torch.Generator().manual_seed(1)) - 0.5
+    pre *= torch.linspace(0.05, 3, 300)[:, None]
     weight = torch.rand(50, generator=torch.Generator().manual_seed(2)) + 0.5
     pre[:, 7], weight[7] = pre[:, 8], weight[8]
     row = ACTIVATIONS[activation]

@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 BANDWIDTH = 4.0
+CANDIDATES = 3
+"""Times k: how many of a row's values are looked at before all of them are."""
 
 
 @runtime_checkable
@@ -35,7 +37,7 @@ class Activation(NamedTuple):
 
     Attributes:
         training, inference: the functions.
-        places: the entries that take part in a training step: those that are active and those that move a threshold.
+        places: the entries that are active in a training step.
         of_entries: from encoder outputs at these entries to codes, `weight` and `threshold` given for each.
         needs_k: whether k must be given.
         threshold: `none`, `learned` (a parameter), or `estimated` (from training, for inference alone).
@@ -162,8 +164,7 @@ class _Jump(torch.autograd.Function):
         pre, weight, threshold = ctx.saved_tensors
         u = pre * weight
         near = ((u - threshold).abs() < BANDWIDTH / 2) & (u > 0) & (weight > 0)
-        slope = -threshold / (BANDWIDTH * weight.clamp_min(torch.finfo(weight.dtype).tiny))
-        of_threshold = (grad * near * slope).sum_to_size(threshold.shape)
+        of_threshold = (grad * near * threshold_slope(threshold, weight)).sum_to_size(threshold.shape)
         return grad * ((u > threshold) & (weight > 0)), None, of_threshold
 
 
@@ -181,14 +182,18 @@ def _largest_places(score: Float[Tensor, "batch feature"], count: int) -> Int[Te
     flat = score.flatten()
     if count >= len(flat):
         return torch.arange(len(flat), device=flat.device)
-    sample = score[:: max(1, len(score) // 32)].flatten()
-    among = min(len(sample), int(1.3 * count * len(sample) / len(flat)) + 1)
-    bound = sample.topk(among, sorted=False).values.min()
-    places = (flat >= bound).nonzero()[:, 0]
+    places = (flat >= _sampled_bound(score, int(1.3 * count))).nonzero()[:, 0]
     if len(places) < count:
         places = torch.arange(len(flat), device=flat.device)
     values = flat[places]
     return places[values >= values.topk(count, sorted=False).values.min()]
+
+
+def _sampled_bound(score: Float[Tensor, "batch feature"], count: int) -> Float[Tensor, ""]:
+    """About the `count`-th largest value, from a sample of rows."""
+    sample = score[:: max(1, len(score) // 32)].flatten()
+    among = min(len(sample), count * len(sample) // score.numel() + 1)
+    return sample.topk(among, sorted=False).values.min()
 
 
 def batch_topk_places(
@@ -211,9 +216,24 @@ def topk_places(
     k: int | None = None,
     threshold: Tensor | None = None,
 ) -> Int[Tensor, " entry"]:
-    """What `topk` keeps."""
+    """What `topk` keeps. Most rows have k values among the largest few k of the batch; only the others are searched."""
     score = pre * weight
-    return _topk_mask(score, _checked(k, pre.shape[1])).flatten().nonzero()[:, 0]
+    (rows, columns), k = score.shape, _checked(k, pre.shape[1])
+    flat = score.flatten()
+    places = (flat >= _sampled_bound(score, min(CANDIDATES * k, columns) * rows)).nonzero()[:, 0]
+    row = places.div(columns, rounding_mode="floor")
+    counts = torch.bincount(row, minlength=rows)
+    rank = torch.arange(len(places), device=flat.device) - (counts.cumsum(0) - counts)[row]
+    table = score.new_full((rows, max(k, int(counts.max()))), -torch.inf)
+    table[row, rank] = flat[places]
+    least = table.topk(k, dim=1, sorted=False).values.amin(1)
+    kept = places[flat[places] >= least[row].clamp_min(torch.finfo(score.dtype).tiny)]
+    short = (counts < k).nonzero()[:, 0]
+    if len(short):
+        kept = kept[(counts >= k)[kept.div(columns, rounding_mode="floor")]]
+        found = _topk_mask(score.index_select(0, short), k).nonzero()
+        kept = torch.cat([kept, short[found[:, 0]] * columns + found[:, 1]]).sort().values
+    return kept
 
 
 def _topk_mask(score: Float[Tensor, "batch feature"], k: int) -> Bool[Tensor, "batch feature"]:
@@ -233,9 +253,14 @@ def positive_places(
     return (pre > 0).flatten().nonzero()[:, 0]
 
 
-def takes_part(u: Tensor, threshold: Tensor) -> Bool[Tensor, "..."]:
-    """Where a JumpReLU is open or so near its threshold that it moves it."""
-    return (u > threshold - BANDWIDTH / 2) & (u > 0)
+def only_moves_threshold(u: Tensor, threshold: Tensor) -> Bool[Tensor, "..."]:
+    """Where a JumpReLU is closed, but so near its threshold that it moves it."""
+    return (u > (threshold - BANDWIDTH / 2).clamp_min(0)) & (u <= threshold)
+
+
+def threshold_slope(threshold: Tensor, weight: Tensor) -> Tensor:
+    """∂f/∂t of a JumpReLU near its threshold, -(t / ε) / weight."""
+    return -threshold / (BANDWIDTH * weight.clamp_min(torch.finfo(weight.dtype).tiny))
 
 
 def jumprelu_places(
@@ -245,9 +270,9 @@ def jumprelu_places(
     k: int | None = None,
     threshold: Float[Tensor, " feature"] | None = None,
 ) -> Int[Tensor, " entry"]:
-    """What `jumprelu` keeps, and what its threshold's gradient is made of."""
+    """What `jumprelu` keeps."""
     assert threshold is not None
-    return takes_part(pre * weight, threshold).flatten().nonzero()[:, 0]
+    return (pre * weight > threshold).flatten().nonzero()[:, 0]
 
 
 def least_kept_score(code: Float[Tensor, "batch feature"], weight: Float[Tensor, " feature"]) -> Float[Tensor, ""]:

@@ -39,8 +39,8 @@ class Crosscoder(Dictionary):
         return torch.addmm(self.b_enc.index_select(0, features), self.encoder_input(x), rows.T)
 
     def places(self, pre: Float[Tensor, "batch feature"], *, k: int | None = None) -> Int[Tensor, " entry"]:
-        """Entries that take part in a step, ascending places in the flattened [batch, feature]: those that are active
-        at some snapshot, by the training rule where `k` is given, and those that move a learned threshold."""
+        """Entries that are active at some snapshot, ascending places in the flattened [batch, feature]; by the training
+        rule where `k` is given."""
         weight = self.score_weight() if self.gate == "shared" else self.strength().detach().amax(0)
         if k is None and self.activation.threshold == "estimated" and self.threshold is not None:
             return (self.activate(pre) > 0).flatten().nonzero()[:, 0]

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ontogeny.dictionaries.activation_functions import least_kept_score, takes_part
+from ontogeny.dictionaries.activation_functions import least_kept_score, only_moves_threshold, threshold_slope
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.kernels import Entries, column_sums, decode, read
 from ontogeny.errors import ConfigError, did_you_mean
@@ -23,9 +23,11 @@ from ontogeny.errors import ConfigError, did_you_mean
 STEEPNESS = 4.0
 QUADRATIC_SCALE = 0.01
 DENSE_ABOVE = 0.1
-"""Share of entries from which on dense products are used."""
+"""Share of active entries from which on dense products are used."""
 ENTRIES_AT_ONCE = 1 << 24
 """Entries times snapshots that stand in memory at once under the gate per snapshot."""
+TOKENS_AT_ONCE = 512
+"""Tokens whose products with all features stand in memory at once."""
 
 
 class Losses(NamedTuple):
@@ -106,7 +108,7 @@ def crosscoder_losses(
         sparsity: a row of SPARSITY: `l1`, `tanh`, `tanh_quad` or `none`.
         pre: the batch's encoder outputs where they are known already.
         k: use the training rule with this k instead of the inference rule.
-        dense_above: share of entries that take part from which on dense products are used.
+        dense_above: share of active entries from which on dense products are used.
     Raises:
         ConfigError: the sparsity loss is unknown.
     Source: l1 Lindsey et al. 2024; tanh and tanh_quad Anthropic's crosscoder updates of 2025 and arXiv 2509.17196.
@@ -126,6 +128,8 @@ def crosscoder_losses(
         z = read(dictionary.encoder_input(x), dictionary.encoder_rows, dictionary.b_enc, pre=pre, entries=entries)
         over_entries = _shared_entries if dictionary.gate == "shared" else _per_snapshot_entries
         passed = over_entries(dictionary, z, entries, strength, kind)
+        if dictionary.threshold is not None and dictionary.threshold.requires_grad:
+            passed = _with_closed(dictionary, pre.detach(), strength.detach(), kind, passed)
     error = (x - passed.x_hat).square().sum((0, 2))
     with torch.no_grad():
         explained = 1 - error / (x.var(0, correction=0).sum(1) * len(x))
@@ -153,7 +157,7 @@ class _Passed(NamedTuple):
 def _shared_entries(
     dictionary: Crosscoder, z: Tensor, entries: Entries, strength: Tensor, sparsity: Sparsity
 ) -> _Passed:
-    """The shared gate, from encoder outputs at the entries that take part."""
+    """The shared gate, from encoder outputs at the active entries."""
     (tokens, n_features), n = entries.shape, dictionary.n_snapshots
     weight = dictionary.score_weight().index_select(0, entries.column)
     threshold = None if dictionary.threshold is None else dictionary.threshold.index_select(0, entries.column)
@@ -181,7 +185,7 @@ def _shared_entries(
 def _per_snapshot_entries(
     dictionary: Crosscoder, z: Tensor, entries: Entries, strength: Tensor, sparsity: Sparsity
 ) -> _Passed:
-    """The gate per snapshot, some tokens at a time: entries are doubled for the snapshots where they take part."""
+    """The gate per snapshot, some tokens at a time: entries are doubled for the snapshots where they are open."""
     assert dictionary.threshold is not None
     thresholds = dictionary.threshold
     (tokens, n_features), n = entries.shape, dictionary.n_snapshots
@@ -193,7 +197,7 @@ def _per_snapshot_entries(
         row, column = entries.row[here] - first, entries.column[here]
         threshold = thresholds.index_select(0, column)
         with torch.no_grad():
-            snapshot, entry = takes_part(z[here] * strength.index_select(1, column), threshold).nonzero(as_tuple=True)
+            snapshot, entry = (z[here] * strength.index_select(1, column) > threshold).nonzero(as_tuple=True)
         some_tokens = last - first
         wide = Entries(
             snapshot * some_tokens + row[entry], column[entry] * n + snapshot, (n * some_tokens, n_features * n)
@@ -216,6 +220,52 @@ def _per_snapshot_entries(
     x_hat = torch.cat([part[0] for part in parts]) + dictionary.b_dec
     sums, counts = (torch.stack([part[place] for part in parts]).sum(0) for place in (1, 2))
     return _Passed(x_hat, sums / tokens, counts / tokens, fired, z.new_zeros(()))
+
+
+def _with_closed(dictionary: Crosscoder, pre: Tensor, strength: Tensor, sparsity: Sparsity, passed: _Passed) -> _Passed:
+    """Add what entries that are closed, but near, do to the thresholds."""
+    slope = 1.0 if sparsity.of_entry is None else float(torch.func.grad(sparsity.of_entry)(torch.zeros(())))
+    x_hat, means = _Closed.apply(passed.x_hat, passed.means, dictionary.threshold, dictionary, pre, strength, slope)  # type: ignore[misc]
+    return passed._replace(x_hat=x_hat, means=means)
+
+
+class _Closed(torch.autograd.Function):
+    """Hands x̂ and the means on; the gradient of what closed entries would add goes to the thresholds near them.
+
+    A closed entry adds f = 0, and ∂f/∂t is not zero near its threshold. What ∂loss/∂f is takes ⟨∂loss/∂x̂, W_dec⟩ at
+    every such entry, one dense product, made here for some tokens at a time.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_hat: Tensor, means: Tensor, threshold: Tensor, dictionary: Crosscoder, pre: Tensor,
+        strength: Tensor, slope: float,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        ctx.save_for_backward(threshold, pre, strength)
+        ctx.dictionary, ctx.slope = dictionary, slope
+        return x_hat.view_as(x_hat), means.view_as(means)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (of_x_hat, of_means), (threshold, pre, strength) = grads, ctx.saved_tensors
+        dictionary: Crosscoder = ctx.dictionary
+        of_threshold = torch.zeros_like(threshold)
+        if dictionary.gate == "shared":
+            gates = [(slice(0, dictionary.n_snapshots), dictionary.score_weight())]
+        else:
+            gates = [(slice(snapshot, snapshot + 1), norms) for snapshot, norms in enumerate(strength)]
+        rows = dictionary.decoder_rows.detach().view(dictionary.n_features, dictionary.n_snapshots, -1)
+        for own, weight in gates:
+            sums, counts = torch.zeros_like(threshold), torch.zeros_like(threshold)
+            W_dec = rows[:, own].flatten(1)
+            for first in range(0, len(pre), TOKENS_AT_ONCE):
+                some = slice(first, first + TOKENS_AT_ONCE)
+                near = only_moves_threshold(pre[some] * weight, threshold)
+                sums += ((of_x_hat[some, own].flatten(1) @ W_dec.T) * near).sum(0)
+                counts += near.sum(0)
+            sums += (of_means[own] * strength[own]).sum(0) * ctx.slope * counts / len(pre)
+            of_threshold += sums * threshold_slope(threshold, weight) * (weight > 0)
+        return of_x_hat, of_means, of_threshold, None, None, None, None
 
 
 def _shared(dictionary: Crosscoder, pre: Tensor, strength: Tensor, sparsity: Sparsity, k: int | None) -> _Passed:

@@ -1,0 +1,129 @@
+"""Interleaved runs: workers stand beside each other and are asked in turn for the same number of steps."""
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from types import TracebackType
+from typing import Any
+
+import torch
+from benchmarks.speed.peers import python_of
+
+from ontogeny.run import atomic_path, default_cache
+from ontogeny.truth.planted import plant
+
+WORKERS = Path(__file__).with_name("workers")
+BATCHES = 8
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a training."""
+
+    n_snapshots: int
+    d_model: int
+    n_features: int
+    batch: int
+    k: int = 64
+
+    def __str__(self) -> str:
+        return f"{self.n_snapshots} × {self.d_model}, {self.n_features:,} features, batch {self.batch:,}, k {self.k}"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something that trains: its name, its worker, its settings."""
+
+    name: str
+    worker: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+class Worker:
+    """A process that trains on command."""
+
+    def __init__(self, contender: Contender, shape: Shape, *, threads: int) -> None:
+        task = {**vars(shape), "settings": contender.settings, "threads": threads, "batches": str(batches_of(shape))}
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "WANDB_MODE": "disabled"}
+        command = [str(python_of(contender.worker)), str(WORKERS / f"{contender.worker}.py"), json.dumps(task)]
+        self.name = contender.name
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+        self.at_start = self._answer()["memory_gb"]
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def run(self, steps: int) -> dict[str, float]:
+        """Train for some steps: seconds, memory_gb, l0 where the worker tells it."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+        answer = self._answer()
+        return answer | {"memory_gb": answer["memory_gb"] - self.at_start}
+
+    def _answer(self) -> dict[str, float]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise RuntimeError(f"{self.name} ended: run {' '.join(map(str, self.process.args))}")  # type: ignore[arg-type]
+
+
+def batches_of(shape: Shape) -> Path:
+    """A file of batches of planted features, each snapshot scaled to a mean norm of √d_model."""
+    path = default_cache() / "benchmarks" / "speed" / f"{shape.n_snapshots}-{shape.d_model}-{shape.batch}.pt"
+    if not path.is_file():
+        planted = plant(
+            n_snapshots=shape.n_snapshots, d_model=shape.d_model, n_features=shape.n_features // 2,
+            active=shape.k / 2, noise=0.3,
+        )  # fmt: skip
+        stream = iter(planted.batches(shape.batch, seed=0))
+        rows = torch.stack([next(stream) for _ in range(BATCHES)])
+        rows *= shape.d_model**0.5 / rows.norm(dim=-1).mean((0, 1))[:, None]
+        with atomic_path(path) as temporary:
+            torch.save(rows, temporary)
+    return path
+
+
+def paired(
+    ours: Contender, other: Contender, shape: Shape, *, threads: int, rounds: int, warm: int, steps: int
+) -> dict[str, Any]:
+    """Both in turn, `rounds` times: medians of seconds a step, and of the ratio within a round."""
+    with Worker(ours, shape, threads=threads) as one, Worker(other, shape, threads=threads) as two:
+        one.run(warm)
+        two.run(warm)
+        found = [(one.run(steps), two.run(steps)) for _ in range(rounds)]
+    return {
+        "name": other.name,
+        "ours": median(a["seconds"] for a, _ in found) / steps,
+        "other": median(b["seconds"] for _, b in found) / steps,
+        "ratio": median(b["seconds"] / a["seconds"] for a, b in found),
+        "ratios": [b["seconds"] / a["seconds"] for a, b in found],
+        "memory": found[-1][1]["memory_gb"],
+        "memory_ours": found[-1][0]["memory_gb"],
+        "l0": found[-1][1].get("l0"),
+    }
+
+
+def alone(contender: Contender, shape: Shape, *, threads: int, rounds: int, warm: int, steps: int) -> dict[str, Any]:
+    """One contender: seconds a step, memory, L0."""
+    with Worker(contender, shape, threads=threads) as worker:
+        worker.run(warm)
+        found: Sequence[dict[str, float]] = [worker.run(steps) for _ in range(rounds)]
+    seconds = median(one["seconds"] for one in found) / steps
+    return {"seconds": seconds, "memory": found[-1]["memory_gb"], "l0": found[-1].get("l0"), "ev": found[-1].get("ev")}
