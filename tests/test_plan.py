@@ -16,9 +16,10 @@ from conftest import Command, small_study
 from ontogeny import plan as plan_module
 from ontogeny.config import CrosscoderConfig, DictionaryConfig, load_study
 from ontogeny.dictionaries.train import train_crosscoder
+from ontogeny.machine import Room
 from ontogeny.models.hookpoints import truncate
 from ontogeny.models.names import parse_hookpoint
-from ontogeny.plan import Model, Plan, Room, dictionary_parameters, plan_study
+from ontogeny.plan import Model, Plan, dictionary_parameters, plan_study
 from ontogeny.run import Run
 from ontogeny.study import run_study
 
@@ -69,7 +70,7 @@ def test_arithmetic_by_hand(text_file: Path, tmp_path: Path) -> None:
         "truth": {"seeds": [1, 2], "null_tokens": 5000, "planted_tokens": 20_000},
     }
     study = load_study(study_file(tmp_path, text_file, **changes))
-    plan = Plan(study, tmp_path, Model(32, 64, 1, 2, 512), n_snapshots=3, corpus=None)
+    plan = Plan(study, tmp_path, Model(32, 64, 1, 2, 512), n_snapshots=3, corpus=None, config={})
     encode, token = 2 * 3 * 32 * 1000, 2 * (4 * 32 * 32 + 2 * 32 * 64) + 4 * 64 * 32
     read = 3 * token * 64 / 63
     flop = plan.flop()
@@ -85,7 +86,9 @@ def test_has_no_part_in_batch_snapshot_and_feature(text_file: Path, tmp_path: Pa
         train = {"tokens": 1_000_000, "batch_size": batch, "window_tokens": 4096}
         dictionary = {"n_features": features, "activation": "batch_topk", "k": 8}
         study = load_study(study_file(tmp_path, text_file, dictionary=dictionary, train=train))
-        return Plan(study, tmp_path, Model(32, 64, 1, 2, 512), n_snapshots=snapshots, corpus=None).peak("train")
+        return Plan(study, tmp_path, Model(32, 64, 1, 2, 512), n_snapshots=snapshots, corpus=None, config={}).peak(
+            "train"
+        )
 
     corners = [
         (1 if (batch, snapshots, features).count(0) % 2 == 0 else -1, batch, snapshots, features)

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -46,8 +45,8 @@ class Contender:
 class Worker:
     """A process that trains on command."""
 
-    def __init__(self, contender: Contender, shape: Shape, *, threads: int) -> None:
-        task = {**vars(shape), "settings": contender.settings, "threads": threads, "batches": str(batches_of(shape))}
+    def __init__(self, contender: Contender, task_of: dict[str, Any], *, threads: int) -> None:
+        task = task_of | {"settings": contender.settings, "threads": threads}
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "WANDB_MODE": "disabled"}
         command = [str(python_of(contender.worker)), str(WORKERS / f"{contender.worker}.py"), json.dumps(task)]
         self.name = contender.name
@@ -84,6 +83,11 @@ class Worker:
         raise RuntimeError(f"{self.name} ended: run {' '.join(map(str, self.process.args))}")  # type: ignore[arg-type]
 
 
+def training_task(shape: Shape) -> dict[str, Any]:
+    """What a worker that trains is told."""
+    return {**vars(shape), "batches": str(batches_of(shape))}
+
+
 def batches_of(shape: Shape) -> Path:
     """A file of batches of planted features, each snapshot scaled to a mean norm of √d_model."""
     path = default_cache() / "benchmarks" / "speed" / f"{shape.n_snapshots}-{shape.d_model}-{shape.batch}.pt"
@@ -101,29 +105,32 @@ def batches_of(shape: Shape) -> Path:
 
 
 def paired(
-    ours: Contender, other: Contender, shape: Shape, *, threads: int, rounds: int, warm: int, steps: int
+    ours: Contender, other: Contender, task: dict[str, Any], *, threads: int, rounds: int, warm: int, steps: int
 ) -> dict[str, Any]:
     """Both in turn, `rounds` times: medians of seconds a step, and of the ratio within a round."""
-    with Worker(ours, shape, threads=threads) as one, Worker(other, shape, threads=threads) as two:
+    with Worker(ours, task, threads=threads) as one, Worker(other, task, threads=threads) as two:
         one.run(warm)
         two.run(warm)
         found = [(one.run(steps), two.run(steps)) for _ in range(rounds)]
+    ratios = [b["seconds"] / a["seconds"] for a, b in found]
     return {
         "name": other.name,
         "ours": median(a["seconds"] for a, _ in found) / steps,
         "other": median(b["seconds"] for _, b in found) / steps,
-        "ratio": median(b["seconds"] / a["seconds"] for a, b in found),
-        "ratios": [b["seconds"] / a["seconds"] for a, b in found],
+        "ratio": median(ratios),
+        "ratios": ratios,
         "memory": found[-1][1]["memory_gb"],
         "memory_ours": found[-1][0]["memory_gb"],
         "l0": found[-1][1].get("l0"),
     }
 
 
-def alone(contender: Contender, shape: Shape, *, threads: int, rounds: int, warm: int, steps: int) -> dict[str, Any]:
+def alone(
+    contender: Contender, task: dict[str, Any], *, threads: int, rounds: int, warm: int, steps: int
+) -> dict[str, Any]:
     """One contender: seconds a step, memory, L0."""
-    with Worker(contender, shape, threads=threads) as worker:
+    with Worker(contender, task, threads=threads) as worker:
         worker.run(warm)
-        found: Sequence[dict[str, float]] = [worker.run(steps) for _ in range(rounds)]
+        found = [worker.run(steps) for _ in range(rounds)]
     seconds = median(one["seconds"] for one in found) / steps
-    return {"seconds": seconds, "memory": found[-1]["memory_gb"], "l0": found[-1].get("l0"), "ev": found[-1].get("ev")}
+    return {"seconds": seconds, "memory": found[-1]["memory_gb"], "l0": found[-1].get("l0")}

@@ -103,21 +103,34 @@ def run(study: StudyArgument, out: OutOption = None, as_json: JsonOption = False
 
 
 @app.command()
-def plan(study: StudyArgument, out: OutOption = None, as_json: JsonOption = False) -> None:
+def plan(
+    study: StudyArgument,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+    pace: Annotated[bool, typer.Option("--pace", help="Time a few steps here: tokens a second, hours, store.")] = False,
+) -> None:
     """Say what a study takes before anything runs: parameters, memory, arithmetic, disk; refuse what cannot fit.
 
-    Example: ontogeny plan study.yaml
+    Example: ontogeny plan study.yaml --pace
     """
+    import polars as pl
+
     from ontogeny.plan import plan_study
 
     planned = plan_study(*_load(study, out))
+    table, sentence = planned.table(), None
+    if pace:
+        from ontogeny.pace import advice, measure_pace, pace_table
+
+        measured = measure_pace(planned)
+        table, sentence = pl.concat([table, pace_table(planned, measured)]), advice(planned, measured)
     if as_json:
-        print(json.dumps(planned.table().to_dicts()))
+        print(json.dumps(table.to_dicts()))
     else:
-        _print_table(planned.table())
+        _print_table(table)
     planned.require_room()
     if not as_json:
-        print(f"next: ontogeny run {study}")
+        print(*([] if sentence is None else [sentence]), f"next: ontogeny run {study}", sep="\n")
 
 
 @app.command()

@@ -239,8 +239,9 @@ class TrainConfig(OptimisationConfig):
     """Tokens in one window of the stream's shuffle; a resume replays at most one."""
     model_batch_size: Positive = 16
     """Sequences that a model reads at once; it changes no batch."""
-    store_gb: Annotated[float, Field(gt=0)] | None = None
-    """Disk for activations that were harvested once, in units of 1e9 bytes; None: nothing is stored."""
+    store_gb: Annotated[float, Field(gt=0)] | Literal["auto"] | None = None
+    """Disk for activations that were harvested once, in units of 1e9 bytes; None: nothing is stored; `auto`: what is
+    cheaper here, by a few timed steps."""
     store_dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float16"
     """How stored activations are rounded (`int8`: with a scale per token and snapshot); batches are, stored or not."""
 

@@ -19,6 +19,7 @@ from ontogeny.config import DEFAULT_MODEL, DictionaryConfig, StudyConfig, Tokeni
 from ontogeny.corpus.pack import Corpus
 from ontogeny.corpus.tokenizer import load_tokenizer
 from ontogeny.errors import ConfigError
+from ontogeny.machine import available_memory
 from ontogeny.models.names import check_hookpoint, parse_hookpoint
 from ontogeny.run import Run, run_folder
 from ontogeny.suites.suite import study_suite
@@ -41,7 +42,7 @@ WORK = {
     "analyse": "dictionaries that the analyses train",
     "truth": "dictionaries that the checks train",
 }
-GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+TABLE = {"item": pl.String, "amount": pl.Float64, "unit": pl.String, "note": pl.String}
 
 
 class Part(NamedTuple):
@@ -131,6 +132,7 @@ class Plan:
         folder: the run folder, which need not exist.
         n_snapshots: snapshots studied.
         corpus: the packed training corpus; None before it is packed.
+        config: the models' transformers configuration.
     """
 
     study: StudyConfig
@@ -138,6 +140,7 @@ class Plan:
     model: Model
     n_snapshots: int
     corpus: Corpus | None
+    config: dict[str, Any]
 
     @property
     def parameters(self) -> int:
@@ -153,10 +156,7 @@ class Plan:
         """FLOP by work: `harvest` (the models, for the training), `train` and `measure` (the models among it)."""
         study, model, length = self.study, self.model, self.study.corpus.sequence_length
         encode = 2 * self.n_snapshots * model.width * study.dictionary.n_features
-        positions = length / (length - 1)
-        if self.corpus is not None and self.corpus_tokens:
-            positions = len(self.corpus) * length / self.corpus_tokens
-        read = self.n_snapshots * model.flop(length) * positions
+        read = self.n_snapshots * model.flop(length) * self.positions
         trained = study.train.steps * study.train.batch_size
         measured = min(study.measure.tokens, self.corpus_tokens or study.measure.tokens)
         held_out = study.measure.held_out_tokens
@@ -182,6 +182,40 @@ class Plan:
             return 0.0
         return len(truth.seeds) + 2 * truth.null_tokens / tokens + (truth.planted_tokens or tokens) / tokens
 
+    # stream or store
+
+    @property
+    def store_gb(self) -> float | None:
+        """The budget of the store; where that is left to the plan, what was decided, or None before it is."""
+        return Run(self.folder).store_gb_of(self.study)
+
+    @property
+    def positions(self) -> float:
+        """Positions that models read for each token that counts."""
+        length = self.study.corpus.sequence_length
+        if self.corpus is None or not self.corpus_tokens:
+            return length / (length - 1)
+        return len(self.corpus) * length / self.corpus_tokens
+
+    @property
+    def tokens_read(self) -> float:
+        """Tokens that trainings read at all snapshots, epochs and further dictionaries counted."""
+        seeds = 0 if self.study.truth is None else len(self.study.truth.seeds)
+        return self.study.train.steps * self.study.train.batch_size * (1 + self._further() + seeds)
+
+    @property
+    def tokens_kept(self) -> int:
+        """Tokens that a store without a budget would keep."""
+        trained = self.study.train.steps * self.study.train.batch_size
+        return min(trained, self.corpus_tokens or trained)
+
+    @property
+    def kept_bytes(self) -> float:
+        """Bytes of a store without a budget."""
+        values = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}[self.study.train.store_dtype]
+        scale = FLOAT if values == 1 else 0
+        return 1.01 * self.tokens_kept * self.n_snapshots * (values * self.model.width + scale)
+
     # memory
 
     def parts(self, stage: str) -> Parts:
@@ -196,7 +230,7 @@ class Plan:
     def _training(self) -> Parts:
         train, n, d = self.study.train, self.n_snapshots, self.model.width
         tokens = max(1, train.window_tokens // train.batch_size) * train.batch_size
-        held, note = (1, "") if train.store_gb is None else (4, ", four times while it is stored")
+        held, note = (1, "") if self.store_gb is None else (4, ", four times while it is stored")
         window = Part(held * FLOAT * tokens * n * d, "train.window_tokens", f"{tokens:,} tokens, float32{note}")
         step = training_parts(self.study.dictionary, n_snapshots=n, d_model=d, batch_size=train.batch_size)
         return step | {"window": window}
@@ -245,8 +279,8 @@ class Plan:
         if study.suite.pretrain is not None:
             model = FLOAT * self.model.parameters
             kinds["snapshots"] = len(study.suite.pretrain.schedule) * model
-        if study.train.store_gb is not None:
-            kinds["activations"] = study.train.store_gb * GB
+        if self.store_gb is not None:
+            kinds["activations"] = self.store_gb * GB
         if self.corpus is not None:
             kinds["corpus"] = self.corpus.tokens.nbytes
         return kinds
@@ -261,8 +295,7 @@ class Plan:
 
     def table(self) -> pl.DataFrame:
         """Everything: item, amount, unit, note."""
-        schema = {"item": pl.String, "amount": pl.Float64, "unit": pl.String, "note": pl.String}
-        return pl.DataFrame(list(self._rows()), schema=schema, orient="row")
+        return pl.DataFrame(list(self._rows()), schema=TABLE, orient="row")
 
     def _rows(self) -> Iterator[tuple[str, float | None, str, str]]:
         study, train = self.study, self.study.train
@@ -346,7 +379,7 @@ def plan_study(study: StudyConfig, out: str | Path | None = None) -> Plan:
     else:
         config = DEFAULT_MODEL | {"vocab_size": _vocabulary(study, corpus)} | pretrain.model
         n_snapshots = len(pretrain.schedule if study.suite.steps == "all" else study.suite.steps)
-    return Plan(study, run.folder, _model(config, study.hookpoint), n_snapshots, corpus)
+    return Plan(study, run.folder, _model(config, study.hookpoint), n_snapshots, corpus, config)
 
 
 def _vocabulary(study: StudyConfig, corpus: Corpus | None) -> int:
@@ -369,44 +402,3 @@ def _model(config: dict[str, Any], hookpoint: str) -> Model:
         all_blocks=config["num_hidden_layers"],
         vocabulary=config["vocab_size"],
     )
-
-
-class Room(NamedTuple):
-    """Memory that is free: bytes, and where."""
-
-    bytes: float
-    where: str
-
-
-def available_memory() -> Room | None:
-    """What a stage can take: the free memory of a GPU where PyTorch uses one, else what the system has available.
-
-    None where neither is known. PyTorch is loaded only where there is a GPU's driver.
-    """
-    if any(Path(device).exists() for device in GPU_DEVICES):
-        import torch
-
-        if torch.cuda.is_available():
-            return Room(float(torch.cuda.mem_get_info()[0]), "the GPU")
-    limits = [*_system_memory(), *_container_memory()]
-    return Room(float(min(limits)), "this machine") if limits else None
-
-
-def _system_memory() -> Iterator[int]:
-    """MemAvailable, where the system is Linux."""
-    meminfo = Path("/proc/meminfo")
-    for line in meminfo.read_text().splitlines() if meminfo.is_file() else []:
-        if line.startswith("MemAvailable:"):
-            yield int(line.split()[1]) * 1024
-
-
-def _container_memory() -> Iterator[int]:
-    """Limits of this process's control group and of those above it (cgroup v2), where there are some."""
-    own, root = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
-    for line in own.read_text().splitlines() if own.is_file() else []:
-        if line.startswith("0::/"):
-            group = root / line.removeprefix("0::/")
-            for folder in (group, *group.parents):
-                limit = folder / "memory.max"
-                if limit.is_file() and (text := limit.read_text().strip()) != "max":
-                    yield int(text)

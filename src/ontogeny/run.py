@@ -175,6 +175,11 @@ class Run:
         """A row per feature, snapshot and rank."""
         return self.table("examples")
 
+    def store_gb_of(self, study: StudyConfig) -> float | None:
+        """The budget of the store of activations; where the study says `auto`, what was decided for this run."""
+        asked = study.train.store_gb
+        return self.manifest.get("store_gb") if asked == "auto" else asked
+
     def analysis(self, name: str) -> pl.DataFrame:
         """The table of one analysis, such as `emergence`."""
         return self.table(name)

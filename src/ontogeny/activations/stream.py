@@ -7,6 +7,7 @@ models' own batches, and not on what was read before it.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -72,14 +73,21 @@ class ActivationStream:
     def starting_at(self, batch: int) -> Iterator[Float[Tensor, "batch snapshot d_model"]]:
         """Batches from number `batch` on, without end."""
         window, skipped = divmod(batch, self.batches_per_window)
-        while True:
-            rows = self._harvest(self._window(window), shuffle=np.random.default_rng([self.seed, 1, window]))
-            for number in range(skipped, self.batches_per_window - 1):
-                yield rows[number * self.batch_size : (number + 1) * self.batch_size]
-            last = rows[-self.batch_size :].clone()  # whoever holds a view of a window holds all of it
-            del rows
-            yield last
-            window, skipped = window + 1, 0
+        with ThreadPoolExecutor(1) as ahead:
+            following: Future[Tensor] | None = None
+            while True:
+                rows = self._harvest(window) if following is None else following.result()
+                following = ahead.submit(self._harvest, window + 1) if self._stored(window + 1) else None
+                for number in range(skipped, self.batches_per_window - 1):
+                    yield rows[number * self.batch_size : (number + 1) * self.batch_size]
+                last = rows[-self.batch_size :].clone()  # whoever holds a view of a window holds all of it
+                del rows
+                yield last
+                window, skipped = window + 1, 0
+
+    def _stored(self, window: int) -> bool:
+        """Whether nothing of a window is to be harvested, so that it can be read while the one before it is used."""
+        return self.store is not None and bool(self.store.has(self._window(window).sequences).all())
 
     def _window(self, window: int) -> _Window:
         """Usable tokens number window·size … (window + 1)·size - 1, counted through the epochs."""
@@ -106,8 +114,11 @@ class ActivationStream:
         return _Window(np.concatenate(sequences), np.concatenate(places))
 
     @torch.no_grad()
-    def _harvest(self, window: _Window, *, shuffle: np.random.Generator) -> Float[Tensor, "row snapshot d_model"]:
-        harvester, target = self.harvester, torch.from_numpy(shuffle.permutation(len(window.places)))
+    def _harvest(self, number: int) -> Float[Tensor, "row snapshot d_model"]:
+        """The rows of a window, shuffled."""
+        harvester, window = self.harvester, self._window(number)
+        shuffle = np.random.default_rng([self.seed, 1, number])
+        target = torch.from_numpy(shuffle.permutation(len(window.places)))
         rows = torch.empty(len(window.places), harvester.n_snapshots, harvester.d_model, device=harvester.device)
         if self.store is None:
             self._run_models(window, rows, target)
@@ -174,22 +185,23 @@ def stream_of(run: Run, *, suite: Suite | None = None, seed: int | None = None) 
         window_tokens=settings.window_tokens,
         model_batch_size=settings.model_batch_size,
         seed=settings.seed if seed is None else seed,
-        store=None if settings.store_gb is None else store_of(run).view([run.steps.index(step) for step in steps]),
+        store=None if (store := store_of(run)) is None else store.view([run.steps.index(step) for step in steps]),
     )
 
 
-def store_of(run: Run) -> ActivationStore:
-    """The store of a run that has one, checked."""
-    settings, suite, corpus = run.study.train, suite_of(run), Corpus(run.corpus_folder / "train")
-    assert settings.store_gb is not None
+def store_of(run: Run) -> ActivationStore | None:
+    """The store of a run, checked; None for a run that keeps no activations."""
+    budget, suite, corpus = run.store_gb_of(run.study), suite_of(run), Corpus(run.corpus_folder / "train")
+    if budget is None:
+        return None
     store = ActivationStore(
         run.folder / "activations",
         key=activations_key(run),
         steps=suite.steps,
         width=suite.width(),
-        dtype=settings.store_dtype,
+        dtype=run.study.train.store_dtype,
         n_sequences=len(corpus),
-        max_bytes=int(settings.store_gb * 1e9),
+        max_bytes=int(budget * 1e9),
     )
     store.verify()
     return store
@@ -222,9 +234,10 @@ def verify_store(run: Run, *, compared: int = 8) -> Verified:
         StoreError: the run has no store; a shard is missing, short or changed; or rows are not what their snapshots
             give at their tokens.
     """
-    if run.study.train.store_gb is None or not (run.folder / "activations" / "manifest.json").is_file():
+    store = store_of(run) if (run.folder / "activations" / "manifest.json").is_file() else None
+    if store is None:
         raise StoreError(f"{run.folder} has no store: set train.store_gb in its study, and train")
-    store, harvester, corpus = store_of(run), harvester_of(run), Corpus(run.corpus_folder / "train")
+    harvester, corpus = harvester_of(run), Corpus(run.corpus_folder / "train")
     kept = np.flatnonzero(store.shard_of >= 0)
     kept = kept[np.lexsort((store.first_row[kept], store.shard_of[kept]))]
     chosen = kept[np.unique(np.linspace(0, len(kept) - 1, compared).round().astype(int))]

@@ -1,0 +1,46 @@
+"""Everything that docs/performance.md says: `make bench` (about two hours on two cores; nothing else should run).
+
+Usage: python -m benchmarks.speed [--only PART] [--page]
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed.agreement import agreement
+from benchmarks.speed.harvest import harvest
+from benchmarks.speed.page import write_page
+from benchmarks.speed.training import curves, training
+
+from ontogeny.run import default_cache, write_json
+
+PARTS: dict[str, Callable[[int], Any]] = {
+    "training": training,
+    "curves": curves,
+    "harvest": harvest,
+    "agreement": agreement,
+}
+
+
+def path_of(part: str) -> Path:
+    """Where the latest results of a part are kept."""
+    return default_cache() / "benchmarks" / "speed" / f"{part}.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--page", action="store_true", help="write the page from the latest results")
+    arguments = parser.parse_args()
+    if not arguments.page:
+        for part in [arguments.only] if arguments.only else PARTS:
+            write_json(path_of(part), PARTS[part](arguments.threads))
+    write_page({part: json.loads(path_of(part).read_text()) for part in PARTS if path_of(part).is_file()})
+
+
+if __name__ == "__main__":
+    main()

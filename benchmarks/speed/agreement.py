@@ -1,0 +1,81 @@
+"""The step over active entries beside the dense one, on the same batches for long: losses, and what is found of plants."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from benchmarks.speed.harvest import LAYER, harvest_task
+
+from ontogeny.activations.stream import stream_activations
+from ontogeny.config import CrosscoderConfig
+from ontogeny.corpus.pack import Corpus
+from ontogeny.dictionaries import train
+from ontogeny.dictionaries.losses import crosscoder_losses
+from ontogeny.dictionaries.train import train_crosscoder
+from ontogeny.progress import Events
+from ontogeny.suites.suite import open_suite
+from ontogeny.truth.planted import plant
+from ontogeny.truth.recovery import score_recovery
+
+STEPS, LAST = 2000, 10
+SNAPSHOTS = [0, 16, 64, 128, 256, 768, 2000, 5000]
+
+
+class _Losses(Events):
+    """Keeps the losses that the loop tells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: list[float] = []
+
+    def emit(self, stage: str, event: str, **fields: Any) -> None:
+        if event == "step":
+            self.losses.append(fields["loss"])
+
+
+def agreement(threads: int) -> dict[str, Any]:
+    """Loss of the last steps on eight snapshots of the reference suite, and recovery of the standard planted suite."""
+    torch.set_num_threads(threads)
+    found: dict[str, Any] = {}
+    for name, dense in (("active entries", False), ("dense", True)):
+        with _dense_products(dense):
+            found[name] = {"loss": _loss(), **_recovery()}
+        print(name, found[name], flush=True)
+    return found
+
+
+def _loss() -> float:
+    """Mean over what the loop tells of the last 200 steps."""
+    task, kept = harvest_task(), _Losses()
+    shared = Path(task["model"]).parent
+    suite = open_suite(shared, steps=SNAPSHOTS)
+    stream = stream_activations(suite, Corpus(task["corpus"]), hookpoint=f"resid_post.{LAYER}", batch_size=1024)
+    train_crosscoder(stream, CrosscoderConfig(n_features=2048, k=48, steps=STEPS), events=kept)
+    return fmean(kept.losses[-LAST:])
+
+
+def _recovery() -> dict[str, float]:
+    """Figures of the standard planted suite."""
+    suite = plant()
+    crosscoder = train_crosscoder(suite.batches(1024), CrosscoderConfig(n_features=320, k=8, steps=STEPS))
+    return score_recovery(suite, crosscoder).figures()
+
+
+@contextmanager
+def _dense_products(dense: bool) -> Iterator[None]:
+    """Have every step take the dense path."""
+    if not dense:
+        yield
+        return
+
+    def losses(*arguments: Any, **options: Any) -> Any:
+        return crosscoder_losses(*arguments, **options, dense_above=-1.0)
+
+    before, train.crosscoder_losses = train.crosscoder_losses, losses
+    try:
+        yield
+    finally:
+        train.crosscoder_losses = before

@@ -1,0 +1,155 @@
+"""docs/performance.md and its figures, from the latest results."""
+
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import geometric_mean
+from typing import Any
+
+import altair as alt
+import jinja2
+import numpy as np
+import polars as pl
+import torch
+import vl_convert
+from benchmarks.speed.peers import PEERS, UNUSED
+
+from ontogeny.report.figures.axes import BLUE, GREY, VERMILION
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+Rows = list[dict[str, Any]]
+
+
+def write_page(found: dict[str, Any]) -> None:
+    """docs/performance.md, docs/images/performance-*.svg."""
+    template = jinja2.Template(Path(__file__).with_name("page.md.j2").read_text(encoding="utf-8"), trim_blocks=True)
+    shown: dict[str, Any] = {"machine": _machine(), "threads": torch.get_num_threads(), "peers": _peers()}
+    if rows := found.get("training"):
+        shapes = list(dict.fromkeys(row["shape"] for row in rows))
+        shown["training"] = [(shape, _training([row for row in rows if row["shape"] == shape])) for shape in shapes]
+        shown["means"] = ", ".join(f"{name} {ratio:.2f}" for name, ratio in _means(rows).items())
+        _draw("peers", _bars(_means(rows)))
+    if rows := found.get("curves"):
+        shown["curves"] = _curves(rows)
+        _draw("curves", _lines(rows))
+    if figures := found.get("agreement"):
+        shown["agreement"] = _agreement(figures)
+    if rows := found.get("harvest"):
+        shown["harvest"] = _training(rows)
+    (DOCS / "performance.md").write_text(template.render(**shown).rstrip() + "\n", encoding="utf-8")
+
+
+def _machine() -> str:
+    """The processor, the number of cores, and torch."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor()
+    return f"{len(names) or 'unknown'} cores of {name}, torch {torch.__version__.split('+')[0]}"
+
+
+def _training(rows: Rows) -> str:
+    """A row per contender; ours first, from the first pair."""
+    done = [row for row in rows if row["installs"]]
+    first = done[0]
+    lines = [["Ontogeny, BatchTopK" if first.get("l0") else "Ontogeny", *_cells(first, "ours"), "1"]]
+    for row in rows:
+        if not row["installs"]:
+            lines.append([row["name"], "does not install", "", "", ""])
+            continue
+        spread = f"{row['ratio']:.2f} ({min(row['ratios']):.2f}…{max(row['ratios']):.2f})"
+        lines.append([row["name"], *_cells(row, "other"), spread])
+    return _table(["", "tokens a second", "memory, GB", "L0", "ratio"], lines)
+
+
+def _cells(row: dict[str, Any], which: str) -> list[str]:
+    memory, l0 = row["memory_ours" if which == "ours" else "memory"], row.get("l0") if which == "other" else None
+    return [f"{row['batch'] / row[which]:,.0f}", f"{memory:.2f}", "" if l0 is None else f"{l0:.0f}"]
+
+
+def _means(rows: Rows) -> dict[str, float]:
+    """Geometric mean of the ratios over the shapes."""
+    names = dict.fromkeys(row["name"] for row in rows if row["installs"])
+    return {name: geometric_mean([row["ratio"] for row in rows if row["name"] == name]) for name in names}
+
+
+def _exponent(rows: Rows) -> float:
+    """Slope of log seconds over log size, least squares."""
+    sizes, seconds = (np.log([row[name] for row in rows]) for name in ("size", "seconds"))
+    return float(np.polyfit(sizes, seconds, 1)[0])
+
+
+def _curves(rows: Rows) -> str:
+    lines = []
+    for curve in dict.fromkeys(row["curve"] for row in rows):
+        own = [row for row in rows if row["curve"] == curve]
+        cells = ", ".join(f"{row['size']:,}: {row['seconds'] * 1000:.0f} ms, {row['memory']:.2f} GB" for row in own)
+        lines.append([curve, cells, f"{_exponent(own):.2f}"])
+    return _table(["over", "a step, and the memory it adds", "exponent"], lines)
+
+
+def _agreement(figures: dict[str, dict[str, float]]) -> str:
+    columns = ["loss", "recovered", "births_exact", "strength_error"]
+    lines = [[name, *(f"{row[column]:.4g}" for column in columns)] for name, row in figures.items()]
+    a, b = figures.values()
+    lines.append(
+        ["difference", *(f"{(a[column] - b[column]) / b[column]:+.2%}" if b[column] else "" for column in columns)]
+    )
+    return _table(["", "loss", "plants recovered", "births exact", "strength RMSE"], lines)
+
+
+def _peers() -> str:
+    rows = [
+        [name.replace("_", " "), f"`pip install {' '.join(json.dumps(one) for one in asked)}`"]
+        for name, asked in PEERS.items()
+    ]
+    return (
+        _table(["peer", "environment"], rows)
+        + f"\n\nAfterwards `{UNUSED}` is removed, which was built for another torch."
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *rows])
+
+
+def _draw(name: str, chart: alt.Chart | alt.LayerChart | alt.HConcatChart) -> None:
+    (DOCS / "images" / f"performance-{name}.svg").write_text(
+        vl_convert.vegalite_to_svg(chart.to_json()), encoding="utf-8"
+    )
+
+
+def _bars(means: dict[str, float]) -> alt.LayerChart:
+    rows = pl.DataFrame(
+        [{"name": name, "ratio": ratio, "ours": name.startswith("Ontogeny")} for name, ratio in means.items()]
+    )
+    base = alt.Chart(rows).encode(
+        y=alt.Y("name:N", sort=list(means), title=None, axis=alt.Axis(labelLimit=320)),
+        x=alt.X("ratio:Q", title="time of a step / ours with BatchTopK", scale=alt.Scale(domainMin=0)),
+    )
+    bars = base.mark_bar().encode(color=alt.condition("datum.ours", alt.value(BLUE), alt.value(GREY)))
+    text = base.mark_text(align="left", dx=4).encode(text=alt.Text("ratio:Q", format=".2f"))
+    one = alt.Chart(pl.DataFrame({"x": [1.0]})).mark_rule(color=VERMILION, strokeDash=[4, 3]).encode(x="x:Q")
+    subtitle = "geometric mean over 8 and 32 snapshots; dashed: ours with BatchTopK"
+    return (bars + text + one).properties(
+        width=420, height=24 * len(means), title=alt.Title("Time of a training step beside ours", subtitle=subtitle)
+    )
+
+
+def _lines(rows: Rows) -> alt.HConcatChart:
+    panels = []
+    for curve, others in (("snapshots", "4,096 features"), ("features", "8 snapshots")):
+        own = [row for row in rows if row["curve"] == curve]
+        sizes = [row["size"] for row in own]
+        linear = [{"size": size, "seconds": own[-1]["seconds"] * size / sizes[-1]} for size in sizes]
+        x = alt.X("size:Q", scale=alt.Scale(type="log", base=2), title=curve, axis=alt.Axis(values=sizes, format="~s"))
+        y = alt.Y("seconds:Q", scale=alt.Scale(type="log"), title="seconds a step")
+        measured = alt.Chart(pl.DataFrame(own)).mark_line(point=True, color=BLUE).encode(x=x, y=y)
+        straight = alt.Chart(pl.DataFrame(linear)).mark_line(color=GREY, strokeDash=[4, 3]).encode(x=x, y=y)
+        title = alt.Title(
+            f"Over {curve}: size^{_exponent(own):.2f}",
+            subtitle=f"{others}, d_model 128, batch 1,024; dashed: in proportion",
+        )
+        panels.append((straight + measured).properties(width=300, height=220, title=title))
+    return alt.hconcat(*panels)

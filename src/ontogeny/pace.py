@@ -1,0 +1,183 @@
+"""How fast this machine is at what a study does: a few real steps of each part of the work, timed.
+
+Models have random weights of the study's shapes and the dictionary as many features as a short trial allows; time grows
+in proportion to them. Where codes are dense at first (relu, jumprelu), the trial sees that beginning and is too slow
+a forecast. A suite that loads its models again for every window (suite.memory_gb) takes longer than this says.
+"""
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from ontogeny.activations.store import ActivationStore, rounded
+from ontogeny.config import CrosscoderConfig
+from ontogeny.dictionaries.train import train_crosscoder
+from ontogeny.loop import numerics
+from ontogeny.models.hookpoints import read_hookpoint, truncate
+from ontogeny.models.load import quiet
+from ontogeny.models.names import parse_hookpoint
+from ontogeny.plan import GB, TABLE, Plan
+
+TRIAL_SECONDS = 1.0
+TRIAL_FLOP = 3e11
+"""Of one product of a trial's training step."""
+TRIAL_BYTES = 64e6
+"""Of the rows that are written and read."""
+WARM, TIMED = 2, 5
+
+
+class Pace(NamedTuple):
+    """Seconds a token, of all snapshots: to harvest it, to train on it, to write it to a store, to read it there."""
+
+    harvest: float
+    train: float
+    write: float
+    read: float
+
+
+def training_seconds(plan: Plan, pace: Pace, *, stored: bool) -> float:
+    """How long all trainings of a study take, activations streamed, or stored as far as the corpus goes."""
+    if not stored:
+        return plan.tokens_read * (pace.harvest + pace.train)
+    first = plan.tokens_kept * (pace.harvest + pace.write)
+    return first + (plan.tokens_read - plan.tokens_kept) * pace.read + plan.tokens_read * pace.train
+
+
+def cheaper_store(plan: Plan, pace: Pace) -> float | None:
+    """The budget of a store, in GB, where that saves a twentieth of the time and fits into half of the free disk; else
+    None."""
+    saves = training_seconds(plan, pace, stored=True) < 0.95 * training_seconds(plan, pace, stored=False)
+    fits = plan.kept_bytes < plan.disk_free() / 2
+    return math.ceil(plan.kept_bytes / GB * 10) / 10 if saves and fits else None
+
+
+def pace_table(plan: Plan, pace: Pace) -> pl.DataFrame:
+    """Tokens a second of each part of the work, and hours of all trainings, as in the plan's table."""
+    streamed, stored = (training_seconds(plan, pace, stored=stored) / 3600 for stored in (False, True))
+    rate = "tokens / s"
+    rows = [
+        ("harvest: pace", 1 / pace.harvest, rate, f"{plan.n_snapshots} models up to {plan.study.hookpoint}"),
+        ("train: pace", 1 / pace.train, rate, "the dictionary, activations at hand"),
+        ("train: pace, streamed", 1 / (pace.harvest + pace.train), rate, "both"),
+        ("train: pace, stored", 1 / (pace.read + pace.train), rate, "from the second reading on"),
+        ("trainings, streamed", streamed, "h", f"{plan.tokens_read:,.0f} tokens read and harvested"),
+        ("trainings, stored", stored, "h", f"{plan.tokens_kept:,.0f} of them harvested"),
+        ("disk: a whole store", plan.kept_bytes / GB, "GB", f"as {plan.study.train.store_dtype}"),
+    ]
+    return pl.DataFrame(rows, schema=TABLE, orient="row")
+
+
+def advice(plan: Plan, pace: Pace) -> str:
+    """Whether to stream or to store, in a sentence."""
+    budget, times = cheaper_store(plan, pace), plan.tokens_read / plan.tokens_kept
+    if budget is not None:
+        return f"each activation is read {times:.1f} times: storing them saves time here, train.store_gb: {budget:g}"
+    if training_seconds(plan, pace, stored=True) < 0.95 * training_seconds(plan, pace, stored=False):
+        return (
+            f"storing activations would save time, but {plan.kept_bytes / GB:.3g} GB is more than half of the free disk"
+        )
+    return f"each activation is read {times:.1f} times: streaming is as fast as storing here"
+
+
+def measure_pace(plan: Plan) -> Pace:
+    """Time a study's work on this machine; some ten seconds, and as much memory as a small part of the study.
+
+    Raises:
+        ConfigError: transformers does not know the models' configuration.
+    """
+    with numerics():
+        write, read = _store(plan)
+        return Pace(harvest=_harvest(plan), train=_train(plan), write=write, read=read)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    """Of one call, by as many as fill the trial, the first left out."""
+    taken: list[float] = []
+    while len(taken) < 3 or sum(taken) < TRIAL_SECONDS:
+        started = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - started)
+    return median(taken[1:])
+
+
+def _harvest(plan: Plan) -> float:
+    """Seconds a token through all models and into its row."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    quiet()
+    study, hookpoint = plan.study, parse_hookpoint(plan.study.hookpoint)
+    config = AutoConfig.for_model(**plan.config)
+    config.num_hidden_layers = plan.model.blocks
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, study.suite.dtype))
+    truncate(model, hookpoint)
+    model = model.to(_device()).eval()
+    shape = (study.train.model_batch_size, study.corpus.sequence_length)
+    tokens = torch.randint(plan.model.vocabulary, shape, device=_device())
+    rows = torch.empty(tokens.numel(), plan.n_snapshots, plan.model.width, device=_device())
+    target = torch.randperm(tokens.numel(), device=_device())
+
+    @torch.no_grad()
+    def work() -> None:
+        rows[target, 0] = read_hookpoint(model, tokens, hookpoint).float().flatten(0, 1)
+
+    return _seconds(work) / tokens.numel() * plan.positions * plan.n_snapshots
+
+
+def _train(plan: Plan) -> float:
+    """Seconds a token of a training step."""
+    study, n, d = plan.study, plan.n_snapshots, plan.model.width
+    batch, wanted = study.train.batch_size, study.dictionary.n_features
+    k = study.crosscoder.used_k or 1
+    n_features = max(min(wanted, 8 * k), min(wanted, int(TRIAL_FLOP / (2 * batch * n * d))))
+    settings = study.crosscoder.model_dump() | {
+        "n_features": n_features, "steps": WARM + TIMED, "norm_tokens": batch, "learning_rate": 1e-4,
+    }  # fmt: skip
+    pulled: list[float] = []
+    rows = torch.randn(batch, n, d)
+
+    def batches() -> Iterator[Tensor]:
+        for _ in range(WARM + TIMED + 1):
+            pulled.append(time.perf_counter())
+            yield rows
+
+    train_crosscoder(batches(), CrosscoderConfig(**settings), stage="trial")
+    return median(b - a for a, b in pairwise(pulled[1 + WARM :])) / batch * wanted / n_features
+
+
+def _store(plan: Plan) -> tuple[float, float]:
+    """Seconds a token to write and to read."""
+    n, d, length = plan.n_snapshots, plan.model.width, plan.study.corpus.sequence_length - 1
+    sequences = max(1, int(TRIAL_BYTES / (4 * n * d * length)))
+    tokens, rows = sequences * length, torch.randn(sequences * length, n, d)
+    lengths, numbers = torch.full((sequences,), length).numpy(), torch.arange(sequences).numpy()
+    target = torch.randperm(tokens).view(sequences, length)
+    there = next(path for path in (plan.folder, *plan.folder.absolute().parents) if path.is_dir())
+    with tempfile.TemporaryDirectory(dir=there, prefix=".trial-") as folder:
+        store = ActivationStore(
+            Path(folder), key="trial", steps=range(n), width=d, dtype=plan.study.train.store_dtype,
+            n_sequences=sequences, max_bytes=2 * rows.nbytes,
+        )  # fmt: skip
+        started = time.perf_counter()
+        store.add(numbers, lengths, rounded(rows, store.dtype))
+        write = time.perf_counter() - started
+
+        def read() -> None:
+            for sequence in range(sequences):
+                rows[target[sequence]] = store.read(sequence, slice(None))
+
+        return write / tokens, _seconds(read) / tokens
