@@ -5,8 +5,11 @@ import torch
 from torch import Tensor
 
 from ontogeny import Crosscoder, crosscoder_losses
+from ontogeny.config import CrosscoderConfig
 from ontogeny.dictionaries.activation_functions import ACTIVATIONS
 from ontogeny.dictionaries.kernels import Entries, column_sums, decode, read
+from ontogeny.dictionaries.train import train_crosscoder
+from ontogeny.truth.planted import plant
 
 N, D, F, BATCH = 3, 8, 40, 64
 CASES = [
@@ -57,6 +60,44 @@ def test_active_entries_give_the_losses_and_gradients_of_dense_products(
     tolerance = {} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-4}
     for dense, entries in zip(*found, strict=True):
         torch.testing.assert_close(entries, dense, **tolerance)
+
+
+@pytest.mark.parametrize(
+    ("activation", "options"),
+    [("batch_topk", {"k": 4}), ("topk", {"k": 4, "encoder": "mean"}), ("jumprelu", {"gate": "shared"})],
+)
+def test_codes_are_exact_where_active_features_are_found_in_bfloat16(
+    activation: str, options: dict[str, object]
+) -> None:
+    crosscoder, x = make(activation, torch.float64, **options)
+    exact = crosscoder.pre_activations(x)
+    rounded = exact.detach().bfloat16().double()
+    where = torch.zeros(BATCH * F, dtype=torch.bool)
+    where[crosscoder.places(rounded, k=crosscoder.k)] = True
+    where = where.view(BATCH, F)
+    if crosscoder.threshold is not None:
+        where &= exact * crosscoder.score_weight() > crosscoder.threshold
+    expected = (x - crosscoder.decode(exact * where)).square().sum() / BATCH
+    found = crosscoder_losses(
+        crosscoder, x, sparsity="none", pre=rounded, pre_is_exact=False, k=crosscoder.k, dense_above=1.0
+    ).reconstruction
+    torch.testing.assert_close(found, expected)
+    grads = [torch.autograd.grad(loss, list(crosscoder.parameters())) for loss in (found, expected)]
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_training_with_a_bfloat16_encoder_explains_as_much() -> None:
+    planted = plant(n_features=60, n_snapshots=4, d_model=32, active=4.0, seed=1)
+    explained = {}
+    for dtype in ("float32", "bfloat16"):
+        config = CrosscoderConfig(n_features=80, k=4, steps=150, encode_dtype=dtype)
+        crosscoder = train_crosscoder(planted.batches(256), config)
+        x = next(iter(planted.batches(1024, seed=1))) * crosscoder.norm_scale[:, None]
+        explained[dtype] = crosscoder_losses(crosscoder, x, sparsity="none").explained_variance.mean()
+    assert explained["bfloat16"] != explained["float32"]
+    assert float(explained["bfloat16"]) == pytest.approx(float(explained["float32"]), abs=0.01)
+    assert float(explained["float32"]) > 0.7
 
 
 @pytest.mark.parametrize("activation", ["relu", "topk", "batch_topk"])

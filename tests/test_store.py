@@ -124,6 +124,11 @@ def test_damage_is_found_before_training(small_run: Run, tmp_path: Path) -> None
             (tmp_path / name / shard).write_bytes(damaged)
         with pytest.raises(StoreError, match=said):
             store(small_run, tmp_path / name).verify()
+    kept = store(small_run, tmp_path / "whole")
+    kept.verify()
+    (tmp_path / "whole" / shard).write_bytes(bytes(flipped))
+    with pytest.raises(StoreError, match="has changed"):
+        kept.verify()
     with pytest.raises(StoreError, match="holds activations of key k, this study has other"):
         store(small_run, tmp_path / "whole", key="other")
     (tmp_path / "whole" / "manifest.json").write_text("{", encoding="utf-8")

@@ -23,7 +23,7 @@ from ontogeny.truth.planted import Planted, plant
 from ontogeny.truth.recovery import score_recovery
 
 VERSION = 2
-"""Raised when a change of the code makes what the cache holds untrue."""
+"""Raised when a change of the code or of its defaults makes what the cache holds untrue."""
 
 ACTIVE, STEPS, BATCH, SEEDS = 8, 2000, 1024, (0, 1, 2, 3, 4)
 OURS = "our defaults"
@@ -101,7 +101,7 @@ class Case:
 
     def path(self, kind: str) -> Path:
         """Where something of this case is kept."""
-        key = fingerprint(VERSION, self.planted, self.config().model_dump(), self.seed)
+        key = fingerprint(VERSION, self.planted, self.settings(), self.seed)
         return default_cache() / "benchmarks" / "truth" / f"{kind}-{key}"
 
     @property

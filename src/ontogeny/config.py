@@ -212,6 +212,8 @@ class OptimisationConfig(Settings):
     """Whether b_dec starts at the mean activation, which then is encoded as zero, or all biases at zero."""
     normalisation: Literal["mean", "robust"] = "mean"
     """`mean`: √d_model / mean norm; `robust`: √d_model / median norm of the centred activations."""
+    encode_dtype: Literal["float32", "bfloat16"] = "float32"
+    """`bfloat16`: active features are found by products of that precision, which are faster; codes are exact anyway."""
     aux_k: Annotated[int, Field(ge=0)] = 256
     """Dead features that reconstruct the residual (AuxK); 0 switches it off."""
     aux_weight: Annotated[float, Field(ge=0)] = 1.0

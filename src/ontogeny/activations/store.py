@@ -184,13 +184,14 @@ class ActivationStore:
         return StoreView(self, list(snapshots))
 
     def verify(self) -> None:
-        """Read every shard and compare its size and hash.
+        """Read every shard and compare its size and hash; not again what this process has read and nobody changed.
 
         Raises:
             StoreError: a shard is missing, short or changed.
         """
-        with progress_bar("verify store", len(self.shards), unit="shards") as bar:
-            for shard in self.shards:
+        unread = [shard for shard in self.shards if _state(self.folder / shard["name"]) not in _VERIFIED]
+        with progress_bar("verify store", len(unread), unit="shards") as bar:
+            for shard in unread:
                 path = self.folder / shard["name"]
                 again = f"remove {self.folder}, it will be made again"
                 if not path.is_file():
@@ -199,7 +200,17 @@ class ActivationStore:
                     raise StoreError(f"{path} has {path.stat().st_size:,} bytes, not {shard['bytes']:,}: {again}")
                 if file_hash(path) != shard["sha256"]:
                     raise StoreError(f"{path} has changed since it was written (its hash differs): {again}")
+                _VERIFIED.add(_state(path))
                 bar.advance(1)
+
+
+_VERIFIED: set[tuple[Path, int, int] | None] = set()
+"""Files as this process has read and found them."""
+
+
+def _state(path: Path) -> tuple[Path, int, int] | None:
+    """What changes with a file; None where there is none."""
+    return (path.absolute(), path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else None
 
 
 class StoreView:

@@ -38,22 +38,29 @@ class Crosscoder(Dictionary):
         rows = self.encoder_rows.index_select(0, features)
         return torch.addmm(self.b_enc.index_select(0, features), self.encoder_input(x), rows.T)
 
-    def places(self, pre: Float[Tensor, "batch feature"], *, k: int | None = None) -> Int[Tensor, " entry"]:
+    def places(
+        self,
+        pre: Float[Tensor, "batch feature"],
+        *,
+        k: int | None = None,
+        strength: Float[Tensor, "snapshot feature"] | None = None,
+    ) -> Int[Tensor, " entry"]:
         """Entries that are active at some snapshot, ascending places in the flattened [batch, feature]; by the training
-        rule where `k` is given."""
-        weight = self.score_weight() if self.gate == "shared" else self.strength().detach().amax(0)
+        rule where `k` is given. `strength` where it is known already."""
+        strength = (self.strength() if strength is None else strength).detach()
+        weight = self.score_weight(strength) if self.gate == "shared" else strength.amax(0)
         if k is None and self.activation.threshold == "estimated" and self.threshold is not None:
             return (self.activate(pre) > 0).flatten().nonzero()[:, 0]
         return self.activation.places(pre, weight=weight, k=k or self.k, threshold=self.threshold)
 
-    def score_weight(self) -> Float[Tensor, " feature"]:
+    def score_weight(self, strength: Float[Tensor, "snapshot feature"] | None = None) -> Float[Tensor, " feature"]:
         """What turns an encoder output into the score that features compete by, or are held against thresholds with.
 
         For TopK and BatchTopK √Σ_θ strength² (`score: l2`, what the squared error asks for), Σ_θ strength
         (`score: sum`, the published code) or max_θ strength (`score: max`). For JumpReLU with the shared gate
         Σ_θ strength.
         """
-        strength = self.strength().detach()
+        strength = (self.strength() if strength is None else strength).detach()
         order = {"l2": 2, "sum": 1, "max": float("inf")}["sum" if self.activation_name == "jumprelu" else self.score]
         return strength.norm(p=order, dim=0)
 

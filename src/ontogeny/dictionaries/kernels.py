@@ -78,9 +78,11 @@ def _weighted_sums(rows: Tensor, index: Tensor, weight: Tensor, starts: Tensor) 
 
 class _Read(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, pre: Tensor, entries: Entries) -> Tensor:
+    def forward(ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, pre: Tensor | None, entries: Entries) -> Tensor:
         ctx.save_for_backward(x, W_enc)
         ctx.entries = entries
+        if pre is None:
+            return entries.products(x, W_enc) + b_enc[entries.column]
         return pre.flatten()[entries.row * entries.shape[1] + entries.column]
 
     @staticmethod
@@ -123,11 +125,11 @@ def read(
     W_enc: Float[Tensor, "column width"],
     b_enc: Float[Tensor, " column"],
     *,
-    pre: Float[Tensor, "row column"],
+    pre: Float[Tensor, "row column"] | None,
     entries: Entries,
 ) -> Float[Tensor, " entry"]:
-    """`pre` = x W_encᵀ + b_enc at some entries, with the gradient of that product at these entries alone."""
-    return _Read.apply(x, W_enc, b_enc, pre.detach(), entries)  # type: ignore[return-value]
+    """x W_encᵀ + b_enc at some entries, with its gradient there alone; read from `pre` where that is known."""
+    return _Read.apply(x, W_enc, b_enc, pre, entries)  # type: ignore[return-value]
 
 
 def decode(

@@ -99,6 +99,7 @@ def crosscoder_losses(
     *,
     sparsity: str = "l1",
     pre: Float[Tensor, "batch feature"] | None = None,
+    pre_is_exact: bool = True,
     k: int | None = None,
     dense_above: float = DENSE_ABOVE,
 ) -> Losses:
@@ -107,6 +108,7 @@ def crosscoder_losses(
     Args:
         sparsity: a row of SPARSITY: `l1`, `tanh`, `tanh_quad` or `none`.
         pre: the batch's encoder outputs where they are known already.
+        pre_is_exact: whether they are more than what active entries are found by; if not, codes are made anew.
         k: use the training rule with this k instead of the inference rule.
         dense_above: share of active entries from which on dense products are used.
     Raises:
@@ -120,12 +122,14 @@ def crosscoder_losses(
     if pre is None:
         pre = dictionary.pre_activations(x)
     strength, kind = dictionary.strength(), SPARSITY[sparsity]
-    places = dictionary.places(pre.detach(), k=k)
+    places = dictionary.places(pre.detach(), k=k, strength=strength)
     if len(places) > dense_above * pre.numel():
+        pre = pre if pre_is_exact else dictionary.pre_activations(x)
         passed = (_shared if dictionary.gate == "shared" else _per_snapshot)(dictionary, pre, strength, kind, k)
     else:
         entries = Entries.at(places, (pre.shape[0], pre.shape[1]))
-        z = read(dictionary.encoder_input(x), dictionary.encoder_rows, dictionary.b_enc, pre=pre, entries=entries)
+        known = pre.detach() if pre_is_exact else None
+        z = read(dictionary.encoder_input(x), dictionary.encoder_rows, dictionary.b_enc, pre=known, entries=entries)
         over_entries = _shared_entries if dictionary.gate == "shared" else _per_snapshot_entries
         passed = over_entries(dictionary, z, entries, strength, kind)
         if dictionary.threshold is not None and dictionary.threshold.requires_grad:
@@ -159,7 +163,7 @@ def _shared_entries(
 ) -> _Passed:
     """The shared gate, from encoder outputs at the active entries."""
     (tokens, n_features), n = entries.shape, dictionary.n_snapshots
-    weight = dictionary.score_weight().index_select(0, entries.column)
+    weight = dictionary.score_weight(strength).index_select(0, entries.column)
     threshold = None if dictionary.threshold is None else dictionary.threshold.index_select(0, entries.column)
     code = dictionary.activation.of_entries(z, weight=weight, threshold=threshold)
     x_hat = decode(code, dictionary.decoder_rows, entries=entries) + dictionary.b_dec.flatten()
@@ -251,7 +255,7 @@ class _Closed(torch.autograd.Function):
         dictionary: Crosscoder = ctx.dictionary
         of_threshold = torch.zeros_like(threshold)
         if dictionary.gate == "shared":
-            gates = [(slice(0, dictionary.n_snapshots), dictionary.score_weight())]
+            gates = [(slice(0, dictionary.n_snapshots), dictionary.score_weight(strength))]
         else:
             gates = [(slice(snapshot, snapshot + 1), norms) for snapshot, norms in enumerate(strength)]
         rows = dictionary.decoder_rows.detach().view(dictionary.n_features, dictionary.n_snapshots, -1)
@@ -280,7 +284,7 @@ def _shared(dictionary: Crosscoder, pre: Tensor, strength: Tensor, sparsity: Spa
             return of_entry(code * strength).mean(0)
 
         means = torch.stack([_made_again(mean_at, code, norms) for norms in strength])
-    least = least_kept_score(code.detach(), dictionary.score_weight())
+    least = least_kept_score(code.detach(), dictionary.score_weight(strength))
     l0 = _l0(code).expand(dictionary.n_snapshots)
     return _Passed(dictionary.decode(code), means, l0, (code > 0).any(0), least)
 

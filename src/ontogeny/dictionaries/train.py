@@ -102,6 +102,10 @@ class _CrosscoderLearner:
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(groups, fused=True)
         self.silent_tokens = torch.zeros(config.n_features, dtype=torch.int64, device=golden.device)
         self.threshold = torch.zeros((), device=golden.device)
+        self.low_rows: Tensor | None = None
+        """Encoder rows in low precision, where products of that are asked for."""
+        if config.encode_dtype == "bfloat16":
+            self.low_rows = torch.empty_like(crosscoder.encoder_rows, dtype=torch.bfloat16, requires_grad=False)
 
     def before_step(self, step: int) -> None:
         """Set the thresholds that the step's gradient goes through."""
@@ -115,10 +119,12 @@ class _CrosscoderLearner:
     def loss(self, batch: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
         config, crosscoder = self.config, self.crosscoder
         x = batch.to(crosscoder.b_dec.device, crosscoder.b_dec.dtype) * crosscoder.norm_scale[:, None]
-        pre, k = crosscoder.pre_activations(x), self._k(step)
+        pre, k = self._encode(x), self._k(step)
         if not math.isfinite(pre.detach().sum().item()):
             raise TrainingError(f"encoder outputs are not finite at step {step}: lower the learning rate")
-        losses = crosscoder_losses(crosscoder, x, sparsity=config.sparsity_loss, pre=pre, k=k)
+        losses = crosscoder_losses(
+            crosscoder, x, sparsity=config.sparsity_loss, pre=pre, pre_is_exact=self.low_rows is None, k=k
+        )
         total = losses.reconstruction + config.sparsity_weight * self._ramp(step) * losses.sparsity
         if (config.aux_k or config.preactivation_weight) and len(dead := self._dead()):
             of_dead = crosscoder.pre_activations_of(dead, x)
@@ -131,6 +137,15 @@ class _CrosscoderLearner:
             "dead": float((self.silent_tokens >= config.dead_after_tokens).float().mean()),
         }
         return total, figures
+
+    def _encode(self, x: Tensor) -> Tensor:
+        """All encoder outputs, in the precision asked for."""
+        if self.low_rows is None:
+            return self.crosscoder.pre_activations(x)
+        with torch.no_grad():
+            self.low_rows.copy_(self.crosscoder.encoder_rows)
+            inputs = self.crosscoder.encoder_input(x).to(self.low_rows.dtype)
+            return (inputs @ self.low_rows.T).float() + self.crosscoder.b_enc
 
     def _ramp(self, step: int) -> float:
         """How far the sparsity warm-up has come, 0 to 1."""
