@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ontogeny.activations.harvest import Harvester
 from ontogeny.activations.stream import ActivationStream
-from ontogeny.config import CorpusConfig, CrosscoderConfig, MeasureConfig, fingerprint
+from ontogeny.config import CorpusConfig, CrosscoderConfig, MeasureConfig
 from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.load import load_dictionary
@@ -32,6 +32,7 @@ from ontogeny.features.splice import measure_splices
 from ontogeny.loop import numerics
 from ontogeny.progress import progress_bar
 from ontogeny.run import atomic_path, default_cache, write_json
+from ontogeny.settings import fingerprint
 from ontogeny.suites.suite import Suite, open_suite
 
 STEPS = [0, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1000, 1400, 2800, 5000]

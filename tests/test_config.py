@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ontogeny.config import dump_study, fingerprint, load_study
+from ontogeny.config import dump_study, load_study
 from ontogeny.errors import ConfigError
+from ontogeny.settings import fingerprint
 from ontogeny.study import check_study, preset
 
 STUDY = {

@@ -1,4 +1,4 @@
-"""The step over active entries beside the dense one, on the same batches for long: losses, and what is found of plants."""
+"""Steps over active entries and dense ones on the same batches for long: losses, and what is found of plants."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -5,37 +5,18 @@ immutable `StudyConfig`. Stages take their own section and nothing else.
 """
 
 import glob
-import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from ontogeny.errors import ConfigError, did_you_mean
+from ontogeny.errors import ConfigError
+from ontogeny.settings import Settings, parse
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Settings(BaseModel):
-    """A section of settings: immutable, and strict about names."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _know_every_key(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            for key in values:
-                if str(key) not in cls.model_fields:
-                    raise ConfigError(
-                        f"unknown setting '{key}' in {cls.__name__}{did_you_mean(str(key), cls.model_fields)}; "
-                        f"it has: {', '.join(cls.model_fields)}"
-                    )
-        return values
 
 
 class TokenizerConfig(Settings):
@@ -333,22 +314,6 @@ class StudyConfig(Settings):
         return CrosscoderConfig(**self.dictionary.model_dump(), **optimisation, steps=self.train.steps)
 
 
-def parse(model: type[Settings], values: Any, *, where: str) -> Any:
-    """Build `model` from plain values; anything wrong becomes one `ConfigError` line that names the setting."""
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where}: expected settings as `key: value`, found {type(values).__name__}")
-    try:
-        return model.model_validate(values)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        setting = ".".join(str(part) for part in first["loc"]) or "settings"
-        if first["type"] == "missing":
-            raise ConfigError(f"{where}: setting '{setting}' is missing") from None
-        raise ConfigError(f"{where}: {setting} = {first['input']!r}: {first['msg']}") from None
-
-
 def load_study(path: str | Path) -> StudyConfig:
     """Read a study file. Relative paths in it are looked up from the working directory, then from the file's folder.
 
@@ -403,13 +368,3 @@ def _exists(pattern: str) -> bool:
 def dump_study(study: StudyConfig) -> str:
     """The resolved study as YAML, every default written out."""
     return yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def fingerprint(*parts: Any) -> str:
-    """A short hash of settings and other plain values; equal values give equal fingerprints on every machine."""
-
-    def plain(value: Any) -> Any:
-        return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-
-    text = json.dumps([plain(part) for part in parts], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

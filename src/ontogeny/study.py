@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 from ontogeny import tables
 from ontogeny.activations.key import activations_key, pretrain_key
 from ontogeny.analyses import ANALYSES
-from ontogeny.config import StudyConfig, TruthConfig, fingerprint, load_study
+from ontogeny.config import StudyConfig, TruthConfig, load_study
 from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
 from ontogeny.errors import ConfigError, CorpusError, RunError, did_you_mean
 from ontogeny.models.names import check_hookpoint, parse_hookpoint
 from ontogeny.plan import plan_study
 from ontogeny.run import Run, remove, run_folder
+from ontogeny.settings import fingerprint
 from ontogeny.suites.suite import study_suite, suite_of
 from ontogeny.truth.checks import CHECKS
 

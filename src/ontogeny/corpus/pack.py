@@ -17,13 +17,14 @@ from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 import polars as pl
 
-from ontogeny.config import CorpusConfig, TokenizerConfig, fingerprint
+from ontogeny.config import CorpusConfig, TokenizerConfig
 from ontogeny.corpus.pydocs import environment_key
 from ontogeny.corpus.readers import Document, Documents, expand
 from ontogeny.corpus.tokenizer import load_tokenizer, start_token, tokenizer_hash, train_tokenizer
 from ontogeny.errors import CorpusError
 from ontogeny.progress import progress_bar
 from ontogeny.run import atomic_path, content_state, default_cache, file_hash, write_json, write_text
+from ontogeny.settings import fingerprint
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

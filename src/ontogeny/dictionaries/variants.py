@@ -6,11 +6,12 @@ from typing import Any
 from torch import Tensor
 
 from ontogeny.activations.stream import stream_of
-from ontogeny.config import CrosscoderConfig, fingerprint
+from ontogeny.config import CrosscoderConfig
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.load import load_dictionary
 from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.run import Run, remove, write_text
+from ontogeny.settings import fingerprint
 
 
 def variant(
