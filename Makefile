@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test soak check lint types floors docs truth bench-change-point bench-memory bench-activations clean
+.PHONY: help demo test soak check lint types floors docs truth bench bench-change-point bench-memory bench-activations clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -40,6 +40,9 @@ docs: $(STAMP)
 
 truth: $(STAMP)  ## train on planted suites, write docs/truth.md (hours; what the cache holds is not made again)
 	$(BIN)/python -m benchmarks.truth
+
+bench: $(STAMP)  ## training and harvest beside plain loops and peers, write docs/performance.md (about two hours)
+	$(BIN)/python -m benchmarks.speed
 
 bench-change-point: $(STAMP)  ## false positives and power of the test for a turning point
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.change_point

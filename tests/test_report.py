@@ -5,10 +5,12 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree
 
 import polars as pl
 import pytest
 
+from conftest import Command
 from ontogeny import tables
 from ontogeny.errors import RunError
 from ontogeny.report.figures import axes
@@ -42,6 +44,17 @@ def test_the_report_is_one_file_that_asks_no_other_host(small_run: Run) -> None:
     assert not re.findall(r"<script[^>]*src", page)
     assert page.count("window.vegaEmbed=") == 1
     assert len(page) < 3_000_000
+
+
+def test_figures_are_written_for_papers(small_run: Run, command: Command, tmp_path: Path) -> None:
+    specs = specs_of(small_run.report_path.read_text(encoding="utf-8"))
+    names = sorted(name for name in specs if not name.startswith("feature-"))
+    assert command("report", small_run.folder, "--figures", tmp_path)[0] == 0
+    assert sorted(path.stem for path in tmp_path.iterdir()) == names
+    for path in tmp_path.iterdir():
+        words = " ".join(ElementTree.parse(path).getroot().itertext())
+        assert "step" in words
+        assert len(words) > 40
 
 
 def test_every_figure_has_a_title_and_titled_axes(small_run: Run) -> None:

@@ -202,12 +202,22 @@ def truth(study: StudyArgument, out: OutOption = None, as_json: JsonOption = Fal
 
 
 @app.command()
-def report(study: StudyArgument, out: OutOption = None, as_json: JsonOption = False) -> None:
+def report(
+    study: StudyArgument,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+    figures: Annotated[Path | None, typer.Option("--figures", help="Also write every figure as SVG into here.")] = None,
+) -> None:
     """Write a study's report (after what comes before it).
 
-    Example: ontogeny report runs/demo
+    Example: ontogeny report runs/demo --figures figures
     """
-    _run(study, out, "report", as_json)
+    done = _run(study, out, "report", as_json)
+    if figures is not None:
+        from ontogeny.report.page import write_figures
+
+        written = write_figures(done, figures)
+        print(f"wrote {len(written)} figures into {figures}", file=sys.stderr)
 
 
 @suites_app.command("show")

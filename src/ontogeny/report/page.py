@@ -19,6 +19,17 @@ DENSITY_RANGE = (2e-4, 0.05)
 TOP_EXAMPLES, OWN_EXAMPLES, LOGIT_TOKENS, SNAPSHOTS_PER_CARD = 6, 3, 8, 5
 
 
+def write_figures(run: Run, folder: Path) -> list[Path]:
+    """Write each figure of the report as `NAME.svg` into a folder and return the paths."""
+    import vl_convert
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.svg" for name in figures.drawn(run.study)]
+    for path, draw in zip(paths, figures.drawn(run.study).values(), strict=True):
+        write_text(path, vl_convert.vegalite_to_svg(draw(run)))
+    return paths
+
+
 def write_report(run: Run) -> Path:
     """Write `report.html` into the run folder and return its path."""
     import vl_convert
