@@ -20,7 +20,7 @@ demo: $(STAMP)  ## pre-train a small LM, study it, write runs/demo/report.html
 test: $(STAMP) check  ## lint, types, import floors, docs drift, then the test suite
 	$(BIN)/python -m pytest
 
-soak: $(STAMP)  ## ten random kills in each long stage: results must not change by a bit (less than 10 minutes)
+soak: $(STAMP)  ## ten random kills in each long stage: results must not change by a bit (about 10 minutes)
 	$(BIN)/python tests/soak.py
 
 check: lint types floors docs  ## all static checks

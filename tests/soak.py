@@ -4,10 +4,12 @@ python tests/soak.py [--kills 10] [--seed SEED] [STAGE …]
 
 A round starts from the run as it was before the stage, and kills and resumes the stage until it ends. Moments are drawn
 from a third of the time that the stage takes undisturbed, so that several hit each round: before, between and after its
-checkpoints. A kill after the end of the stage does not count; rounds are repeated until the kills are enough.
+checkpoints. A kill after the end of the stage does not count; rounds are repeated until the kills are enough. `store`
+is `train` with its activations kept on disk as float32; at its end the store is held against the models.
 """
 
 import argparse
+import json
 import random
 import shutil
 import signal
@@ -21,11 +23,12 @@ from typing import Any
 import yaml
 
 from conftest import small_study, write_stdlib
+from ontogeny.activations.stream import verify_store
 from ontogeny.progress import read_events
 from ontogeny.run import Run
 from test_resume import results
 
-STAGES = ("pretrain", "train", "measure")
+STAGES = ("pretrain", "store", "train", "measure")
 RUNNER = """
 import sys
 import ontogeny.loop
@@ -70,6 +73,27 @@ def kill_in_stage(run: Run, stage: str, seconds: float) -> str | None:
     return f"from step {came_from:3}, killed at step {max(steps):3} after {seconds:.2f} s"
 
 
+def with_store(before: Path) -> Path:
+    """A copy of a run whose study keeps activations."""
+    folder = before.with_name("with-store")
+    shutil.copytree(before, folder)
+    study = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
+    study["train"] |= {"store_gb": 1.0, "store_dtype": "float32"}
+    (folder / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
+    return folder
+
+
+def check_store(run: Run) -> None:
+    """End with what is wrong, if a store lost or doubled a sequence."""
+    found = verify_store(run)
+    manifest = json.loads((run.folder / "activations" / "manifest.json").read_text(encoding="utf-8"))
+    entered = [sequence for shard in manifest["shards"] for sequence in shard["sequences"]]
+    shards = list((run.folder / "activations").glob("*.safetensors"))
+    if not len(entered) == len(set(entered)) == found.sequences or len(shards) != found.shards:
+        sys.exit(f"{run.folder}: {len(entered)} sequences entered, {found.sequences} kept, {len(shards)} shards")
+    print(f"{'store':>8}  {found.sequences:,} sequences in {found.shards} shards, as the models give them", flush=True)
+
+
 def soak(stage: str, before: Path, reference: Run, kills: int, draw: random.Random) -> Path:
     """Kill a stage so many times; the run of the last round, the stage done.
 
@@ -80,7 +104,7 @@ def soak(stage: str, before: Path, reference: Run, kills: int, draw: random.Rand
     done, round_ = 0, 0
     while True:
         round_ += 1
-        run = Run(before.with_name(f"{stage}-{round_}"))
+        run = Run(before.with_name(f"{before.name}-{stage}-{round_}"))
         shutil.copytree(before, run.folder)
         while done < kills and (where := kill_in_stage(run, stage, draw.uniform(0, longest))):
             done += 1
@@ -119,7 +143,10 @@ def main() -> None:
     shutil.copytree(reference.folder, killed)
     finish(start("run", reference.folder))
     for stage in options.stages:
-        killed = soak(stage, killed, reference, options.kills, draw)
+        if stage == "store":
+            check_store(Run(soak("train", with_store(killed), reference, options.kills, draw)))
+        else:
+            killed = soak(stage, killed, reference, options.kills, draw)
     finish(start("run", killed))
     compare(Run(killed), reference)
     assert results(Run(killed)).keys() == results(reference).keys()
