@@ -11,11 +11,14 @@ if TYPE_CHECKING:
     from ontogeny.causal.relie import reldec as reldec
     from ontogeny.causal.relie import relie as relie
     from ontogeny.config import CrosscoderConfig as CrosscoderConfig
+    from ontogeny.config import SAESeriesConfig as SAESeriesConfig
     from ontogeny.config import StudyConfig as StudyConfig
     from ontogeny.corpus.pack import open_corpus as open_corpus
     from ontogeny.dictionaries.crosscoder import Crosscoder as Crosscoder
     from ontogeny.dictionaries.load import load_dictionary as load_dictionary
     from ontogeny.dictionaries.losses import crosscoder_losses as crosscoder_losses
+    from ontogeny.dictionaries.sae_series import SAESeries as SAESeries
+    from ontogeny.dictionaries.track import train_sae_series as train_sae_series
     from ontogeny.dictionaries.train import train_crosscoder as train_crosscoder
     from ontogeny.errors import InputError as InputError
     from ontogeny.errors import OntogenyError as OntogenyError
@@ -34,6 +37,9 @@ _PLACES = {
     "load_dictionary": "ontogeny.dictionaries.load",
     "train_crosscoder": "ontogeny.dictionaries.train",
     "CrosscoderConfig": "ontogeny.config",
+    "SAESeries": "ontogeny.dictionaries.sae_series",
+    "train_sae_series": "ontogeny.dictionaries.track",
+    "SAESeriesConfig": "ontogeny.config",
     "StudyConfig": "ontogeny.config",
     "relie": "ontogeny.causal.relie",
     "reldec": "ontogeny.causal.relie",
@@ -50,6 +56,8 @@ __all__ = [
     "CrosscoderConfig",
     "InputError",
     "OntogenyError",
+    "SAESeries",
+    "SAESeriesConfig",
     "StudyConfig",
     "crosscoder_losses",
     "load_dictionary",
@@ -63,6 +71,7 @@ __all__ = [
     "score_recovery",
     "stream_activations",
     "train_crosscoder",
+    "train_sae_series",
 ]
 
 

@@ -213,6 +213,22 @@ class CrosscoderConfig(OptimisationConfig, DictionaryConfig):
     """None: until the batches end; the learning rate then falls only if their number is known."""
 
 
+class SAESeriesConfig(OptimisationConfig, DictionaryConfig):
+    """Settings of `train_sae_series`."""
+
+    steps: Annotated[list[Positive], Field(min_length=1)] = [2000, 100]
+    """Of each SAE in the order of training; the last holds for all that follow."""
+    next_learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    """Learning rate of every SAE but the first, as a share of the first's."""
+    direction: Literal["forward", "reverse"] = "forward"
+    """Whether the first snapshot's SAE is trained from scratch, or the last one's."""
+
+    def of_sae(self, place: int) -> CrosscoderConfig:
+        """What `train_crosscoder` takes for one SAE, by its place in the order of training."""
+        own = {name: getattr(self, name) for name in CrosscoderConfig.model_fields if name != "steps"}
+        return CrosscoderConfig(**own, steps=self.steps[min(place, len(self.steps) - 1)])
+
+
 class TrainConfig(OptimisationConfig):
     """Training of a study's dictionary from a stream of activations."""
 

@@ -38,10 +38,10 @@ class Dictionary(nn.Module, ABC):
     Args:
         W_enc: [snapshot, d_model, feature].
         W_dec: [snapshot, feature, d_model].
-        b_enc: [feature].
+        b_enc: [feature], or [snapshot, feature] where every snapshot has an encoder of its own.
         b_dec: [snapshot, d_model].
         activation: a row of `ontogeny.dictionaries.activation_functions.ACTIVATIONS`.
-        threshold: [feature], on the score, where the activation has one.
+        threshold: of the shape of b_enc, on the score, where the activation has one.
         k: mean number of active features per token, where the activation has one.
         gate: `shared`, one code for all snapshots; `per_snapshot` (jumprelu), open where the feature is strong enough.
         score: what topk and batch_topk multiply encoder outputs by: `l2`, √Σ strength²; `sum`, Σ strength; `max`, the
@@ -55,6 +55,8 @@ class Dictionary(nn.Module, ABC):
     """
 
     kind: str
+    one_encoder = True
+    """Whether one encoder reads all snapshots, or each has its own and with it a code of its own."""
 
     def __init__(
         self,
@@ -90,8 +92,9 @@ class Dictionary(nn.Module, ABC):
         if not W_enc.is_floating_point():
             W_enc = W_enc.float()
         n, d, f = W_enc.shape
-        shapes = {"W_dec": (W_dec, (n, f, d)), "b_enc": (b_enc, (f,)), "b_dec": (b_dec, (n, d))}
-        shapes |= {} if threshold is None else {"threshold": (threshold, (f,))}
+        of_encoder = (f,) if self.one_encoder else (n, f)
+        shapes = {"W_dec": (W_dec, (n, f, d)), "b_enc": (b_enc, of_encoder), "b_dec": (b_dec, (n, d))}
+        shapes |= {} if threshold is None else {"threshold": (threshold, of_encoder)}
         shapes |= {} if norm_scale is None else {"norm_scale": (norm_scale, (n,))}
         for name, (tensor, shape) in shapes.items():
             if tuple(tensor.shape) != shape:

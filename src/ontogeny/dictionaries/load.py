@@ -5,9 +5,10 @@ from pathlib import Path
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.dictionary import Dictionary
 from ontogeny.dictionaries.files import read_folder
+from ontogeny.dictionaries.sae_series import SAESeries
 from ontogeny.errors import DictionaryError
 
-KINDS: dict[str, type[Dictionary]] = {"crosscoder": Crosscoder}
+KINDS: dict[str, type[Dictionary]] = {"crosscoder": Crosscoder, "sae_series": SAESeries}
 GOLDEN_TOLERANCE = 1e-4
 
 

@@ -280,6 +280,7 @@ def train_crosscoder(
     events: Events | None = None,
     device: torch.device | str | None = None,
     stage: str = "train",
+    start: Crosscoder | None = None,
 ) -> Crosscoder:
     """Train a crosscoder on raw activations; it scales them itself and keeps the scale as `norm_scale`.
 
@@ -289,6 +290,7 @@ def train_crosscoder(
         checkpoint: file for the state of a training that may be interrupted; remove it when the result is saved.
         key: fingerprint of what the batches depend on; a checkpoint of other settings or batches is ignored.
         stage: what progress and events call this training.
+        start: a crosscoder to take weights and learned thresholds from, in place of random ones.
     Returns:
         The trained crosscoder on the CPU, its inference threshold set.
     Raises:
@@ -303,7 +305,7 @@ def train_crosscoder(
     with numerics():
         saved = kept.read()
         if saved is None:
-            source, learner = _start(batches, config, device)
+            source, learner = _start(batches, config, device, start)
         else:
             source, learner = batches, _restored(saved["learner"], config, device)
         del saved
@@ -332,7 +334,7 @@ def _restored(state: dict[str, Any], config: CrosscoderConfig, device: torch.dev
 
 
 def _start(
-    batches: Iterable[Tensor], config: CrosscoderConfig, device: torch.device
+    batches: Iterable[Tensor], config: CrosscoderConfig, device: torch.device, start: Crosscoder | None
 ) -> tuple[_Replayed, _CrosscoderLearner]:
     """Look at the first batches to measure norm_scale and to initialise."""
     replayed = _Replayed(batches, config.norm_tokens)
@@ -341,4 +343,7 @@ def _start(
     raw = torch.cat(replayed.first).to(device)
     scale = norm_scale_of(raw, robust=config.normalisation == "robust")
     x = replayed.first[0].to(device) * scale[:, None]
-    return replayed, _CrosscoderLearner(config, initial_crosscoder(config, x, scale), x[:8].clone())
+    if start is None:
+        return replayed, _CrosscoderLearner(config, initial_crosscoder(config, x, scale), x[:8].clone())
+    crosscoder = Crosscoder(**start.tensors() | {"norm_scale": scale.cpu()}, **_settings(config)).to(device)
+    return replayed, _CrosscoderLearner(config, crosscoder, x[:8].clone())

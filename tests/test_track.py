@@ -1,0 +1,138 @@
+"""The SAE series: what it computes, that features keep their index, and that a killed one goes on."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import ontogeny as og
+from ontogeny.dictionaries import track
+from ontogeny.errors import ConfigError
+from ontogeny.truth.planted import Planted, plant
+
+SETTINGS = {"n_features": 48, "k": 4, "steps": [400, 200], "next_learning_rate": 0.3, "dead_after_tokens": 5000}
+
+
+class Of:
+    """One snapshot's batches of a planted suite."""
+
+    def __init__(self, planted: Planted, place: int, *, two_axes: bool = False) -> None:
+        self.planted, self.place, self.two_axes = planted, place, two_axes
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.starting_at(0)
+
+    def starting_at(self, batch: int) -> Iterator[Tensor]:
+        for x in self.planted.batches(256).starting_at(batch):
+            yield x[:, self.place] if self.two_axes else x[:, self.place : self.place + 1]
+
+
+@pytest.fixture(scope="module")
+def planted() -> Planted:
+    return plant(n_features=32, n_snapshots=4, d_model=24, active=3.0, births=torch.tensor([1.0, 0, 0, 0]), seed=3)
+
+
+@pytest.fixture(scope="module")
+def series(planted: Planted) -> og.SAESeries:
+    return og.train_sae_series([Of(planted, place) for place in range(4)], og.SAESeriesConfig(**SETTINGS))
+
+
+def test_a_series_is_its_saes_side_by_side(planted: Planted, series: og.SAESeries) -> None:
+    x = next(iter(planted.batches(64, seed=1))) * series.norm_scale[:, None]
+    code, x_hat = series(x)
+    assert code.shape == (64, 4, 48)
+    for place in range(4):
+        z = x[:, place] @ series.W_enc[place] + series.b_enc[place]
+        assert series.threshold is not None
+        kept = (z * series.strength()[place] > series.threshold[place]) & (z > 0)
+        torch.testing.assert_close(code[:, place], z * kept)
+        torch.testing.assert_close(x_hat[:, place], code[:, place] @ series.W_dec[place] + series.b_dec[place])
+        one = series.sae(place)(x[:, place : place + 1])
+        torch.testing.assert_close(one.code, code[:, place])
+    folded = series.fold_normalisation()
+    torch.testing.assert_close(folded(x / series.norm_scale[:, None]).x_hat * series.norm_scale[:, None], x_hat)
+
+
+def test_saved_and_loaded_it_is_the_same(series: og.SAESeries, tmp_path: Path) -> None:
+    loaded = og.load_dictionary(series.save(tmp_path / "series"))
+    assert isinstance(loaded, og.SAESeries)
+    for name, tensor in series.tensors().items():
+        assert torch.equal(loaded.tensors()[name], tensor)
+    assert torch.equal(og.SAESeries.of([series.sae(place) for place in range(4)]).W_enc, series.W_enc)
+
+
+def test_features_keep_their_index_and_explain_what_a_cold_sae_does(planted: Planted, series: og.SAESeries) -> None:
+    x = next(iter(planted.batches(2048, seed=1))) * series.norm_scale[:, None]
+    config = og.CrosscoderConfig(n_features=48, k=4, steps=400, dead_after_tokens=5000)
+    for place in (1, 3):
+        cold = og.train_crosscoder(Of(planted, place), config)
+        warm_ev, cold_ev = (
+            float(og.crosscoder_losses(sae, x[:, place : place + 1]).explained_variance)
+            for sae in (series.sae(place), cold)
+        )
+        assert warm_ev > cold_ev - 0.02 > 0.8
+    unit = torch.nn.functional.normalize(series.W_dec, dim=2)
+    for place in range(3):
+        nearest = (unit[place] @ unit[place + 1].T).argmax(1)
+        assert float((nearest == torch.arange(48)).float().mean()) > 0.9
+
+
+def test_reverse_starts_at_the_end(planted: Planted) -> None:
+    settings = SETTINGS | {"steps": [60, 1], "next_learning_rate": 1e-9}
+    forward, reverse = (
+        og.train_sae_series(
+            [Of(planted, place, two_axes=True) for place in range(4)],
+            og.SAESeriesConfig(**settings, direction=direction),
+        )
+        for direction in ("forward", "reverse")
+    )
+    for found in (forward, reverse):
+        torch.testing.assert_close(found.W_dec, found.W_dec[:1].expand(4, -1, -1), rtol=0, atol=1e-6)
+    alone = og.train_crosscoder(
+        Of(planted, 3), og.CrosscoderConfig(n_features=48, k=4, steps=60, dead_after_tokens=5000)
+    )
+    torch.testing.assert_close(reverse.W_dec[3], alone.W_dec[0])
+    assert not torch.allclose(forward.W_dec[3], alone.W_dec[0])
+
+
+def test_a_killed_series_goes_on_where_it_stopped(
+    planted: Planted, series: og.SAESeries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(sae: object, folder: Path | None, key: str) -> None:
+        if folder is not None and folder.name == "sae-0002":
+            raise KeyboardInterrupt
+        keep(sae, folder, key)  # type: ignore[arg-type]
+
+    batches = [Of(planted, place) for place in range(4)]
+    keep = track._keep
+    monkeypatch.setattr(track, "_keep", killed)
+    monkeypatch.setattr("ontogeny.loop.CHECKPOINT_SECONDS", 0.05)
+    with pytest.raises(KeyboardInterrupt):
+        og.train_sae_series(batches, og.SAESeriesConfig(**SETTINGS), folder=tmp_path)
+    assert (tmp_path / "sae-0002.pt").is_file()
+    monkeypatch.setattr(track, "_keep", keep)
+    trained: list[str] = []
+
+    def counted(*arguments: object, **options: object) -> og.Crosscoder:
+        trained.append(str(options["stage"]))
+        return train(*arguments, **options)  # type: ignore[arg-type]
+
+    train = track.train_crosscoder
+    monkeypatch.setattr(track, "train_crosscoder", counted)
+    again = og.train_sae_series(batches, og.SAESeriesConfig(**SETTINGS), folder=tmp_path)
+    assert trained == ["sae-2", "sae-3"]
+    for name, tensor in series.tensors().items():
+        assert torch.equal(again.tensors()[name], tensor)
+    assert not list(tmp_path.glob("*.pt"))
+    og.train_sae_series(batches, og.SAESeriesConfig(**SETTINGS), folder=tmp_path)
+    assert trained == ["sae-2", "sae-3"]
+    changed = SETTINGS | {"steps": [400, 201]}
+    og.train_sae_series(batches, og.SAESeriesConfig(**changed), folder=tmp_path)
+    assert trained[2:] == ["sae-1", "sae-2", "sae-3"]
+
+
+def test_no_snapshot_is_refused() -> None:
+    with pytest.raises(ConfigError, match="one snapshot at least"):
+        og.train_sae_series([], og.SAESeriesConfig(**SETTINGS))
