@@ -87,6 +87,46 @@ def test_codes_are_exact_where_active_features_are_found_in_bfloat16(
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("gate", ["shared", "per_snapshot"])
+def test_thresholds_are_pulled_once_where_active_features_are_found_in_bfloat16(gate: str) -> None:
+    crosscoder, x = make("jumprelu", torch.float64, gate=gate)
+    assert crosscoder.threshold is not None
+    crosscoder.threshold.requires_grad_()
+    exact = crosscoder.pre_activations(x).detach()
+    noise = 0.02 * torch.randn(exact.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    losses = crosscoder_losses(crosscoder, x, sparsity="none", pre=exact + noise, pre_is_exact=False, dense_above=1.0)
+    found = torch.autograd.grad(losses.reconstruction, [crosscoder.threshold])[0]
+    # by hand: what is found by the noisy outputs counts with exact ones, all else with the noisy ones
+    threshold, W_dec = crosscoder.threshold.detach(), crosscoder.W_dec.detach()
+    listed = torch.zeros(BATCH * F, dtype=torch.bool)
+    listed[crosscoder.places(exact + noise)] = True
+    z = torch.where(listed.view(BATCH, F), exact, exact + noise)
+    weights = crosscoder.score_weight()[None].expand(N, -1) if gate == "shared" else crosscoder.strength().detach()
+    u = z[:, None] * weights
+    code = z[:, None] * ((u > threshold) & listed.view(BATCH, 1, F))
+    error = torch.einsum("bsf,sfd->bsd", code, W_dec) + crosscoder.b_dec.detach() - x
+    near = ((u - threshold).abs() < 2) & (u > 0)
+    slope = torch.where(weights > 0, -threshold / (4 * weights), 0.0)
+    expected = (torch.einsum("bsd,sfd->bsf", 2 * error / BATCH, W_dec) * near * slope).sum((0, 1))
+    assert not torch.equal(listed.view(BATCH, F), (exact * weights.amax(0) > threshold))
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_feature_without_directions_pulls_no_threshold() -> None:
+    crosscoder, x = make("jumprelu", torch.float32)
+    with torch.no_grad():
+        crosscoder.decoder_rows[5] = 0
+        crosscoder.threshold[5] = 30.0  # type: ignore[index]
+        crosscoder.b_enc += 20
+    assert crosscoder.threshold is not None
+    crosscoder.threshold.requires_grad_()
+    for dense_above in (0.0, 1.0):
+        losses = crosscoder_losses(crosscoder, x, sparsity="tanh", dense_above=dense_above)
+        pulls = torch.autograd.grad(losses.reconstruction + losses.sparsity, [crosscoder.threshold])[0]
+        assert pulls.isfinite().all()
+        assert pulls[5] == 0
+
+
 def test_training_with_a_bfloat16_encoder_explains_as_much() -> None:
     planted = plant(n_features=60, n_snapshots=4, d_model=32, active=4.0, seed=1)
     explained = {}
@@ -94,7 +134,9 @@ def test_training_with_a_bfloat16_encoder_explains_as_much() -> None:
         config = CrosscoderConfig(n_features=80, k=4, steps=150, encode_dtype=dtype)
         crosscoder = train_crosscoder(planted.batches(256), config)
         x = next(iter(planted.batches(1024, seed=1))) * crosscoder.norm_scale[:, None]
-        explained[dtype] = crosscoder_losses(crosscoder, x, sparsity="none").explained_variance.mean()
+        losses = crosscoder_losses(crosscoder, x, sparsity="none")
+        explained[dtype] = losses.explained_variance.mean()
+        assert float(losses.l0.mean()) == pytest.approx(4, rel=0.05)
     assert explained["bfloat16"] != explained["float32"]
     assert float(explained["bfloat16"]) == pytest.approx(float(explained["float32"]), abs=0.01)
     assert float(explained["float32"]) > 0.7
@@ -128,11 +170,14 @@ def test_sums_over_entries_by_hand() -> None:
 @pytest.mark.parametrize("gate", ["shared", "per_snapshot"])
 def test_entries_in_chunks_give_the_same(gate: str, monkeypatch: pytest.MonkeyPatch) -> None:
     crosscoder, x = make("jumprelu", torch.float64, gate=gate)
+    assert crosscoder.threshold is not None
+    parameters = [*crosscoder.parameters(), crosscoder.threshold.requires_grad_()]
     found = []
-    for chunk in (10**9, 500):
-        monkeypatch.setattr("ontogeny.dictionaries.losses.ENTRIES_AT_ONCE", chunk)
+    for entries, tokens in ((10**9, 10**9), (500, 10)):
+        monkeypatch.setattr("ontogeny.dictionaries.losses.ENTRIES_AT_ONCE", entries)
+        monkeypatch.setattr("ontogeny.dictionaries.losses.TOKENS_AT_ONCE", tokens)
         losses = crosscoder_losses(crosscoder, x, sparsity="tanh_quad", dense_above=1.0)
-        found.append([*losses, *torch.autograd.grad(losses.reconstruction + losses.sparsity, crosscoder.parameters())])
+        found.append([*losses, *torch.autograd.grad(losses.reconstruction + losses.sparsity, parameters)])
     for whole, parts in zip(*found, strict=True):
         torch.testing.assert_close(parts, whole)
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from conftest import Command
+from ontogeny.activations import store as module
 from ontogeny.activations.harvest import harvester_of
 from ontogeny.activations.store import ActivationStore, rounded
 from ontogeny.activations.stream import ActivationStream, store_of, stream_of, verify_store
@@ -107,7 +108,7 @@ def test_the_budget_is_never_exceeded_and_the_batches_are_the_same(small_run: Ru
     assert torch.equal(found, take(stream(small_run, store(small_run, tmp_path / "all", dtype="float16"))))
 
 
-def test_damage_is_found_before_training(small_run: Run, tmp_path: Path) -> None:
+def test_damage_is_found_before_training(small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     take(stream(small_run, store(small_run, tmp_path / "whole")))
     shard = sorted((tmp_path / "whole").glob("*.safetensors"))[1].name
     content = (tmp_path / "whole" / shard).read_bytes()
@@ -124,8 +125,16 @@ def test_damage_is_found_before_training(small_run: Run, tmp_path: Path) -> None
             (tmp_path / name / shard).write_bytes(damaged)
         with pytest.raises(StoreError, match=said):
             store(small_run, tmp_path / name).verify()
-    kept = store(small_run, tmp_path / "whole")
+    kept, read = store(small_run, tmp_path / "whole"), []
+    original = module.file_hash
+    monkeypatch.setattr(module, "file_hash", lambda path: read.append(path) or original(path))
+    kept.verify(again=True)
     kept.verify()
+    assert len(read) == len(kept.shards)
+    kept.shards[0]["sha256"], was = "other", kept.shards[0]["sha256"]
+    with pytest.raises(StoreError, match="has changed"):
+        kept.verify()
+    kept.shards[0]["sha256"] = was
     (tmp_path / "whole" / shard).write_bytes(bytes(flipped))
     with pytest.raises(StoreError, match="has changed"):
         kept.verify()
@@ -149,17 +158,16 @@ def test_what_a_kill_left_half_done_is_neither_lost_nor_doubled(
             raise KeyboardInterrupt
         original(*arguments)  # type: ignore[arg-type]
 
-    from ontogeny.activations import store as module
-
     original = module.write_json
     monkeypatch.setattr(module, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         take(stream(small_run, store(small_run, tmp_path)))
     monkeypatch.setattr(module, "write_json", original)
     again = store(small_run, tmp_path)
-    assert len(again.shards) == killed_at - 1 == len(list(tmp_path.glob("*.safetensors")))
+    assert len(again.shards) == killed_at - 1 == len(list(tmp_path.glob("*.safetensors"))) - 1
     assert torch.equal(take(stream(small_run, again)), take(stream(small_run, None)))
     again.verify()
+    assert len(again.shards) == len(list(tmp_path.glob("*.safetensors")))
     entered = [sequence for shard in again.shards for sequence in shard["sequences"]]
     assert len(entered) == len(set(entered))
 
@@ -194,7 +202,7 @@ def test_store_verify_compares_the_store_with_the_models(
     assert found.sequences == int((store_of(stored_run).shard_of >= 0).sum()) > 3
     code, lines = command("store", "verify", small_run.folder)
     assert (code, len(lines)) == (2, 1)
-    assert "has no store: set train.store_gb" in lines[0]
+    assert "keeps no activations: set train.store_gb" in lines[0]
     run = Run(shutil.copytree(stored_run.folder, tmp_path / "run"))
     path = run.folder / "activations" / "000000.safetensors"
     values = load_file(path)["values"]

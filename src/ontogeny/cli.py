@@ -118,19 +118,24 @@ def plan(
     from ontogeny.plan import plan_study
 
     planned = plan_study(*_load(study, out))
-    table, sentence = planned.table(), None
-    if pace:
-        from ontogeny.pace import advice, measure_pace, pace_table
-
-        measured = measure_pace(planned)
-        table, sentence = pl.concat([table, pace_table(planned, measured)]), advice(planned, measured)
-    if as_json:
-        print(json.dumps(table.to_dicts()))
-    else:
-        _print_table(table)
-    planned.require_room()
+    tables, said = [planned.table()], []
     if not as_json:
-        print(*([] if sentence is None else [sentence]), f"next: ontogeny run {study}", sep="\n")
+        _print_table(tables[0])
+    try:
+        planned.require_room()
+        if pace:
+            from ontogeny.pace import advice, measure_pace, pace_table
+
+            measured = measure_pace(planned)
+            tables.append(pace_table(planned, measured))
+            said.append(advice(planned, measured))
+    finally:
+        if as_json:
+            print(json.dumps(pl.concat(tables).to_dicts()))
+    if not as_json:
+        for table in tables[1:]:
+            _print_table(table)
+        print(*said, f"next: ontogeny run {study}", sep="\n")
 
 
 @app.command()

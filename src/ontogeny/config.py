@@ -194,7 +194,8 @@ class OptimisationConfig(Settings):
     normalisation: Literal["mean", "robust"] = "mean"
     """`mean`: √d_model / mean norm; `robust`: √d_model / median norm of the centred activations."""
     encode_dtype: Literal["float32", "bfloat16"] = "float32"
-    """`bfloat16`: active features are found by products of that precision, which are faster; codes are exact anyway."""
+    """`bfloat16`: which features are active is found by products of that precision, faster where a processor has them;
+    the codes of those that are found are float32."""
     aux_k: Annotated[int, Field(ge=0)] = 256
     """Dead features that reconstruct the residual (AuxK); 0 switches it off."""
     aux_weight: Annotated[float, Field(ge=0)] = 1.0
@@ -239,10 +240,10 @@ class TrainConfig(OptimisationConfig):
     model_batch_size: Positive = 16
     """Sequences that a model reads at once; it changes no batch."""
     store_gb: Annotated[float, Field(gt=0)] | Literal["auto"] | None = None
-    """Disk for activations that were harvested once, in units of 1e9 bytes; None: nothing is stored; `auto`: what is
-    cheaper here, by a few timed steps."""
+    """Disk for activations that were harvested once, in units of 1e9 bytes; None: nothing is stored; `auto`: all of
+    them or none, what is cheaper here by a few timed steps when the dictionary is trained."""
     store_dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float16"
-    """How stored activations are rounded (`int8`: with a scale per token and snapshot); batches are, stored or not."""
+    """How activations are rounded where `store_gb` is set, stored or not; `int8` has a scale per token and snapshot."""
 
     @property
     def steps(self) -> int:

@@ -1,4 +1,4 @@
-"""What this machine has free."""
+"""Memory that this machine leaves to a stage: what the system has available, within its limits."""
 
 from collections.abc import Iterator
 from pathlib import Path

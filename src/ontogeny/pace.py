@@ -1,8 +1,10 @@
 """How fast this machine is at what a study does: a few real steps of each part of the work, timed.
 
-Models have random weights of the study's shapes and the dictionary as many features as a short trial allows; time grows
-in proportion to them. Where codes are dense at first (relu, jumprelu), the trial sees that beginning and is too slow
-a forecast. A suite that loads its models again for every window (suite.memory_gb) takes longer than this says.
+Models have random weights of the study's shapes. The dictionary has as many features as a short trial allows, and twice
+those, and a line through both goes on to the study's number. Where codes are dense at first (relu, jumprelu) the trial
+sees that beginning and forecasts too slow a pace; features that die cost more than it sees. A suite that loads its
+models again for every window (suite.memory_gb) takes longer than this says, and so does a store that the system does
+not hold in memory.
 """
 
 import math
@@ -28,11 +30,13 @@ from ontogeny.models.names import parse_hookpoint
 from ontogeny.plan import GB, TABLE, Plan
 
 TRIAL_SECONDS = 1.0
-TRIAL_FLOP = 3e11
+TRIAL_FLOP = 1e11
 """Of one product of a trial's training step."""
+SPARSE = 16
+"""Times k: as many features as keep the codes of a trial sparse."""
 TRIAL_BYTES = 64e6
 """Of the rows that are written and read."""
-WARM, TIMED = 2, 5
+WARM, TIMED = 2, 4
 
 
 class Pace(NamedTuple):
@@ -45,19 +49,28 @@ class Pace(NamedTuple):
 
 
 def training_seconds(plan: Plan, pace: Pace, *, stored: bool) -> float:
-    """How long all trainings of a study take, activations streamed, or stored as far as the corpus goes."""
+    """How long all trainings of a study take, activations streamed, or those of its own dictionary stored."""
+    training = plan.tokens_read * pace.train
     if not stored:
-        return plan.tokens_read * (pace.harvest + pace.train)
-    first = plan.tokens_kept * (pace.harvest + pace.write)
-    return first + (plan.tokens_read - plan.tokens_kept) * pace.read + plan.tokens_read * pace.train
+        return training + plan.tokens_read * pace.harvest
+    harvested = plan.tokens_kept + plan.tokens_missed
+    again = plan.tokens_read - harvested
+    return training + harvested * pace.harvest + plan.tokens_kept * pace.write + again * pace.read
 
 
-def cheaper_store(plan: Plan, pace: Pace) -> float | None:
-    """The budget of a store, in GB, where that saves a twentieth of the time and fits into half of the free disk; else
-    None."""
-    saves = training_seconds(plan, pace, stored=True) < 0.95 * training_seconds(plan, pace, stored=False)
-    fits = plan.kept_bytes < plan.disk_free() / 2
-    return math.ceil(plan.kept_bytes / GB * 10) / 10 if saves and fits else None
+def cheaper_store(plan: Plan, pace: Pace) -> float:
+    """The budget of a store, in GB, where that saves a twentieth of the time and takes at most half of the disk that
+    the rest of the run leaves free; else 0."""
+    return math.ceil(plan.kept_bytes / GB * 10) / 10 if _saves(plan, pace) and _fits(plan) else 0.0
+
+
+def _saves(plan: Plan, pace: Pace) -> bool:
+    return training_seconds(plan, pace, stored=True) < 0.95 * training_seconds(plan, pace, stored=False)
+
+
+def _fits(plan: Plan) -> bool:
+    others = sum(size for kind, size in plan.disk().items() if kind != "activations")
+    return plan.kept_bytes < (plan.disk_free() - others) / 2
 
 
 def pace_table(plan: Plan, pace: Pace) -> pl.DataFrame:
@@ -78,22 +91,21 @@ def pace_table(plan: Plan, pace: Pace) -> pl.DataFrame:
 
 def advice(plan: Plan, pace: Pace) -> str:
     """Whether to stream or to store, in a sentence."""
-    budget, times = cheaper_store(plan, pace), plan.tokens_read / plan.tokens_kept
-    if budget is not None:
-        return f"each activation is read {times:.1f} times: storing them saves time here, train.store_gb: {budget:g}"
-    if training_seconds(plan, pace, stored=True) < 0.95 * training_seconds(plan, pace, stored=False):
+    times = plan.tokens_read / plan.tokens_kept
+    if not _saves(plan, pace):
+        return f"each activation is read {times:.1f} times: streaming is as fast as storing here"
+    if not _fits(plan):
         return (
             f"storing activations would save time, but {plan.kept_bytes / GB:.3g} GB is more than half of the free disk"
         )
-    return f"each activation is read {times:.1f} times: streaming is as fast as storing here"
+    return (
+        f"each activation is read {times:.1f} times: storing them saves time here, "
+        f"train.store_gb: {cheaper_store(plan, pace):g}"
+    )
 
 
 def measure_pace(plan: Plan) -> Pace:
-    """Time a study's work on this machine; some ten seconds, and as much memory as a small part of the study.
-
-    Raises:
-        ConfigError: transformers does not know the models' configuration.
-    """
+    """Time a study's work on this machine. It takes a model up to the hookpoint and a part of a training step."""
     with numerics():
         write, read = _store(plan)
         return Pace(harvest=_harvest(plan), train=_train(plan), write=write, read=read)
@@ -128,7 +140,7 @@ def _harvest(plan: Plan) -> float:
     model = model.to(_device()).eval()
     shape = (study.train.model_batch_size, study.corpus.sequence_length)
     tokens = torch.randint(plan.model.vocabulary, shape, device=_device())
-    rows = torch.empty(tokens.numel(), plan.n_snapshots, plan.model.width, device=_device())
+    rows = torch.empty(tokens.numel(), min(plan.n_snapshots, 8), plan.model.width, device=_device())
     target = torch.randperm(tokens.numel(), device=_device())
 
     @torch.no_grad()
@@ -139,24 +151,31 @@ def _harvest(plan: Plan) -> float:
 
 
 def _train(plan: Plan) -> float:
-    """Seconds a token of a training step."""
+    """Seconds a token of a training step, by a line through two numbers of features where the study's is too many."""
     study, n, d = plan.study, plan.n_snapshots, plan.model.width
-    batch, wanted = study.train.batch_size, study.dictionary.n_features
-    k = study.crosscoder.used_k or 1
-    n_features = max(min(wanted, 8 * k), min(wanted, int(TRIAL_FLOP / (2 * batch * n * d))))
-    settings = study.crosscoder.model_dump() | {
-        "n_features": n_features, "steps": WARM + TIMED, "norm_tokens": batch, "learning_rate": 1e-4,
+    wanted, batch = study.dictionary.n_features, study.train.batch_size
+    tried = max(SPARSE * (study.crosscoder.used_k or 1), int(TRIAL_FLOP / (2 * batch * n * d)))
+    rows = torch.randn(batch, n, d)
+    if wanted <= 2 * tried:
+        return _step(plan, rows, wanted) / batch
+    small, large = _step(plan, rows, tried), _step(plan, rows, 2 * tried)
+    return (small + (large - small) * (wanted - tried) / tried) / batch
+
+
+def _step(plan: Plan, rows: Tensor, n_features: int) -> float:
+    """Seconds of a training step."""
+    settings = plan.study.crosscoder.model_dump() | {
+        "n_features": n_features, "steps": WARM + TIMED + 1, "norm_tokens": len(rows), "learning_rate": 1e-4,
     }  # fmt: skip
     pulled: list[float] = []
-    rows = torch.randn(batch, n, d)
 
     def batches() -> Iterator[Tensor]:
-        for _ in range(WARM + TIMED + 1):
+        while True:
             pulled.append(time.perf_counter())
             yield rows
 
     train_crosscoder(batches(), CrosscoderConfig(**settings), stage="trial")
-    return median(b - a for a, b in pairwise(pulled[1 + WARM :])) / batch * wanted / n_features
+    return median(b - a for a, b in pairwise(pulled[WARM:]))
 
 
 def _store(plan: Plan) -> tuple[float, float]:
@@ -166,8 +185,7 @@ def _store(plan: Plan) -> tuple[float, float]:
     tokens, rows = sequences * length, torch.randn(sequences * length, n, d)
     lengths, numbers = torch.full((sequences,), length).numpy(), torch.arange(sequences).numpy()
     target = torch.randperm(tokens).view(sequences, length)
-    there = next(path for path in (plan.folder, *plan.folder.absolute().parents) if path.is_dir())
-    with tempfile.TemporaryDirectory(dir=there, prefix=".trial-") as folder:
+    with tempfile.TemporaryDirectory(prefix="ontogeny-trial-") as folder:
         store = ActivationStore(
             Path(folder), key="trial", steps=range(n), width=d, dtype=plan.study.train.store_dtype,
             n_sequences=sequences, max_bytes=2 * rows.nbytes,

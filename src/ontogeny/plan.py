@@ -37,7 +37,7 @@ BATCHES, BATCHES_PER_SNAPSHOT = 8, 30
 FEATURES = "dictionary.n_features"
 WORK = {
     "harvest": "all models on the tokens to train on, up to the hookpoint",
-    "train": "5 dense products a step; where codes are sparse hardly more than one",
+    "train": "5 dense products a step; where codes are sparse hardly more than one, with jumprelu two",
     "measure": "models and dictionary on the tokens to measure",
     "analyse": "dictionaries that the analyses train",
     "truth": "dictionaries that the checks train",
@@ -199,15 +199,31 @@ class Plan:
 
     @property
     def tokens_read(self) -> float:
-        """Tokens that trainings read at all snapshots, epochs and further dictionaries counted."""
-        seeds = 0 if self.study.truth is None else len(self.study.truth.seeds)
-        return self.study.train.steps * self.study.train.batch_size * (1 + self._further() + seeds)
+        """Tokens that trainings read at all snapshots: epochs, further dictionaries, seeds and nulls counted."""
+        return self._trained * (1 + self._further()) + self._read_by_seeds + self._read_by_nulls
 
     @property
     def tokens_kept(self) -> int:
-        """Tokens that a store without a budget would keep."""
-        trained = self.study.train.steps * self.study.train.batch_size
-        return min(trained, self.corpus_tokens or trained)
+        """Tokens that a store without a budget would keep: those that the study's dictionary is trained on."""
+        return min(self._trained, self.corpus_tokens or self._trained)
+
+    @property
+    def tokens_missed(self) -> float:
+        """Tokens that such a store would lack: other seeds read the corpus in an order of their own."""
+        return self._read_by_seeds * (1 - self.tokens_kept / (self.corpus_tokens or self._trained))
+
+    @property
+    def _trained(self) -> int:
+        return self.study.train.steps * self.study.train.batch_size
+
+    @property
+    def _read_by_seeds(self) -> int:
+        return 0 if self.study.truth is None else len(self.study.truth.seeds) * self._trained
+
+    @property
+    def _read_by_nulls(self) -> float:
+        """One null reads all snapshots, the other one of them."""
+        return 0.0 if self.study.truth is None else self.study.truth.null_tokens * (1 + 1 / self.n_snapshots)
 
     @property
     def kept_bytes(self) -> float:

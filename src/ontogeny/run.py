@@ -176,9 +176,9 @@ class Run:
         return self.table("examples")
 
     def store_gb_of(self, study: StudyConfig) -> float | None:
-        """The budget of the store of activations; where the study says `auto`, what was decided for this run."""
+        """The budget of the store of activations; where the study says `auto`, what was decided for this run, or 0."""
         asked = study.train.store_gb
-        return self.manifest.get("store_gb") if asked == "auto" else asked
+        return self.manifest.get("store", {}).get("gb", 0.0) if asked == "auto" else asked
 
     def analysis(self, name: str) -> pl.DataFrame:
         """The table of one analysis, such as `emergence`."""

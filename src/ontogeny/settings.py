@@ -36,11 +36,14 @@ def parse(model: type[Settings], values: Any, *, where: str) -> Any:
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        setting = ".".join(str(part) for part in first["loc"]) or "settings"
+        first, *others = error.errors()
+        setting = ".".join(str(part) for part in first["loc"] if str(part).replace("_", "").isalnum()) or "settings"
         if first["type"] == "missing":
             raise ConfigError(f"{where}: setting '{setting}' is missing") from None
-        raise ConfigError(f"{where}: {setting} = {first['input']!r}: {first['msg']}") from None
+        # a setting that may take several forms fails once for each
+        forms = [other["msg"] for other in others if other["loc"][:-1] == first["loc"][:-1]]
+        said = "; or: ".join([first["msg"], *forms])
+        raise ConfigError(f"{where}: {setting} = {first['input']!r}: {said}") from None
 
 
 def fingerprint(*parts: Any) -> str:

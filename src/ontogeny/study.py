@@ -86,11 +86,12 @@ def _train(run: Run) -> list[Path]:
     from ontogeny.dictionaries.train import train_crosscoder
     from ontogeny.loop import matmul_precision
 
-    if run.study.train.store_gb == "auto" and "store_gb" not in run.manifest:
+    if run.study.train.store_gb == "auto" and run.manifest.get("store", {}).get("key") != _train_key(run):
         from ontogeny.pace import cheaper_store, measure_pace
 
         plan = plan_study(run.study, run.folder)
-        run.update_manifest(store_gb=cheaper_store(plan, measure_pace(plan)))
+        run.update_manifest(store={"key": _train_key(run), "gb": cheaper_store(plan, measure_pace(plan))})
+        plan.require_room({"train"})
     crosscoder = train_crosscoder(
         stream_of(run),
         run.study.crosscoder,

@@ -100,9 +100,7 @@ class ActivationStore:
         path = folder / "manifest.json"
         if path.is_file():
             self._take_up(path)
-        for stray in folder.glob("*.safetensors"):
-            if stray.name not in {shard["name"] for shard in self.shards}:
-                stray.unlink()
+        self.swept = False
 
     def _take_up(self, path: Path) -> None:
         try:
@@ -131,6 +129,8 @@ class ActivationStore:
         self, sequences: Int[np.ndarray, " sequence"], lengths: Int[np.ndarray, " sequence"], rows: Rounded
     ) -> None:
         """Keep the rows of some whole sequences, one after another, as far as the budget goes."""
+        if not self.swept:
+            self._sweep()
         per_row = rows.nbytes / max(1, len(rows.values))
         ends = lengths.cumsum()
         fit = int(np.searchsorted(ends, (self.max_bytes - self.nbytes - HEADER_BYTES) / per_row, side="right"))
@@ -154,6 +154,14 @@ class ActivationStore:
             }
         )
         write_json(self.folder / "manifest.json", {**self.about, "shards": self.shards})
+
+    def _sweep(self) -> None:
+        """Remove what a kill left: shards that were not entered. Only who adds does so, or it might be another's."""
+        known = {shard["name"] for shard in self.shards}
+        for stray in self.folder.glob("*.safetensors"):
+            if stray.name not in known:
+                stray.unlink()
+        self.swept = True
 
     def _enter(self, shard: dict[str, Any]) -> None:
         sequences, lengths = np.array(shard["sequences"]), np.array(shard["lengths"])
@@ -183,34 +191,37 @@ class ActivationStore:
         """What a stream of some of the snapshots sees of the store."""
         return StoreView(self, list(snapshots))
 
-    def verify(self) -> None:
-        """Read every shard and compare its size and hash; not again what this process has read and nobody changed.
+    def verify(self, *, again: bool = False) -> None:
+        """Read every shard and compare its size and hash.
 
+        Args:
+            again: also those that this process has read and nobody changed since.
         Raises:
             StoreError: a shard is missing, short or changed.
         """
-        unread = [shard for shard in self.shards if _state(self.folder / shard["name"]) not in _VERIFIED]
+        unread = [shard for shard in self.shards if again or self._state(shard) not in _VERIFIED]
         with progress_bar("verify store", len(unread), unit="shards") as bar:
             for shard in unread:
                 path = self.folder / shard["name"]
-                again = f"remove {self.folder}, it will be made again"
+                advice = f"remove {self.folder}, it will be made again"
                 if not path.is_file():
-                    raise StoreError(f"{path} is missing: {again}")
+                    raise StoreError(f"{path} is missing: {advice}")
                 if path.stat().st_size != shard["bytes"]:
-                    raise StoreError(f"{path} has {path.stat().st_size:,} bytes, not {shard['bytes']:,}: {again}")
+                    raise StoreError(f"{path} has {path.stat().st_size:,} bytes, not {shard['bytes']:,}: {advice}")
                 if file_hash(path) != shard["sha256"]:
-                    raise StoreError(f"{path} has changed since it was written (its hash differs): {again}")
-                _VERIFIED.add(_state(path))
+                    raise StoreError(f"{path} has changed since it was written (its hash differs): {advice}")
+                _VERIFIED.add(self._state(shard))
                 bar.advance(1)
 
+    def _state(self, shard: dict[str, Any]) -> tuple[object, ...]:
+        """What changes with a shard or with what is known of it."""
+        path = self.folder / shard["name"]
+        changed = (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else ()
+        return (path.absolute(), shard["sha256"], *changed)
 
-_VERIFIED: set[tuple[Path, int, int] | None] = set()
-"""Files as this process has read and found them."""
 
-
-def _state(path: Path) -> tuple[Path, int, int] | None:
-    """What changes with a file; None where there is none."""
-    return (path.absolute(), path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else None
+_VERIFIED: set[tuple[object, ...]] = set()
+"""Shards as this process has read and found them."""
 
 
 class StoreView:

@@ -76,8 +76,8 @@ class ActivationStream:
         with ThreadPoolExecutor(1) as ahead:
             following: Future[Tensor] | None = None
             while True:
-                rows = self._harvest(window) if following is None else following.result()
-                following = ahead.submit(self._harvest, window + 1) if self._stored(window + 1) else None
+                rows = self._harvest(self._window(window), window) if following is None else following.result()
+                following = self._begin(window + 1, ahead)
                 for number in range(skipped, self.batches_per_window - 1):
                     yield rows[number * self.batch_size : (number + 1) * self.batch_size]
                 last = rows[-self.batch_size :].clone()  # whoever holds a view of a window holds all of it
@@ -85,9 +85,11 @@ class ActivationStream:
                 yield last
                 window, skipped = window + 1, 0
 
-    def _stored(self, window: int) -> bool:
-        """Whether nothing of a window is to be harvested, so that it can be read while the one before it is used."""
-        return self.store is not None and bool(self.store.has(self._window(window).sequences).all())
+    def _begin(self, number: int, ahead: ThreadPoolExecutor) -> "Future[Tensor] | None":
+        """Begin to read a window while the one before it is used, where nothing of it is to be harvested."""
+        if self.store is None or not self.store.has((window := self._window(number)).sequences).all():
+            return None
+        return ahead.submit(self._harvest, window, number)
 
     def _window(self, window: int) -> _Window:
         """Usable tokens number window·size … (window + 1)·size - 1, counted through the epochs."""
@@ -114,9 +116,9 @@ class ActivationStream:
         return _Window(np.concatenate(sequences), np.concatenate(places))
 
     @torch.no_grad()
-    def _harvest(self, number: int) -> Float[Tensor, "row snapshot d_model"]:
-        """The rows of a window, shuffled."""
-        harvester, window = self.harvester, self._window(number)
+    def _harvest(self, window: _Window, number: int) -> Float[Tensor, "row snapshot d_model"]:
+        """The rows of a window, shuffled by its number."""
+        harvester = self.harvester
         shuffle = np.random.default_rng([self.seed, 1, number])
         target = torch.from_numpy(shuffle.permutation(len(window.places)))
         rows = torch.empty(len(window.places), harvester.n_snapshots, harvester.d_model, device=harvester.device)
@@ -234,30 +236,39 @@ def verify_store(run: Run, *, compared: int = 8) -> Verified:
         StoreError: the run has no store; a shard is missing, short or changed; or rows are not what their snapshots
             give at their tokens.
     """
-    store = store_of(run) if (run.folder / "activations" / "manifest.json").is_file() else None
-    if store is None:
-        raise StoreError(f"{run.folder} has no store: set train.store_gb in its study, and train")
+    if run.store_gb_of(run.study) is None:
+        raise StoreError(f"the study of {run.folder} keeps no activations: set train.store_gb in it, and train")
+    if not (run.folder / "activations" / "manifest.json").is_file():
+        raise StoreError(f"{run.folder / 'activations'} holds nothing yet: ontogeny train {run.folder}")
+    store = store_of(run)
+    assert store is not None
+    store.verify(again=True)
     harvester, corpus = harvester_of(run), Corpus(run.corpus_folder / "train")
     kept = np.flatnonzero(store.shard_of >= 0)
     kept = kept[np.lexsort((store.first_row[kept], store.shard_of[kept]))]
     chosen = kept[np.unique(np.linspace(0, len(kept) - 1, compared).round().astype(int))]
     difference = 0.0
-    for sequence in chosen.tolist():
-        tokens = torch.from_numpy(corpus.tokens[sequence][None].astype(np.int64))
-        stored = store.read(sequence, slice(None))
-        for snapshot in range(harvester.n_snapshots):
+    for snapshot, step in enumerate(run.steps):
+        for sequence in chosen.tolist():
+            tokens = torch.from_numpy(corpus.tokens[sequence][None].astype(np.int64))
+            stored = store.read(sequence, slice(snapshot, snapshot + 1))[:, 0]
             fresh = harvester.read(snapshot, tokens)[0, 1 : len(stored) + 1].cpu()
-            norm, moved = fresh.norm(dim=1), (stored[:, snapshot] - fresh).norm(dim=1)
-            if (moved > rounding_error(fresh, store.dtype) + HARVEST_AGAIN[run.study.suite.dtype] * norm).any():
+            norm, moved = fresh.norm(dim=1), (stored - fresh).norm(dim=1)
+            allowed = rounding_error(fresh, store.dtype) + HARVEST_AGAIN[run.study.suite.dtype] * norm
+            if not (moved <= allowed).all():
                 raise StoreError(
-                    f"{store.folder}: sequence {sequence} at step {run.steps[snapshot]} is not what the model gives "
-                    f"(it differs by {float((moved / norm).max()):.2g} of its norm): remove {store.folder}, it will "
-                    "be made again"
+                    f"{store.folder}: sequence {sequence} at step {step} is not what the model gives (it differs by "
+                    f"{float((moved / norm).max()):.2g} of its norm): remove {store.folder}, it will be made again"
                 )
             difference = max(difference, float((moved / norm).max()))
     rows = store.rows_of[kept]
     return Verified(
-        len(store.shards), len(kept), int(rows.sum()), store.nbytes, int(store.rows_of[chosen].sum()), difference
+        shards=len(store.shards),
+        sequences=len(kept),
+        tokens=int(rows.sum()),
+        bytes=store.nbytes,
+        compared=int(store.rows_of[chosen].sum()),
+        difference=difference,
     )
 
 

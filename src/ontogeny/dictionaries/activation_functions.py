@@ -163,7 +163,7 @@ class _Jump(torch.autograd.Function):
         (grad,) = grads
         pre, weight, threshold = ctx.saved_tensors
         u = pre * weight
-        near = ((u - threshold).abs() < BANDWIDTH / 2) & (u > 0) & (weight > 0)
+        near = ((u - threshold).abs() < BANDWIDTH / 2) & (u > 0)
         of_threshold = (grad * near * threshold_slope(threshold, weight)).sum_to_size(threshold.shape)
         return grad * ((u > threshold) & (weight > 0)), None, of_threshold
 
@@ -259,8 +259,9 @@ def only_moves_threshold(u: Tensor, threshold: Tensor) -> Bool[Tensor, "..."]:
 
 
 def threshold_slope(threshold: Tensor, weight: Tensor) -> Tensor:
-    """∂f/∂t of a JumpReLU near its threshold, -(t / ε) / weight."""
-    return -threshold / (BANDWIDTH * weight.clamp_min(torch.finfo(weight.dtype).tiny))
+    """∂f/∂t of a JumpReLU near its threshold, -(t / ε) / weight; 0 where the weight underflows."""
+    there = weight > torch.finfo(weight.dtype).tiny
+    return torch.where(there, -threshold / (BANDWIDTH * torch.where(there, weight, 1.0)), 0.0)
 
 
 def jumprelu_places(

@@ -1,4 +1,4 @@
-"""Products with codes of few active entries: only the dense encode is left, all else goes over the entries.
+"""Products with codes of few active entries: the dense encode is left, all else here goes over the entries.
 
 With pre = x W_encᵀ + b_enc known, a step needs the encoder outputs at some entries, their decoding, and the gradients
 of both. All are sums of a few weighted rows, which `embedding_bag` does without a [batch, feature] product; gradients

@@ -128,12 +128,17 @@ def crosscoder_losses(
         passed = (_shared if dictionary.gate == "shared" else _per_snapshot)(dictionary, pre, strength, kind, k)
     else:
         entries = Entries.at(places, (pre.shape[0], pre.shape[1]))
-        known = pre.detach() if pre_is_exact else None
-        z = read(dictionary.encoder_input(x), dictionary.encoder_rows, dictionary.b_enc, pre=known, entries=entries)
+        known = pre.detach()
+        z = read(
+            dictionary.encoder_input(x), dictionary.encoder_rows, dictionary.b_enc,
+            pre=known if pre_is_exact else None, entries=entries,
+        )  # fmt: skip
         over_entries = _shared_entries if dictionary.gate == "shared" else _per_snapshot_entries
         passed = over_entries(dictionary, z, entries, strength, kind)
+        if not pre_is_exact:
+            passed, known = _found_by_rounded(dictionary, known, places, z.detach(), strength, passed)
         if dictionary.threshold is not None and dictionary.threshold.requires_grad:
-            passed = _with_closed(dictionary, pre.detach(), strength.detach(), kind, passed)
+            passed = _with_closed(dictionary, known, strength.detach(), kind, passed)
     error = (x - passed.x_hat).square().sum((0, 2))
     with torch.no_grad():
         explained = 1 - error / (x.var(0, correction=0).sum(1) * len(x))
@@ -226,6 +231,20 @@ def _per_snapshot_entries(
     return _Passed(x_hat, sums / tokens, counts / tokens, fired, z.new_zeros(()))
 
 
+@torch.no_grad()
+def _found_by_rounded(
+    dictionary: Crosscoder, pre: Tensor, places: Tensor, z: Tensor, strength: Tensor, passed: _Passed
+) -> tuple[_Passed, Tensor]:
+    """Where active entries were found by rounded outputs: the least of the scores that they were found by, and the
+    outputs that say which other entries are near their thresholds."""
+    score = (pre * dictionary.score_weight(strength)).flatten()[places]
+    if dictionary.gate == "shared" and len(places):
+        passed = passed._replace(least_score=score.min())
+    pre = pre.flatten().clone()
+    pre[places] = -1.0 if dictionary.gate == "shared" else z  # the shared gate has dealt with these entries whole
+    return passed, pre.view(-1, dictionary.n_features)
+
+
 def _with_closed(dictionary: Crosscoder, pre: Tensor, strength: Tensor, sparsity: Sparsity, passed: _Passed) -> _Passed:
     """Add what entries that are closed, but near, do to the thresholds."""
     slope = 1.0 if sparsity.of_entry is None else float(torch.func.grad(sparsity.of_entry)(torch.zeros(())))
@@ -268,7 +287,7 @@ class _Closed(torch.autograd.Function):
                 sums += ((of_x_hat[some, own].flatten(1) @ W_dec.T) * near).sum(0)
                 counts += near.sum(0)
             sums += (of_means[own] * strength[own]).sum(0) * ctx.slope * counts / len(pre)
-            of_threshold += sums * threshold_slope(threshold, weight) * (weight > 0)
+            of_threshold += sums * threshold_slope(threshold, weight)
         return of_x_hat, of_means, of_threshold, None, None, None, None
 
 

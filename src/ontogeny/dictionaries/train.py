@@ -144,9 +144,11 @@ class _CrosscoderLearner:
         if self.low_rows is None:
             return self.crosscoder.pre_activations(x)
         with torch.no_grad():
-            self.low_rows.copy_(self.crosscoder.encoder_rows)
-            inputs = self.crosscoder.encoder_input(x).to(self.low_rows.dtype)
-            return (inputs @ self.low_rows.T).float() + self.crosscoder.b_enc
+            crosscoder, centre = self.crosscoder, self.crosscoder.b_dec[None]
+            self.low_rows.copy_(crosscoder.encoder_rows)
+            inputs = crosscoder.encoder_input(x) - crosscoder.encoder_input(centre)
+            of_inputs = inputs.to(self.low_rows.dtype) @ self.low_rows.T
+            return of_inputs.float() + crosscoder.pre_activations(centre)
 
     def _ramp(self, step: int) -> float:
         """How far the sparsity warm-up has come, 0 to 1."""

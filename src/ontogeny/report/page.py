@@ -24,10 +24,10 @@ def write_figures(run: Run, folder: Path) -> list[Path]:
     import vl_convert
 
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.svg" for name in figures.drawn(run.study)]
-    for path, draw in zip(paths, figures.drawn(run.study).values(), strict=True):
+    drawn = {folder / f"{name}.svg": draw for name, draw in figures.drawn(run.study).items()}
+    for path, draw in drawn.items():
         write_text(path, vl_convert.vegalite_to_svg(draw(run)))
-    return paths
+    return list(drawn)
 
 
 def write_report(run: Run) -> Path:

@@ -35,10 +35,10 @@ def seed_matches(run: Run) -> pl.DataFrame:
     from ontogeny.dictionaries.variants import variant
     from ontogeny.truth.stability import match_features
 
-    living, tables = _living(run), []
+    own, living, tables = run.dictionary(), _living(run), []
     for seed in _settings(run).seeds:
         other = variant(run, f"seed-{seed}", batches=partial(stream_of, run, seed=seed), of=seed, seed=seed)
-        found = match_features(run.dictionary(), other, living=living, living_other=np.flatnonzero(_fires(run, other)))
+        found = match_features(own, other, living=living, living_other=np.flatnonzero(_fires(run, other)))
         births = alive_mask(other.strength().numpy(), run.study.measure.alive_threshold).argmax(0)
         born = [run.steps[place] for place in births[found.other]]
         columns = {"feature": found.feature, "seed": seed, "other": found.other, "cosine": found.cosine}
