@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.speed.agreement import agreement
 from benchmarks.speed.harvest import harvest
-from benchmarks.speed.page import write_page
+from benchmarks.speed.page import machine, write_page
 from benchmarks.speed.training import curves, training
 
 from ontogeny.run import default_cache, write_json
@@ -38,7 +38,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.page:
         for part in [arguments.only] if arguments.only else PARTS:
-            write_json(path_of(part), PARTS[part](arguments.threads))
+            found = {"machine": machine(), "threads": arguments.threads, "found": PARTS[part](arguments.threads)}
+            write_json(path_of(part), found)
     write_page({part: json.loads(path_of(part).read_text()) for part in PARTS if path_of(part).is_file()})
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.speed.pairs import Contender, paired
-from benchmarks.speed.peers import installs
+from benchmarks.speed.pairs import Contender, paired, tried
 
 from ontogeny.config import CorpusConfig
 from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
@@ -17,23 +16,21 @@ LAYER, LENGTH, BATCH, STEP = 2, 256, 2048, 5000
 OURS = Contender("Ontogeny", "harvest_ours")
 OTHERS = (
     Contender("Ontogeny, bfloat16 weights", "harvest_ours", {"dtype": "bfloat16"}),
-    Contender("transformers, the whole model", "harvest_plain"),
-    Contender("SAELens' ActivationsStore", "harvest_sae_lens_"),
-    Contender("dictionary_learning's ActivationBuffer", "harvest_dictionary_learning_"),
+    Contender("transformers, the whole model", "harvest_plain", {"flag": True}),
+    Contender("transformers, truncated, not shuffled", "harvest_plain", {"flag": True, "truncated": True}),
+    Contender("SAELens' ActivationsStore", "harvest_sae_lens_", {"flag": True}),
+    Contender("dictionary_learning's ActivationBuffer", "harvest_dictionary_learning_", {"flag": True}),
 )
 
 
 def harvest(threads: int) -> list[dict[str, Any]]:
-    """A row per contender, each run in turn with ours."""
-    task, rows = harvest_task(), []
-    for other in OTHERS:
-        if not installs(other.worker):
-            rows.append({"name": other.name, "installs": False})
-            continue
-        found = paired(OURS, other, task, threads=threads, rounds=5, warm=20, steps=40)
-        rows.append({"batch": BATCH, "installs": True, **found})
-        print(rows[-1], flush=True)
-    return rows
+    """A row per contender, each run in turn with ours; rounds are whole windows of our stream."""
+    task = harvest_task()
+    return [
+        tried(other.name, lambda other=other: paired(OURS, other, task, threads=threads, rounds=5, warm=32, steps=48))
+        | {"batch": BATCH}
+        for other in OTHERS
+    ]
 
 
 def harvest_task() -> dict[str, Any]:

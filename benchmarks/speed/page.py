@@ -24,10 +24,15 @@ Rows = list[dict[str, Any]]
 def write_page(found: dict[str, Any]) -> None:
     """docs/performance.md, docs/images/performance-*.svg."""
     template = jinja2.Template(Path(__file__).with_name("page.md.j2").read_text(encoding="utf-8"), trim_blocks=True)
-    shown: dict[str, Any] = {"machine": _machine(), "threads": torch.get_num_threads(), "peers": _peers()}
+    about = {part["machine"] + f", {part['threads']} threads" for part in found.values()}
+    found = {name: part["found"] for name, part in found.items()}
+    shown: dict[str, Any] = {"machine": " and ".join(sorted(about)), "peers": _peers()}
     if rows := found.get("training"):
         shapes = list(dict.fromkeys(row["shape"] for row in rows))
-        shown["training"] = [(shape, _training([row for row in rows if row["shape"] == shape])) for shape in shapes]
+        shown["training"] = [
+            (shape, _training([row for row in rows if row["shape"] == shape], "Ontogeny, BatchTopK"))
+            for shape in shapes
+        ]
         shown["means"] = ", ".join(f"{name} {ratio:.2f}" for name, ratio in _means(rows).items())
         _draw("peers", _bars(_means(rows)))
     if rows := found.get("curves"):
@@ -36,11 +41,11 @@ def write_page(found: dict[str, Any]) -> None:
     if figures := found.get("agreement"):
         shown["agreement"] = _agreement(figures)
     if rows := found.get("harvest"):
-        shown["harvest"] = _training(rows)
+        shown["harvest"] = _training(rows, "Ontogeny")
     (DOCS / "performance.md").write_text(template.render(**shown).rstrip() + "\n", encoding="utf-8")
 
 
-def _machine() -> str:
+def machine() -> str:
     """The processor, the number of cores, and torch."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
@@ -49,28 +54,23 @@ def _machine() -> str:
     return f"{len(names) or 'unknown'} cores of {name}, torch {torch.__version__.split('+')[0]}"
 
 
-def _training(rows: Rows) -> str:
+def _training(rows: Rows, ours: str) -> str:
     """A row per contender; ours first, from the first pair."""
-    done = [row for row in rows if row["installs"]]
-    first = done[0]
-    lines = [["Ontogeny, BatchTopK" if first.get("l0") else "Ontogeny", *_cells(first, "ours"), "1"]]
+    first = next(row for row in rows if "ratio" in row)
+    lines = [[ours, f"{first['batch'] / first['ours']:,.0f}", f"{first['memory_ours']:.2f}", "", "1"]]
     for row in rows:
-        if not row["installs"]:
-            lines.append([row["name"], "does not install", "", "", ""])
+        if "failed" in row:
+            lines.append([row["name"], f"failed: {row['failed']}", "", "", ""])
             continue
         spread = f"{row['ratio']:.2f} ({min(row['ratios']):.2f}…{max(row['ratios']):.2f})"
-        lines.append([row["name"], *_cells(row, "other"), spread])
+        l0 = "" if row["l0"] is None else f"{row['l0']:.0f}"
+        lines.append([row["name"], f"{row['batch'] / row['other']:,.0f}", f"{row['memory']:.2f}", l0, spread])
     return _table(["", "tokens a second", "memory, GB", "L0", "ratio"], lines)
-
-
-def _cells(row: dict[str, Any], which: str) -> list[str]:
-    memory, l0 = row["memory_ours" if which == "ours" else "memory"], row.get("l0") if which == "other" else None
-    return [f"{row['batch'] / row[which]:,.0f}", f"{memory:.2f}", "" if l0 is None else f"{l0:.0f}"]
 
 
 def _means(rows: Rows) -> dict[str, float]:
     """Geometric mean of the ratios over the shapes."""
-    names = dict.fromkeys(row["name"] for row in rows if row["installs"])
+    names = dict.fromkeys(row["name"] for row in rows if "ratio" in row)
     return {name: geometric_mean([row["ratio"] for row in rows if row["name"] == name]) for name in names}
 
 

@@ -3,6 +3,8 @@
 import json
 import os
 import subprocess
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -13,6 +15,7 @@ import torch
 from benchmarks.speed.peers import python_of
 
 from ontogeny.run import atomic_path, default_cache
+from ontogeny.settings import fingerprint
 from ontogeny.truth.planted import plant
 
 WORKERS = Path(__file__).with_name("workers")
@@ -42,14 +45,18 @@ class Contender:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
+class WorkerError(Exception):
+    """A worker ended by itself."""
+
+
 class Worker:
-    """A process that trains on command."""
+    """A process that makes steps on command."""
 
     def __init__(self, contender: Contender, task_of: dict[str, Any], *, threads: int) -> None:
         task = task_of | {"settings": contender.settings, "threads": threads}
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "WANDB_MODE": "disabled"}
         command = [str(python_of(contender.worker)), str(WORKERS / f"{contender.worker}.py"), json.dumps(task)]
-        self.name = contender.name
+        self.name, self.errors = contender.name, tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -58,7 +65,7 @@ class Worker:
             text=True,
             env=environment,
         )
-        self.at_start = self._answer()["memory_gb"]
+        self._answer()
 
     def __enter__(self) -> "Worker":
         return self
@@ -68,19 +75,19 @@ class Worker:
         self.process.wait()
 
     def run(self, steps: int) -> dict[str, float]:
-        """Train for some steps: seconds, memory_gb, l0 where the worker tells it."""
+        """Make some steps: seconds, memory_gb, l0 where the worker tells it."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{steps}\n")
         self.process.stdin.flush()
-        answer = self._answer()
-        return answer | {"memory_gb": answer["memory_gb"] - self.at_start}
+        return self._answer()
 
     def _answer(self) -> dict[str, float]:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith("{"):
                 return json.loads(line)
-        raise RuntimeError(f"{self.name} ended: run {' '.join(map(str, self.process.args))}")  # type: ignore[arg-type]
+        self.errors.seek(0)
+        raise WorkerError(f"{self.name} ended: {(self.errors.read().strip().splitlines() or ['without a word'])[-1]}")
 
 
 def training_task(shape: Shape) -> dict[str, Any]:
@@ -90,7 +97,7 @@ def training_task(shape: Shape) -> dict[str, Any]:
 
 def batches_of(shape: Shape) -> Path:
     """A file of batches of planted features, each snapshot scaled to a mean norm of √d_model."""
-    path = default_cache() / "benchmarks" / "speed" / f"{shape.n_snapshots}-{shape.d_model}-{shape.batch}.pt"
+    path = default_cache() / "benchmarks" / "speed" / f"batches-{fingerprint(1, vars(shape))}.pt"
     if not path.is_file():
         planted = plant(
             n_snapshots=shape.n_snapshots, d_model=shape.d_model, n_features=shape.n_features // 2,
@@ -111,7 +118,13 @@ def paired(
     with Worker(ours, task, threads=threads) as one, Worker(other, task, threads=threads) as two:
         one.run(warm)
         two.run(warm)
-        found = [(one.run(steps), two.run(steps)) for _ in range(rounds)]
+        found = []
+        for number in range(rounds):  # neither is always the first
+            if number % 2:
+                b, a = two.run(steps), one.run(steps)
+            else:
+                a, b = one.run(steps), two.run(steps)
+            found.append((a, b))
     ratios = [b["seconds"] / a["seconds"] for a, b in found]
     return {
         "name": other.name,
@@ -134,3 +147,14 @@ def alone(
         found = [worker.run(steps) for _ in range(rounds)]
     seconds = median(one["seconds"] for one in found) / steps
     return {"seconds": seconds, "memory": found[-1]["memory_gb"], "l0": found[-1].get("l0")}
+
+
+def tried(name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What was measured of a contender, or why it was not."""
+    try:
+        row = measure()
+    except (WorkerError, subprocess.CalledProcessError) as error:
+        row = {"failed": str(error)}
+    row = {"name": name} | row
+    print(row, flush=True)
+    return row

@@ -42,12 +42,3 @@ def environment(peer: str) -> Path:
         subprocess.run([*pip, "uninstall", "--quiet", "--yes", UNUSED], check=True)
         (folder / "ready").touch()
     return folder
-
-
-def installs(worker: str) -> bool:
-    """Whether a worker's environment is there or can be made."""
-    try:
-        python_of(worker)
-    except subprocess.CalledProcessError:
-        return False
-    return True

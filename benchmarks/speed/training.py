@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from benchmarks.speed.pairs import Contender, Shape, alone, paired, training_task
-from benchmarks.speed.peers import installs
+from benchmarks.speed.pairs import Contender, Shape, alone, paired, training_task, tried
 
 SHAPES = (Shape(8, 256, 4096, 2048), Shape(32, 128, 8192, 1024))
 OURS = Contender("Ontogeny, BatchTopK", "ours", {"activation": "batch_topk", "k": 64})
@@ -15,15 +14,17 @@ OTHERS = (
     Contender("Ontogeny, JumpReLU", "ours", JUMP),
     Contender("Ontogeny, JumpReLU, gate per snapshot", "ours", {**JUMP, "gate": "per_snapshot"}),
     Contender("plain loop, BatchTopK", "plain", {"activation": "batch_topk"}),
-    Contender("plain loop, BatchTopK, oneDNN and fused Adam", "plain", {"activation": "batch_topk", "flags": True}),
-    Contender("SAELens, BatchTopK", "sae_lens_", {"activation": "batch_topk"}),
-    Contender("SAELens, TopK", "sae_lens_", {"activation": "topk"}),
-    Contender("dictionary_learning, BatchTopK", "dictionary_learning_", {"activation": "batch_topk"}),
-    Contender("sparsify, TopK", "sparsify_", {"activation": "topk"}),
-    Contender("llamascopium crosscoder, BatchTopK", "llamascopium_", {"activation": "batch_topk"}),
-    Contender("llamascopium crosscoder, JumpReLU", "llamascopium_", {"activation": "jumprelu", "weight": 1.0}),
+    Contender("plain loop, BatchTopK, oneDNN and fused Adam", "plain", {"activation": "batch_topk", "flag": True}),
+    Contender("SAELens, BatchTopK", "sae_lens_", {"flag": True, "activation": "batch_topk"}),
+    Contender("SAELens, TopK", "sae_lens_", {"flag": True, "activation": "topk"}),
+    Contender("dictionary_learning, BatchTopK", "dictionary_learning_", {"flag": True, "activation": "batch_topk"}),
+    Contender("sparsify, TopK", "sparsify_", {"flag": True, "activation": "topk"}),
+    Contender("llamascopium crosscoder, BatchTopK", "llamascopium_", {"flag": True, "activation": "batch_topk"}),
+    Contender(
+        "llamascopium crosscoder, JumpReLU", "llamascopium_", {"flag": True, "activation": "jumprelu", "weight": 1.0}
+    ),
 )
-WARM = {"jumprelu": 100}
+JUMP_WARM = 100
 SNAPSHOTS, FEATURES = (2, 4, 8, 16, 32), (1024, 2048, 4096, 8192, 16384, 32768)
 
 
@@ -32,17 +33,16 @@ def training(threads: int) -> list[dict[str, Any]]:
     rows = []
     for number, shape in enumerate(SHAPES):
         for other in OTHERS:
-            if not installs(other.worker):
-                rows.append({"shape": str(shape), "name": other.name, "installs": False})
-                continue
-            settings = dict(other.settings)
+            settings, warm = dict(other.settings), 3
             if other.worker == "ours" and settings["activation"] == "jumprelu":
                 settings["sparsity_weight"] = WEIGHTS[settings.get("gate", "shared")][number]
-            contender = Contender(other.name, other.worker, settings)
-            warm = WARM.get(settings["activation"], 3)
-            found = paired(OURS, contender, training_task(shape), threads=threads, rounds=5, warm=warm, steps=3)
-            rows.append({"shape": str(shape), "batch": shape.batch, "installs": True, **found})
-            print(rows[-1], flush=True)
+                warm = JUMP_WARM
+            one = Contender(other.name, other.worker, settings)
+            sizes = {"threads": threads, "rounds": 5, "warm": warm, "steps": 3}
+            found = tried(
+                other.name, lambda one=one, sizes=sizes, shape=shape: paired(OURS, one, training_task(shape), **sizes)
+            )
+            rows.append(found | {"shape": str(shape), "batch": shape.batch})
     return rows
 
 

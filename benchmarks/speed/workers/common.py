@@ -2,32 +2,38 @@
 
 A worker runs in its own process, a peer's in the peer's own environment, so this needs nothing but torch. One line of
 JSON goes in as the only argument, the task; a number of steps comes in by each line of standard input, and a line of
-JSON goes out for it.
+JSON goes out for it. Memory is this process's greatest since its imports, less what it had then.
 """
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 Task = dict[str, Any]
+_imported = 0.0
 
 
 def task() -> Task:
-    """shape (snapshots, d_model, n_features, batch, k), settings, batches (a file), threads."""
+    """n_snapshots, d_model, n_features, batch, k; settings; batches (a file); threads. Call it after the imports."""
+    global _imported
     read = json.loads(sys.argv[1])
     torch.set_num_threads(read["threads"])
+    if read["settings"].get("flag"):
+        torch.set_float32_matmul_precision("medium")  # products by oneDNN, as exact on processors without AMX
+    Path("/proc/self/clear_refs").write_text("5")  # the greatest begins anew
+    _imported = _status("VmRSS")
     return read
 
 
 def batches(of: Task) -> Tensor:
-    """[number, batch, snapshot, d_model], each snapshot's mean norm √d_model; mapped from a file."""
-    return torch.load(of["batches"], mmap=True)
+    """[number, batch, snapshot, d_model], each snapshot's mean norm √d_model."""
+    return torch.load(of["batches"])
 
 
 def tokens(of: Task) -> Tensor:
@@ -37,7 +43,7 @@ def tokens(of: Task) -> Tensor:
 
 def say(**figures: float) -> None:
     """Answer."""
-    print(json.dumps(figures), flush=True)
+    print(json.dumps({"memory_gb": _status("VmHWM") - _imported, **figures}), flush=True)
 
 
 def commands() -> Iterator[int]:
@@ -46,39 +52,36 @@ def commands() -> Iterator[int]:
         yield int(line)
 
 
-def peak_gb() -> float:
-    """Memory of this process at its peak, what it maps from files left out as far as the system tells."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+def _status(name: str) -> float:
+    """A figure of this process, in GB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 1024 / 1e9
 
 
-def served(rows: Tensor, *, figures: Callable[[], dict[str, float]]) -> Iterator[Tensor]:
+def served(rows: Tensor, *, figures: Callable[[], dict[str, float]] = dict) -> Iterator[Tensor]:
     """Batches without end for a loop that takes an iterable; it stands still between commands."""
     number = 0
-    say(ready=1, memory_gb=peak_gb())
+    say(ready=1)
     for steps in commands():
         started = time.perf_counter()
         for _ in range(steps):
             yield rows[number % len(rows)]
             number += 1
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        say(seconds=time.perf_counter() - started, memory_gb=peak_gb(), **figures())
+        say(seconds=time.perf_counter() - started, **figures())
 
 
-def serve(rows: Tensor, step: Callable[[Tensor], dict[str, float]]) -> None:
+def serve(rows: Tensor, step: Callable[[Tensor], None]) -> None:
     """The same for a peer whose step is a function."""
-    last: dict[str, float] = {}
-    for batch in served(rows, figures=last.copy):
-        last |= step(batch)
+    for batch in served(rows):
+        step(batch)
 
 
 def serve_batches(source: Iterable[Tensor]) -> None:
     """For those who harvest: take as many batches as told."""
     stream = iter(source)
-    next(stream)
-    say(ready=1, memory_gb=peak_gb())
+    say(ready=1)
     for number in commands():
         rows, started = 0, time.perf_counter()
         for _ in range(number):
             rows += len(next(stream))
-        say(seconds=time.perf_counter() - started, rows=rows, memory_gb=peak_gb())
+        say(seconds=time.perf_counter() - started, rows=rows)

@@ -14,11 +14,10 @@ def main() -> None:
         layer=0, lm_name="", lr=1e-3, device="cpu",
     )  # fmt: skip
 
-    def step(batch: Tensor) -> dict[str, float]:
+    def step(batch: Tensor) -> None:
         nonlocal number
         trainer.update(number, batch.flatten(1))
         number += 1
-        return {}
 
     serve(batches(of), step)
 

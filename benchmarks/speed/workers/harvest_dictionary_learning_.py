@@ -2,17 +2,20 @@
 
 from itertools import cycle
 
+import torch
 from common import serve_batches, task, tokens
 from dictionary_learning.buffer import ActivationBuffer
 from nnsight import LanguageModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 
 def main() -> None:
     of = task()
-    tokenizer = AutoTokenizer.from_pretrained(of["model"])
-    tokenizer.pad_token = tokenizer.eos_token
-    model = LanguageModel(AutoModelForCausalLM.from_pretrained(of["model"]), tokenizer=tokenizer)
+    ends = {"eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=f"{of['model']}/tokenizer.json", **ends)
+    model = LanguageModel(
+        AutoModelForCausalLM.from_pretrained(of["model"], torch_dtype=torch.float32), tokenizer=tokenizer
+    )
     texts = tokenizer.batch_decode(tokens(of))
     buffer = ActivationBuffer(
         cycle(texts), model, model.gpt_neox.layers[of["layer"]], d_submodule=model.config.hidden_size, n_ctxs=128,

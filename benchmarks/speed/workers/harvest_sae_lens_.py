@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 def main() -> None:
     of = task()
     logging.disable()
-    theirs = AutoModelForCausalLM.from_pretrained(of["model"])
+    theirs = AutoModelForCausalLM.from_pretrained(of["model"], dtype=torch.float32)
     known = theirs.config
     d_head = known.hidden_size // known.num_attention_heads
     config = HookedTransformerConfig(

@@ -39,14 +39,14 @@ def main() -> None:
             sparsity_loss_type="tanh" if kind == "jumprelu" else None,
             l1_coefficient=of["settings"].get("weight"), l1_coefficient_warmup_steps=1,
         )  # fmt: skip
-        Trainer(config).fit(crosscoder, named(served(batches(of), figures=dict), names))
+        Trainer(config).fit(crosscoder, named(served(batches(of)), names))
 
 
 def named(stream: Iterator[Tensor], names: list[str]) -> Iterator[dict[str, Tensor]]:
     """Batches as its trainer takes them: by hookpoint, with token numbers and a mask."""
     for batch in stream:
-        there = torch.ones(len(batch), dtype=torch.long)
-        yield {name: batch[:, place] for place, name in enumerate(names)} | {"tokens": there, "mask": there}
+        there = torch.ones(batch.shape[:2], dtype=torch.long)
+        yield {name: batch[:, place] for place, name in enumerate(names)} | {"tokens": there[:, 0], "mask": there}
 
 
 if __name__ == "__main__":

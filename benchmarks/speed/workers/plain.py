@@ -7,18 +7,16 @@ from torch import Tensor
 
 def main() -> None:
     of = task()
-    if of["settings"].get("flags"):
-        torch.set_float32_matmul_precision("medium")
     rows, k = batches(of), of["k"]
     width = of["n_snapshots"] * of["d_model"]
     W_dec = torch.nn.functional.normalize(torch.randn(of["n_features"], width), dim=1).requires_grad_()
     W_enc = W_dec.detach().T.clone().requires_grad_()
     b_enc, b_dec = (torch.zeros(size, requires_grad=True) for size in (of["n_features"], width))
-    fused = {"fused": True} if of["settings"].get("flags") else {}
+    fused = {"fused": True} if of["settings"].get("flag") else {}
     optimizer = torch.optim.Adam([W_enc, W_dec, b_enc, b_dec], lr=1e-3, **fused)
     kind = of["settings"]["activation"]
 
-    def step(batch: Tensor) -> dict[str, float]:
+    def step(batch: Tensor) -> None:
         x = batch.flatten(1)
         code = torch.relu(x @ W_enc + b_enc)
         score = code * W_dec.view(of["n_features"], of["n_snapshots"], -1).norm(dim=2).sum(1)
@@ -31,7 +29,7 @@ def main() -> None:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        return {"l0": float((code > 0).sum(1, dtype=torch.float32).mean()), "loss": float(loss)}
+        float(loss)
 
     serve(rows, step)
 

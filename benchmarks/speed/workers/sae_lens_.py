@@ -23,7 +23,7 @@ def main() -> None:
         logger=LoggingConfig(log_to_wandb=False),
     )  # fmt: skip
     rows = batches(of)
-    SAETrainer(config, sae, served(rows.flatten(2), figures=dict)).fit()
+    SAETrainer(config, sae, served(rows.flatten(2))).fit()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ def main() -> None:
     coder = SparseCoder(of["n_snapshots"] * of["d_model"], config)
     optimizer = torch.optim.Adam(coder.parameters(), lr=1e-3)
 
-    def step(batch: Tensor) -> dict[str, float]:
+    def step(batch: Tensor) -> None:
         if config.normalize_decoder:
             coder.set_decoder_norm_to_unit_norm()
         loss = coder(batch.flatten(1)).fvu
@@ -21,7 +21,7 @@ def main() -> None:
             coder.remove_gradient_parallel_to_decoder_directions()
         optimizer.step()
         optimizer.zero_grad()
-        return {"ev": 1 - float(loss)}
+        float(loss)
 
     serve(batches(of), step)
 
