@@ -197,9 +197,9 @@ def test_importing_and_reading_a_run_load_no_torch(small_run: Run) -> None:
 
 def test_the_public_names_are_these() -> None:
     assert sorted(ontogeny.__all__) == sorted(dir(ontogeny)) == [
-        "Crosscoder", "CrosscoderConfig", "InputError", "OntogenyError", "StudyConfig", "crosscoder_losses",
-        "load_dictionary", "open_corpus", "open_run", "open_suite", "plant", "reldec", "relie", "run_study",
-        "score_recovery", "stream_activations", "train_crosscoder",
+        "Crosscoder", "CrosscoderConfig", "InputError", "OntogenyError", "SAESeries", "SAESeriesConfig", "StudyConfig",
+        "crosscoder_losses", "load_dictionary", "open_corpus", "open_run", "open_suite", "plant", "reldec", "relie",
+        "run_study", "score_recovery", "stream_activations", "train_crosscoder", "train_sae_series",
     ]  # fmt: skip
     for name in ontogeny.__all__:
         assert getattr(ontogeny, name).__doc__, name

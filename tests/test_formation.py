@@ -1,0 +1,147 @@
+"""Progress of formation and its phases: closed forms against pairs, known values, planted curves."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+
+from ontogeny.analyses.three_phases import find_phases
+from ontogeny.features.formation import (
+    expected_at_start,
+    mean_cosine,
+    mean_jaccard,
+    mean_weighted_jaccard,
+    random_set,
+    same_token_share,
+)
+
+STEPS = [0, 1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1000, 1400, 2000, 2800, 4000, 5000]
+
+
+def pairs_mean(rows: torch.Tensor, similarity: object) -> float:
+    return float(np.mean([similarity(a, b) for a, b in combinations(rows, 2)]))  # type: ignore[operator]
+
+
+def test_similarities_are_those_of_all_pairs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(12, 6, generator=generator, dtype=torch.float64)
+    points[3] = 0
+    codes = torch.relu(torch.randn(12, 30, generator=generator, dtype=torch.float64) - 1)
+    codes[5] = codes[6] = 0
+
+    def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+        return float(a @ b / (a.norm() * b.norm())) if a.any() and b.any() else 0.0
+
+    def jaccard(a: torch.Tensor, b: torch.Tensor) -> float:
+        either = int(((a > 0) | (b > 0)).sum())
+        return int(((a > 0) & (b > 0)).sum()) / either if either else 0.0
+
+    def weighted(a: torch.Tensor, b: torch.Tensor) -> float:
+        most = float(torch.maximum(a, b).sum())
+        return float(torch.minimum(a, b).sum()) / most if most else 0.0
+
+    assert float(mean_cosine(points)) == pytest.approx(pairs_mean(points, cosine))
+    assert mean_jaccard(codes) == pytest.approx(pairs_mean(codes, jaccard))
+    assert mean_weighted_jaccard(codes) == pytest.approx(pairs_mean(codes, weighted))
+    both = torch.stack([points, points.flip(0) * 3])
+    torch.testing.assert_close(mean_cosine(both), mean_cosine(points).expand(2))
+    with pytest.raises(ValueError, match="two points at least, found 1"):
+        mean_cosine(points[:1])
+
+
+def test_weighted_jaccard_in_chunks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = torch.relu(torch.randn(20, 15, generator=torch.Generator().manual_seed(1)))
+    whole = mean_weighted_jaccard(codes)
+    monkeypatch.setattr("ontogeny.features.formation.PAIRS_AT_ONCE", 2 * codes.numel())
+    assert mean_weighted_jaccard(codes) == pytest.approx(whole, rel=1e-6)
+
+
+def test_known_values_of_the_progress_of_formation() -> None:
+    common = torch.randn(64, generator=torch.Generator().manual_seed(2))
+    points = common * 0.1 + torch.randn(1500, 64, generator=torch.Generator().manual_seed(3))
+    chance = random_set(points)
+    assert chance.low < chance.mean < chance.high
+    identical = points[:1].expand(25, -1)
+    assert float(mean_cosine(identical)) - chance.mean == pytest.approx(1 - chance.mean)
+    other = random_set(points[torch.randperm(1500, generator=torch.Generator().manual_seed(4))[:1000]])
+    assert abs(other.mean - chance.mean) < chance.high - chance.low
+
+
+def test_the_interval_of_a_random_set_holds_its_mean() -> None:
+    generator = torch.Generator().manual_seed(5)
+    common, held = 0.3 * torch.randn(16, generator=generator), 0
+    draws = [common + torch.randn(300, 16, generator=generator) for _ in range(60)]
+    truth = float(mean_cosine(torch.cat(draws)))
+    for points in draws:
+        found = random_set(points, samples=200)
+        held += found.low <= truth <= found.high
+    assert 51 <= held <= 60
+
+
+def test_same_tokens_by_hand() -> None:
+    tokens = np.array([[7, 7, 7, 1], [1, 2, 3, 4], [5, 5, 6, 6], [9, 9, 9, 9]])
+    assert same_token_share(tokens) == pytest.approx(np.array([6, 0, 4, 12]) / 12)
+    assert expected_at_start(np.array([0.5, 1.0]), 0.01, 0.2) == pytest.approx([0.49 * 0.8, 0.99 * 0.8])
+
+
+def test_activations_that_are_their_tokens_have_the_expected_progress() -> None:
+    rng = np.random.default_rng(0)
+    embedding = torch.randn(50, 400, generator=torch.Generator().manual_seed(6)) + 0.5
+    unit = torch.nn.functional.normalize(embedding, dim=1)
+    between = float((unit.sum(0).square().sum() - 50) / (50 * 49))
+    chance = rng.integers(0, 50, 2000)
+    for share in (0.2, 0.6, 1.0):
+        tokens = np.where(rng.random(25) < share, 3, rng.integers(0, 50, 25))
+        found = float(mean_cosine(embedding[tokens])) - float(mean_cosine(embedding[chance]))
+        expected = expected_at_start(same_token_share(tokens[None]), float(same_token_share(chance[None])[0]), between)
+        assert found == pytest.approx(float(expected[0]), abs=0.03)
+
+
+def wiggles(rng: np.random.Generator, coefficient: float, size: float) -> np.ndarray:
+    series = np.zeros(len(STEPS))
+    series[0] = rng.normal() * size
+    for place in range(1, len(series)):
+        series[place] = coefficient * series[place - 1] + np.sqrt(1 - coefficient**2) * size * rng.normal()
+    return series
+
+
+def test_three_phases_are_found_in_ramps_and_not_in_wanders() -> None:
+    rng, u = np.random.default_rng(0), np.log2(1 + np.array(STEPS))
+    found, near = 0, 0
+    for _ in range(40):
+        start, length = rng.uniform(4, 7), rng.uniform(1.5, 4)
+        phases = find_phases(STEPS, 0.05 + 0.4 * np.clip((u - start) / length, 0, 1) + wiggles(rng, 0.3, 0.03))
+        assert phases is not None
+        found += phases.shape == "three_phases"
+        near += abs(u[phases.rise_from] - start) < 1.2 and abs(u[phases.rise_to] - start - length) < 1.2
+    assert found >= 38
+    assert near >= 36
+    for coefficient, size in ((0.0, 0.05), (0.6, 0.1), (0.9, 0.2)):
+        shapes = [find_phases(STEPS, 0.1 + wiggles(rng, coefficient, size)) for _ in range(40)]
+        assert sum(one is not None and one.shape == "three_phases" for one in shapes) <= 2
+
+
+def test_shapes_by_hand() -> None:
+    u = np.log2(1 + np.array(STEPS))
+    noise = 0.003 * np.random.default_rng(1).standard_normal(len(STEPS))
+    shapes = {
+        "flat": np.full(len(u), 0.2),
+        "linear": 0.05 * u,
+        "two_piece": 0.05 * np.clip(u - 6, 0, None),
+        "three_phases": 0.1 + 0.4 * np.clip((u - 5) / 3, 0, 1),
+    }
+    for shape, values in shapes.items():
+        phases = find_phases(STEPS, values + noise)
+        assert phases is not None
+        assert phases.shape == shape
+    small = find_phases(STEPS, 0.1 + 0.05 * np.clip((u - 5) / 3, 0, 1) + noise)
+    assert small is not None
+    assert small.shape != "three_phases"
+    values = shapes["three_phases"] + noise
+    values[[2, 5]] = np.nan
+    masked = find_phases(STEPS, values)
+    assert masked is not None
+    assert masked.shape == "three_phases"
+    assert masked.high - masked.low == pytest.approx(0.4, abs=0.02)
+    assert find_phases(STEPS[:7], values[:7]) is None
