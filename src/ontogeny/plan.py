@@ -249,6 +249,9 @@ class Plan:
         held, note = (1, "") if self.store_gb is None else (4, ", four times while it is stored")
         window = Part(held * FLOAT * tokens * n * d, "train.window_tokens", f"{tokens:,} tokens, float32{note}")
         step = training_parts(self.study.dictionary, n_snapshots=n, d_model=d, batch_size=train.batch_size)
+        if train.encode_dtype == "bfloat16":
+            size = 2 * n * d * self.study.dictionary.n_features
+            step["encoder in bfloat16"] = Part(size, FEATURES, "a copy for the products that find active features")
         return step | {"window": window}
 
     def _measuring(self) -> Parts:
