@@ -19,8 +19,9 @@ from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.machine import Room
 from ontogeny.models.hookpoints import truncate
 from ontogeny.models.names import parse_hookpoint
-from ontogeny.plan import Model, Plan, dictionary_parameters, plan_study
+from ontogeny.plan import Plan, plan_study
 from ontogeny.run import Run
+from ontogeny.sizes import Model, dictionary_parameters, model_sizes
 from ontogeny.study import run_study
 
 
@@ -54,7 +55,7 @@ def test_counts_the_models_parameters(hookpoint: str) -> None:
         hidden_size=16, intermediate_size=40, num_hidden_layers=3, num_attention_heads=2, vocab_size=50
     )
     model = AutoModelForCausalLM.from_config(config)
-    planned = plan_module._model(config.to_dict(), hookpoint)
+    planned = model_sizes(config.to_dict(), hookpoint)
     assert planned.parameters == sum(tensor.numel() for tensor in model.parameters())
     truncate(model, parse_hookpoint(hookpoint))
     kept = sum(tensor.numel() for tensor in model.get_decoder().parameters())

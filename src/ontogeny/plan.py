@@ -1,40 +1,26 @@
-"""What a study takes, before anything runs: parameters, memory, arithmetic, disk. Loads no torch.
-
-Memory is counted in tensors: the dictionary's weights, of which training holds four (with gradients and Adam's two
-moments); a window of activations; the truncated models; and a few tensors of a batch, [batch, snapshot, d_model] for
-activations and [batch, feature] for codes, whose numbers come from `make bench-memory`. No tensor is
-[batch, snapshot, feature].
-"""
+"""What a study takes, before anything runs: parameters, memory, arithmetic, disk. Loads no torch."""
 
 import shutil
 from bisect import bisect_right
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 
-from ontogeny.config import DEFAULT_MODEL, DictionaryConfig, StudyConfig, TokenizerConfig
+from ontogeny.config import DEFAULT_MODEL, StudyConfig, TokenizerConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.corpus.tokenizer import load_tokenizer
 from ontogeny.errors import ConfigError
 from ontogeny.machine import available_memory
-from ontogeny.models.names import check_hookpoint, parse_hookpoint
 from ontogeny.run import Run, run_folder
+from ontogeny.sizes import FEATURES, FLOAT, Model, Part, Parts, dictionary_parameters, model_sizes, training_parts
 from ontogeny.suites.suite import study_suite
 
 GB, PFLOP = 1e9, 1e15
-FLOAT = 4
-"""Bytes of a float32."""
 PROCESS = 0.65e9
 """Bytes of a process that has loaded PyTorch and transformers and used them once."""
-CODES = {"relu": 3, "topk": 5, "batch_topk": 5, "jumprelu": 7}
-CODES_PER_SNAPSHOT = 9
-"""Tensors of the codes' shape that a training step holds at its peak, by activation, and with gates per snapshot."""
-BATCHES, BATCHES_PER_SNAPSHOT = 8, 30
-"""Tensors of the batch's shape that it holds, and with gates per snapshot."""
-FEATURES = "dictionary.n_features"
 WORK = {
     "harvest": "all models on the tokens to train on, up to the hookpoint",
     "train": "5 dense products a step; where codes are sparse hardly more than one, with jumprelu two",
@@ -43,85 +29,6 @@ WORK = {
     "truth": "dictionaries that the checks train",
 }
 TABLE = {"item": pl.String, "amount": pl.Float64, "unit": pl.String, "note": pl.String}
-
-
-class Part(NamedTuple):
-    """A part of a peak of memory.
-
-    Attributes:
-        bytes: its size.
-        setting: the setting that changes it most.
-        note: what it is.
-    """
-
-    bytes: float
-    setting: str
-    note: str
-
-
-Parts = dict[str, Part]
-
-
-@dataclass(frozen=True)
-class Model:
-    """The sizes of a suite's models.
-
-    Attributes:
-        width, inner: d_model, and the width inside an MLP.
-        blocks, all_blocks: blocks loaded to read the hookpoint, and of the whole model.
-        vocabulary: rows of the embedding and of the unembedding.
-    """
-
-    width: int
-    inner: int
-    blocks: int
-    all_blocks: int
-    vocabulary: int
-
-    @property
-    def parameters(self) -> int:
-        """Parameters of the whole model, of GPT-NeoX's kind."""
-        return self._parameters(self.all_blocks) + 2 * self.vocabulary * self.width
-
-    @property
-    def truncated_parameters(self) -> int:
-        """Parameters of what stays loaded to read the hookpoint."""
-        return self._parameters(self.blocks) + self.vocabulary * self.width
-
-    def _parameters(self, blocks: int) -> int:
-        """Of some blocks and the final norm: matrices, biases, layer norms."""
-        h, i = self.width, self.inner
-        return blocks * (4 * h * h + 2 * h * i + 9 * h + i) + 2 * h
-
-    def flop(self, sequence_length: int) -> int:
-        """FLOP of one token on its way to the hookpoint: 2 for each weight that it meets, and attention."""
-        h, i = self.width, self.inner
-        return self.blocks * (2 * (4 * h * h + 2 * h * i) + 4 * sequence_length * h)
-
-
-def dictionary_parameters(config: DictionaryConfig, *, n_snapshots: int, d_model: int) -> int:
-    """Weights, biases and learned thresholds of a crosscoder."""
-    thresholds = config.n_features if config.activation == "jumprelu" else 0
-    return (2 * n_snapshots * d_model + 1) * config.n_features + n_snapshots * d_model + thresholds
-
-
-def training_parts(config: DictionaryConfig, *, n_snapshots: int, d_model: int, batch_size: int) -> Parts:
-    """What a training step holds at its peak, the window and the models left out.
-
-    The numbers of tensors come from `make bench-memory`, which holds them beside measurements.
-    """
-    weights = FLOAT * dictionary_parameters(config, n_snapshots=n_snapshots, d_model=d_model)
-    gated = config.gate == "per_snapshot"
-    codes = CODES_PER_SNAPSHOT if gated else CODES[config.activation]
-    batches = BATCHES_PER_SNAPSHOT if gated else BATCHES
-    rows = FLOAT * batch_size
-    return {
-        "weights": Part(weights, FEATURES, "float32"),
-        "gradients": Part(weights, FEATURES, "float32"),
-        "Adam's moments": Part(2 * weights, FEATURES, "two, float32"),
-        "batch": Part(batches * rows * n_snapshots * d_model, "train.batch_size", f"{batches} of [batch, snapshot, d]"),
-        "codes": Part(codes * rows * config.n_features, "train.batch_size", f"{codes} of [batch, feature]"),
-    }
 
 
 @dataclass(frozen=True)
@@ -398,7 +305,7 @@ def plan_study(study: StudyConfig, out: str | Path | None = None) -> Plan:
     else:
         config = DEFAULT_MODEL | {"vocab_size": _vocabulary(study, corpus)} | pretrain.model
         n_snapshots = len(pretrain.schedule if study.suite.steps == "all" else study.suite.steps)
-    return Plan(study, run.folder, _model(config, study.hookpoint), n_snapshots, corpus, config)
+    return Plan(study, run.folder, model_sizes(config, study.hookpoint), n_snapshots, corpus, config)
 
 
 def _vocabulary(study: StudyConfig, corpus: Corpus | None) -> int:
@@ -408,16 +315,3 @@ def _vocabulary(study: StudyConfig, corpus: Corpus | None) -> int:
     if isinstance(study.corpus.tokenizer, Path):
         return len(load_tokenizer(study.corpus.tokenizer))
     return (study.corpus.tokenizer or TokenizerConfig()).vocab_size
-
-
-def _model(config: dict[str, Any], hookpoint: str) -> Model:
-    """The sizes of a model from its transformers configuration."""
-    point = parse_hookpoint(hookpoint)
-    check_hookpoint(config, point)
-    return Model(
-        width=config["hidden_size"],
-        inner=config["intermediate_size"],
-        blocks=point.layer + 1,
-        all_blocks=config["num_hidden_layers"],
-        vocabulary=config["vocab_size"],
-    )
