@@ -80,6 +80,13 @@ def test_relative_paths_start_at_the_working_directory_then_at_the_file(
     assert load_study(study).corpus.patterns[0] == str(tmp_path / "elsewhere" / "text" / "*.jsonl")
 
 
+def test_every_form_of_a_setting_is_named_and_no_other_setting(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train\.store_gb = 'autoo': .*valid number.*; or: Input should be 'auto'$"):
+        load_study(write(tmp_path, train={"store_gb": "autoo"}))
+    with pytest.raises(ConfigError, match=r"train\.tokens = -1: Input should be greater than 0$"):
+        load_study(write(tmp_path, train={"tokens": -1, "batch_size": -1}))
+
+
 def test_unknown_analyses_are_named_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "x"}')
     study = load_study(write(tmp_path, analyses=["emergense"], corpus={"files": str(tmp_path / "*.jsonl")}))

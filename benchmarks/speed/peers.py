@@ -15,7 +15,7 @@ PEERS: dict[str, tuple[str, ...]] = {
     "sparsify": ("eai-sparsify==1.3.3",),
     "llamascopium": ("llamascopium==2.0.0b34", "transformer-lens<4"),
 }
-"""What pip is asked for: with the newest of what they depend on, two of them cannot be imported."""
+"""What pip is asked for. With the newest transformer-lens llamascopium cannot be imported."""
 UNUSED = "torchvision"
 """Comes with dictionary-learning, built for another torch than the registry's, and then nothing can be imported."""
 

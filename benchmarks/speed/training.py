@@ -7,7 +7,7 @@ from benchmarks.speed.pairs import Contender, Shape, alone, paired, training_tas
 SHAPES = (Shape(8, 256, 4096, 2048), Shape(32, 128, 8192, 1024))
 OURS = Contender("Ontogeny, BatchTopK", "ours", {"activation": "batch_topk", "k": 64})
 JUMP = {"activation": "jumprelu", "sparsity": "tanh", "threshold_start": 1.0}
-# λ that leaves L0 near 64 after the warm-up
+# λ by shape: first guesses, not searched yet; the page tells what L0 came of them
 WEIGHTS = {"shared": (16.0, 16.0), "per_snapshot": (16.0, 16.0)}
 OTHERS = (
     Contender("Ontogeny, TopK", "ours", {"activation": "topk", "k": 64}),

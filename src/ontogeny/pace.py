@@ -49,7 +49,7 @@ class Pace(NamedTuple):
 
 
 def training_seconds(plan: Plan, pace: Pace, *, stored: bool) -> float:
-    """How long all trainings of a study take, activations streamed, or those of its own dictionary stored."""
+    """How long all trainings on a suite's activations take: streamed, or those of the study's own dictionary stored."""
     training = plan.tokens_read * pace.train
     if not stored:
         return training + plan.tokens_read * pace.harvest
@@ -83,7 +83,7 @@ def pace_table(plan: Plan, pace: Pace) -> pl.DataFrame:
         ("train: pace, streamed", 1 / (pace.harvest + pace.train), rate, "both"),
         ("train: pace, stored", 1 / (pace.read + pace.train), rate, "from the second reading on"),
         ("trainings, streamed", streamed, "h", f"{plan.tokens_read:,.0f} tokens read and harvested"),
-        ("trainings, stored", stored, "h", f"{plan.tokens_kept:,.0f} of them harvested"),
+        ("trainings, stored", stored, "h", f"{plan.tokens_kept + plan.tokens_missed:,.0f} of them harvested"),
         ("disk: a whole store", plan.kept_bytes / GB, "GB", f"as {plan.study.train.store_dtype}"),
     ]
     return pl.DataFrame(rows, schema=TABLE, orient="row")

@@ -37,13 +37,18 @@ def parse(model: type[Settings], values: Any, *, where: str) -> Any:
         raise ConfigError(f"{where}: {error}") from None
     except ValidationError as error:
         first, *others = error.errors()
-        setting = ".".join(str(part) for part in first["loc"] if str(part).replace("_", "").isalnum()) or "settings"
+        setting = _named(first["loc"]) or "settings"
         if first["type"] == "missing":
             raise ConfigError(f"{where}: setting '{setting}' is missing") from None
         # a setting that may take several forms fails once for each
-        forms = [other["msg"] for other in others if other["loc"][:-1] == first["loc"][:-1]]
+        forms = [other["msg"] for other in others if _named(other["loc"]) == _named(first["loc"])]
         said = "; or: ".join([first["msg"], *forms])
         raise ConfigError(f"{where}: {setting} = {first['input']!r}: {said}") from None
+
+
+def _named(places: tuple[int | str, ...]) -> str:
+    """The setting that pydantic means; its names of a setting's forms, such as `literal['auto']`, are left out."""
+    return ".".join(str(place) for place in places if str(place).replace("_", "").isalnum())
 
 
 def fingerprint(*parts: Any) -> str:

@@ -237,12 +237,14 @@ def _found_by_rounded(
 ) -> tuple[_Passed, Tensor]:
     """Where active entries were found by rounded outputs: the least of the scores that they were found by, and the
     outputs that say which other entries are near their thresholds."""
-    score = (pre * dictionary.score_weight(strength)).flatten()[places]
-    if dictionary.gate == "shared" and len(places):
+    known = pre.flatten().clone()
+    if dictionary.gate == "per_snapshot":
+        known[places] = z
+    elif len(places):
+        score = known[places] * dictionary.score_weight(strength)[places % dictionary.n_features]
         passed = passed._replace(least_score=score.min())
-    pre = pre.flatten().clone()
-    pre[places] = -1.0 if dictionary.gate == "shared" else z  # the shared gate has dealt with these entries whole
-    return passed, pre.view(-1, dictionary.n_features)
+        known[places] = -1.0  # the shared gate has dealt with these entries whole
+    return passed, known.view(-1, dictionary.n_features)
 
 
 def _with_closed(dictionary: Crosscoder, pre: Tensor, strength: Tensor, sparsity: Sparsity, passed: _Passed) -> _Passed:
