@@ -226,14 +226,14 @@ def stand_in(
     sequence = np.repeat(np.arange(len(lengths)), lengths - 1)[token]
     position = np.concatenate([np.arange(1, length) for length in lengths])[token]
     codes = {"sequence": sequence, "position": position, "feature": feature, "code": np.ones(len(token), np.float32)}
-    held = {"features": life, "codes": pl.DataFrame(codes)}
+    held = {"features": life, "codes": pl.DataFrame(codes).with_columns(snapshot=pl.lit(None, pl.Int16))}
     other = Run(run.folder)
     other.__dict__["study"] = run.study.model_copy(
         update={"analysis": run.study.analysis.model_copy(update={"independent_start": False})}
     )
     other.__class__ = type("StandIn", (Run,), {"steps": steps or run.steps})
     dictionary = SimpleNamespace(W_dec=torch.from_numpy(directions))
-    other.table = held.__getitem__  # type: ignore[method-assign]
+    other.scan = lambda name: held[name].lazy()  # type: ignore[method-assign]
     other.matrix = lambda column: relative  # type: ignore[method-assign]
     other.dictionary = lambda: dictionary  # type: ignore[method-assign,return-value]
     return other

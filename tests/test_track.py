@@ -1,6 +1,7 @@
 """The SAE series: what it computes, that features keep their index, and that a killed one goes on."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 
 import ontogeny as og
 from ontogeny.dictionaries import track
+from ontogeny.dictionaries.sae_series import with_mean_code
 from ontogeny.errors import ConfigError
 from ontogeny.truth.planted import Planted, plant
 
@@ -88,22 +90,62 @@ def test_reverse_starts_at_the_end(planted: Planted) -> None:
         )
         for direction in ("forward", "reverse")
     )
+    unit = torch.nn.functional.normalize
     for found in (forward, reverse):
-        torch.testing.assert_close(found.W_dec, found.W_dec[:1].expand(4, -1, -1), rtol=0, atol=1e-6)
+        same = unit(found.W_dec, dim=2)
+        torch.testing.assert_close(same, same[:1].expand(4, -1, -1), rtol=0, atol=1e-6)
     alone = og.train_crosscoder(
         Of(planted, 3), og.CrosscoderConfig(n_features=48, k=4, steps=60, dead_after_tokens=5000)
     )
-    torch.testing.assert_close(reverse.W_dec[3], alone.W_dec[0])
-    assert not torch.allclose(forward.W_dec[3], alone.W_dec[0])
+    torch.testing.assert_close(unit(reverse.W_dec[3], dim=1), unit(alone.W_dec[0], dim=1))
+    assert not torch.allclose(unit(forward.W_dec[3], dim=1), unit(alone.W_dec[0], dim=1), atol=0.01)
+
+
+@pytest.mark.parametrize("activation", ["relu", "jumprelu", "topk", "batch_topk"])
+def test_a_mean_code_of_one_changes_sizes_and_nothing_else(activation: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    tensors = {
+        "W_enc": torch.randn(1, 8, 12, generator=draw),
+        "W_dec": torch.randn(1, 12, 8, generator=draw),
+        "b_enc": torch.randn(12, generator=draw) * 0.1,
+        "b_dec": torch.randn(1, 8, generator=draw),
+    }
+    threshold = {"threshold": torch.full((12,), 2.0)} if activation in ("jumprelu", "batch_topk") else {}
+    sae = og.Crosscoder(**tensors, **threshold, activation=activation, k=3).requires_grad_(False)  # type: ignore[arg-type]
+    x = torch.randn(500, 1, 8, generator=draw)
+    code, x_hat = sae(x)
+    mean = code.sum(0) / (code > 0).sum(0).clamp_min(1)
+    mean[4] = 0
+    same = with_mean_code(sae, mean)
+    torch.testing.assert_close(same(x).x_hat, x_hat)
+    found = same.encode(x)
+    torch.testing.assert_close(found > 0, code > 0)
+    at_one = found.sum(0) / (found > 0).sum(0)
+    assert at_one[mean > 0].tolist() == pytest.approx([1.0] * int((mean > 0).sum()))
+    torch.testing.assert_close(found[:, 4], code[:, 4])
+
+
+def test_codes_of_a_series_have_a_mean_of_one(planted: Planted, series: og.SAESeries) -> None:
+    x = next(iter(planted.batches(20_000))) * series.norm_scale[:, None]
+    code = series.encode(x)
+    often = (code > 0).sum(0) > 200
+    assert float(often.float().mean()) > 0.5
+    mean = code.sum(0) / (code > 0).sum(0)
+    assert float((mean[often] - 1).abs().max()) < 0.1
+
+
+def test_batches_that_can_be_read_once_are_refused(planted: Planted) -> None:
+    with pytest.raises(ConfigError, match="only once: give a list"):
+        og.train_sae_series([islice(Of(planted, 0), 40)], og.SAESeriesConfig(**SETTINGS | {"steps": [40]}))
 
 
 def test_a_killed_series_goes_on_where_it_stopped(
     planted: Planted, series: og.SAESeries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(sae: object, folder: Path | None, key: str) -> None:
-        if folder is not None and folder.name == "sae-0002":
+    def killed(sae: object, mean: object, folder: Path, key: str) -> None:
+        if folder.name == "sae-0002":
             raise KeyboardInterrupt
-        keep(sae, folder, key)  # type: ignore[arg-type]
+        keep(sae, mean, folder, key)  # type: ignore[arg-type]
 
     batches = [Of(planted, place) for place in range(4)]
     keep = track._keep

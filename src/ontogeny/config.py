@@ -130,7 +130,8 @@ class SuiteConfig(Settings):
 class DictionaryConfig(Settings):
     """What a dictionary is and what it is penalised for."""
 
-    kind: Literal["crosscoder"] = "crosscoder"
+    kind: Literal["crosscoder", "sae_series"] = "crosscoder"
+    """`crosscoder`: one code for all snapshots; `sae_series`: an SAE for each, trained on from its neighbour's."""
     n_features: Positive = 4096
     activation: Literal["relu", "jumprelu", "topk", "batch_topk"] = "batch_topk"
     k: Positive | None = 32
@@ -163,6 +164,8 @@ class DictionaryConfig(Settings):
             )
         if self.gate == "per_snapshot" and self.activation != "jumprelu":
             raise ConfigError(f"dictionary: the per_snapshot gate is for jumprelu, found {self.activation}")
+        if self.gate == "per_snapshot" and self.kind == "sae_series":
+            raise ConfigError("dictionary: the per_snapshot gate is for a crosscoder; in a series each SAE has its own")
         return self
 
 
@@ -214,20 +217,36 @@ class CrosscoderConfig(OptimisationConfig, DictionaryConfig):
     """None: until the batches end; the learning rate then falls only if their number is known."""
 
 
-class SAESeriesConfig(OptimisationConfig, DictionaryConfig):
-    """Settings of `train_sae_series`."""
+class SeriesSettings(Settings):
+    """How the SAEs of a series follow each other."""
 
-    steps: Annotated[list[Positive], Field(min_length=1)] = [2000, 100]
-    """Of each SAE in the order of training; the last holds for all that follow."""
     next_learning_rate: Annotated[float, Field(gt=0)] = 0.1
     """Learning rate of every SAE but the first, as a share of the first's."""
     direction: Literal["forward", "reverse"] = "forward"
     """Whether the first snapshot's SAE is trained from scratch, or the last one's."""
 
+
+class SAESeriesConfig(OptimisationConfig, DictionaryConfig, SeriesSettings):
+    """Settings of `train_sae_series`."""
+
+    steps: Annotated[list[Positive], Field(min_length=1)] = [2000, 100]
+    """Of each SAE in the order of training; the last holds for all that follow."""
+
     def of_sae(self, place: int) -> CrosscoderConfig:
         """What `train_crosscoder` takes for one SAE, by its place in the order of training."""
-        own = {name: getattr(self, name) for name in CrosscoderConfig.model_fields if name != "steps"}
-        return CrosscoderConfig(**own, steps=self.steps[min(place, len(self.steps) - 1)])
+        own = {name: getattr(self, name) for name in CrosscoderConfig.model_fields if name not in ("kind", "steps")}
+        return CrosscoderConfig(**own, steps=self.steps_of(place))
+
+    def steps_of(self, place: int) -> int:
+        """Steps of one SAE, by its place in the order of training."""
+        return self.steps[min(place, len(self.steps) - 1)]
+
+
+class SeriesConfig(SeriesSettings):
+    """The series section of a study, where its dictionary is one."""
+
+    next_tokens: Annotated[list[Positive], Field(min_length=1)] | None = None
+    """Tokens of each SAE after the first, the last number for all that follow; None: a twentieth of train.tokens."""
 
 
 class TrainConfig(OptimisationConfig):
@@ -312,6 +331,7 @@ class StudyConfig(Settings):
     hookpoint: Annotated[str, Field(pattern=r"^[a-z_]+\.\d+$")]
     dictionary: DictionaryConfig = DictionaryConfig()
     train: TrainConfig = TrainConfig()
+    series: SeriesConfig = SeriesConfig()
     measure: MeasureConfig = MeasureConfig()
     analyses: list[str] = ["emergence", "turning_point", "phases"]
     analysis: AnalysesConfig = AnalysesConfig()
@@ -327,8 +347,19 @@ class StudyConfig(Settings):
     @property
     def crosscoder(self) -> CrosscoderConfig:
         """The dictionary and train sections as what `train_crosscoder` takes."""
+        return CrosscoderConfig(**self._dictionary(), kind="crosscoder", steps=self.train.steps)
+
+    @property
+    def sae_series(self) -> SAESeriesConfig:
+        """The dictionary, train and series sections as what `train_sae_series` takes."""
+        series = self.series.model_dump()
+        tokens = series.pop("next_tokens") or [max(1, self.train.tokens // 20)]
+        steps = [self.train.steps, *(max(1, one // self.train.batch_size) for one in tokens)]
+        return SAESeriesConfig(**self._dictionary(), **series, kind="sae_series", steps=steps)
+
+    def _dictionary(self) -> dict[str, Any]:
         optimisation = {name: getattr(self.train, name) for name in OptimisationConfig.model_fields}
-        return CrosscoderConfig(**self.dictionary.model_dump(), **optimisation, steps=self.train.steps)
+        return self.dictionary.model_dump(exclude={"kind"}) | optimisation
 
 
 def load_study(path: str | Path) -> StudyConfig:

@@ -88,6 +88,21 @@ def write_json(path: Path, values: Any) -> None:
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
+@contextmanager
+def keeping(folder: Path, key: str) -> Iterator[Path]:
+    """A folder to fill with what `is_kept` will know again by its key; it is there whole or not at all."""
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        yield temporary
+        (temporary / "key").write_text(key, encoding="utf-8")
+
+
+def is_kept(folder: Path, key: str) -> bool:
+    """Whether the folder holds what was kept under this key."""
+    path = folder / "key"
+    return path.is_file() and path.read_text(encoding="utf-8") == key
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file, as hex."""
     digest = sha256()
@@ -190,12 +205,16 @@ class Run:
         Raises:
             RunError: no such table, or this run does not have it yet.
         """
+        return self.scan(name).collect()
+
+    def scan(self, name: str) -> pl.LazyFrame:
+        """The same, to be read as far as it is asked for."""
         if name not in tables.FILES:
             raise RunError(f"no table '{name}'{did_you_mean(name, tables.FILES)}; there are {', '.join(tables.FILES)}")
         path = self.folder / tables.FILES[name]
         if not path.is_file():
             raise RunError(f"{self.folder} has no table '{name}' yet: ontogeny run {self.folder}")
-        return pl.read_parquet(path)
+        return pl.scan_parquet(path)
 
     def matrix(self, column: str) -> np.ndarray:
         """A column of `trajectories`, such as `strength`, as an array [snapshot, feature]."""

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.resources import files
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ontogeny import tables
-from ontogeny.activations.key import activations_key, pretrain_key
+from ontogeny.activations.key import activations_key, pretrain_key, snapshot_keys
 from ontogeny.analyses import ANALYSES
 from ontogeny.config import StudyConfig, TruthConfig, load_study
 from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerFast
 
+    from ontogeny.dictionaries.dictionary import Dictionary
 
 Say = Callable[[str], None]
 
@@ -76,15 +78,25 @@ def _pretrain(run: Run) -> list[Path]:
 
 
 def _train_key(run: Run) -> str:
-    return fingerprint(activations_key(run), run.study.dictionary, run.study.train)
+    study = run.study
+    series = (study.series,) if study.dictionary.kind == "sae_series" else ()
+    return fingerprint(activations_key(run), study.dictionary, study.train, *series)
 
 
 def _train(run: Run) -> list[Path]:
     import torch
 
+    from ontogeny.loop import matmul_precision
+
+    dictionary = _train_series(run) if run.study.dictionary.kind == "sae_series" else _train_crosscoder(run)
+    dictionary.save(run.dictionary_folder)
+    run.update_manifest(numerics={"threads": torch.get_num_threads(), "matmul_precision": matmul_precision()})
+    return [run.dictionary_folder]
+
+
+def _train_crosscoder(run: Run) -> "Dictionary":
     from ontogeny.activations.stream import stream_of
     from ontogeny.dictionaries.train import train_crosscoder
-    from ontogeny.loop import matmul_precision
 
     if run.study.train.store_gb == "auto" and run.manifest.get("store", {}).get("key") != _train_key(run):
         from ontogeny.pace import cheaper_store, measure_pace
@@ -92,16 +104,31 @@ def _train(run: Run) -> list[Path]:
         plan = plan_study(run.study, run.folder)
         run.update_manifest(store={"key": _train_key(run), "gb": cheaper_store(plan, measure_pace(plan))})
         plan.require_room({"train"})
-    crosscoder = train_crosscoder(
+    return train_crosscoder(
         stream_of(run),
         run.study.crosscoder,
         checkpoint=run.checkpoints / "train.pt",
         key=_train_key(run),
         events=run.events,
     )
-    crosscoder.save(run.dictionary_folder)
-    run.update_manifest(numerics={"threads": torch.get_num_threads(), "matmul_precision": matmul_precision()})
-    return [run.dictionary_folder]
+
+
+def _train_series(run: Run) -> "Dictionary":
+    """Each SAE reads on in the corpus where the one before it stopped; their files stay, for more to follow."""
+    from ontogeny.activations.stream import SnapshotStream
+    from ontogeny.dictionaries.track import train_sae_series
+
+    config, n = run.study.sae_series, len(suite_of(run).snapshots)
+    firsts = [0, *accumulate(config.steps_of(number) for number in range(n - 1))]
+    if config.direction == "reverse":
+        firsts.reverse()
+    return train_sae_series(
+        [SnapshotStream(run, place, first=first) for place, first in enumerate(firsts)],
+        config,
+        folder=run.folder / "series",
+        key=[fingerprint(key, run.study.train, first) for key, first in zip(snapshot_keys(run), firsts, strict=True)],
+        events=run.events,
+    )
 
 
 # measure
@@ -112,42 +139,10 @@ def _measure_key(run: Run) -> str:
 
 
 def _measure(run: Run) -> list[Path]:
-    from ontogeny.activations.harvest import harvester_of
-    from ontogeny.dictionaries.crosscoder import Crosscoder
-    from ontogeny.features.codes import sample_codes
-    from ontogeny.features.measure import measure_features
-    from ontogeny.features.quality import quality_table, reconstruct_held_out
-    from ontogeny.features.splice import measure_splices
-    from ontogeny.features.tables import examples_table, features_table, logit_effects_table, trajectories_table
+    from ontogeny.features.parts import measure_dictionary
 
-    study, settings, suite = run.study, run.study.measure, suite_of(run)
-    corpus, held_out = _corpus(run, "train"), _corpus(run, "held_out")
-    harvester = harvester_of(run)
-    crosscoder = run.dictionary().to(harvester.device)
-    assert isinstance(crosscoder, Crosscoder)
-    measurement = measure_features(
-        crosscoder,
-        harvester,
-        corpus,
-        settings,
-        checkpoint=run.checkpoints / "measure.pt",
-        key=_measure_key(run),
-        events=run.events,
-    )
-    centre = measurement.mean()
-    reconstruction = reconstruct_held_out(crosscoder, harvester, held_out, settings, centre=centre)
-    rescaling = reconstruction.rescaling("robust" if study.train.normalisation == "mean" else "mean")
-    sample = sample_codes(crosscoder, harvester, held_out, settings)
-    splices = measure_splices(crosscoder, suite, held_out, sample, harvester=harvester, centre=centre)
-    logits = logit_effects_table(crosscoder, suite, settings, dtype=study.suite.dtype, device=harvester.device)
-    return [
-        run.write_table("features", features_table(measurement, settings, steps=suite.steps, rescaling=rescaling)),
-        run.write_table("trajectories", trajectories_table(measurement, steps=suite.steps)),
-        run.write_table("examples", examples_table(measurement, corpus)),
-        run.write_table("logit_effects", logits),
-        run.write_table("codes", sample.table()),
-        run.write_table("quality", quality_table(reconstruction, measurement, splices, steps=suite.steps)),
-    ]
+    measured = measure_dictionary(run, key=_measure_key(run))
+    return [run.write_table(name, table) for name, table in measured.items()]
 
 
 # analyse, truth and report

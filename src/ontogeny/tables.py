@@ -58,7 +58,9 @@ TABLES: dict[str, dict[str, Column]] = {
         "snapshot": SNAPSHOT,
         "step": STEP,
         "strength": Column(
-            pl.Float32, "normalised", "norm of the decoder direction in the snapshot's normalised units"
+            pl.Float32,
+            "normalised",
+            "norm of the decoder direction in the snapshot's normalised units; 0 where the feature is never active",
         ),
         "strength_relative": Column(pl.Float32, "share", "strength over the feature's greatest strength"),
         "firing_rate": Column(pl.Float32, "share", "share of measured tokens on which the code is active"),
@@ -73,8 +75,8 @@ TABLES: dict[str, dict[str, Column]] = {
         "kind": Column(
             pl.String,
             "",
-            "`top` (by the code), `own` (by the snapshot's own part of the code), `quantile` (sampled from all "
-            "contexts in which it fires)",
+            "`top` (by the code, the greatest of all snapshots), `own` (by the snapshot's own part of the code), "
+            "`quantile` (sampled from all contexts in which it fires)",
         ),
         "rank": Column(pl.Int16, "index", "0 is the most active"),
         "sequence": Column(pl.Int32, "index", "sequence of the corpus"),
@@ -102,12 +104,15 @@ TABLES: dict[str, dict[str, Column]] = {
             pl.Float64, "share", "the same for as many principal directions of the snapshot as a token has features"
         ),
         "l0": Column(pl.Float64, "features", "active features a token, by the inference rule"),
-        "dead_share": Column(pl.Float64, "share", "features silent on all measured tokens"),
-        "silent_share": Column(pl.Float64, "share", "features silent on the held-out tokens"),
+        "dead_share": Column(pl.Float64, "share", "features silent on all measured tokens at this snapshot"),
+        "silent_share": Column(pl.Float64, "share", "features silent on the held-out tokens at this snapshot"),
         "ultra_low_share": Column(
             pl.Float64, "share", "not dead, but density < 1e-6 or greatest code < 1 % of the median feature's"
         ),
         "norm_scale": Column(pl.Float64, "1 / raw unit", "factor that brings the mean norm to sqrt(d_model)"),
+        "other_norm_scale": Column(
+            pl.Float64, "1 / raw unit", "the factor of the other normalisation (mean or robust)"
+        ),
         "tokens": Column(pl.Int64, "tokens", "held-out tokens measured"),
         "ce_clean": Column(pl.Float64, "nat / token", "loss of the model as it is, on `splice_tokens`"),
         "ce_spliced": Column(pl.Float64, "nat / token", "its loss from the reconstruction on"),
@@ -121,6 +126,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "splice_tokens": Column(pl.Int64, "tokens", "held-out tokens predicted from positions that were replaced"),
     },
     "codes": {
+        "snapshot": Column(pl.Int16, "index", "whose code it is; null where all snapshots share it"),
         "sequence": Column(pl.Int32, "index", "sequence of the held-out corpus"),
         "position": Column(pl.Int32, "index", "position in it"),
         "feature": FEATURE,

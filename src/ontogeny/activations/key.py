@@ -3,7 +3,7 @@
 from ontogeny.corpus.pack import Corpus
 from ontogeny.run import Run, content_state
 from ontogeny.settings import fingerprint
-from ontogeny.suites.suite import suite_of
+from ontogeny.suites.suite import Snapshot, suite_of
 
 
 def pretrain_key(run: Run) -> str:
@@ -17,13 +17,27 @@ def suite_key(run: Run) -> str:
     study, suite = run.study, suite_of(run)
     if study.suite.pretrain is not None:
         return fingerprint(pretrain_key(run), suite.steps, study.suite.dtype)
-    files = [
+    files = [state for snapshot in suite.snapshots for state in _files(snapshot)]
+    return fingerprint(files, study.suite.dtype)
+
+
+def snapshot_keys(run: Run) -> list[str]:
+    """Fingerprint of each snapshot's activations on the training corpus; those of others do not change it."""
+    study, corpus = run.study, Corpus(run.corpus_folder / "train").fingerprint
+    own = pretrain_key(run) if study.suite.pretrain is not None else None
+    return [
+        fingerprint(own or _files(snapshot), snapshot.step, study.suite.dtype, study.hookpoint, corpus)
+        for snapshot in suite_of(run).snapshots
+    ]
+
+
+def _files(snapshot: Snapshot) -> list[tuple[int | str, ...]]:
+    """Names of a snapshot's files, and what tells their content."""
+    return [
         (snapshot.step, snapshot.revision, file.name, *content_state(file))
-        for snapshot in suite.snapshots
         for pattern in ("*.safetensors", "*.bin", "config.json")
         for file in sorted(snapshot.path.glob(pattern))
     ]
-    return fingerprint(files, study.suite.dtype)
 
 
 def activations_key(run: Run) -> str:

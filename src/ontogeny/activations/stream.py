@@ -172,6 +172,21 @@ class ActivationStream:
         return rows.cpu()
 
 
+class SnapshotStream:
+    """One snapshot's stream of a run, from batch number `first` on; the model is loaded when batches are asked for."""
+
+    def __init__(self, run: Run, snapshot: int, *, first: int = 0) -> None:
+        self.run, self.snapshot, self.first = run, snapshot, first
+
+    def __iter__(self) -> Iterator[Float[Tensor, "batch 1 d_model"]]:
+        return self.starting_at(0)
+
+    def starting_at(self, batch: int) -> Iterator[Float[Tensor, "batch 1 d_model"]]:
+        """Batches from number `first` + `batch` on, without end."""
+        one = suite_of(self.run).only([self.snapshot])
+        return stream_of(self.run, suite=one).starting_at(self.first + batch)
+
+
 def stream_of(run: Run, *, suite: Suite | None = None, seed: int | None = None) -> ActivationStream:
     """The stream that a run's dictionary is trained on, of its suite or of some of its snapshots.
 

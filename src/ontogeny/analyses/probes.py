@@ -18,19 +18,18 @@ SEQUENCES_AT_ONCE = 16
 def probes(run: Run) -> pl.DataFrame:
     """The table `probes`: a row per feature and snapshot.
 
-    Probes are fitted on every other sequence of the sampled held-out tokens and measured on the rest.
+    Probes are fitted on every other sequence of the sampled held-out tokens and measured on the rest. Where snapshots
+    have codes of their own, `active` is what the last one says.
     """
     import torch
 
     from ontogeny.activations.harvest import harvester_of, usable_positions
-    from ontogeny.dictionaries.crosscoder import Crosscoder
     from ontogeny.features.codes import stored_codes
     from ontogeny.features.probes import auc, linear_probe, refit_strength, token_rates
     from ontogeny.models.pretrain import padded
 
     stored, corpus = stored_codes(run), Corpus(run.corpus_folder / "held_out")
-    harvester, crosscoder, steps = harvester_of(run), run.dictionary(), run.steps
-    assert isinstance(crosscoder, Crosscoder)
+    harvester, dictionary, steps = harvester_of(run), run.dictionary(), run.steps
     lengths = corpus.lengths[stored.sequences].astype(np.int64) - 1
     for_test = torch.from_numpy(np.repeat(np.arange(len(lengths)) % 2 == 1, lengths))
     token = torch.from_numpy(stored.token)
@@ -60,15 +59,15 @@ def probes(run: Run) -> pl.DataFrame:
             for chunk in chunks:
                 usable = torch.from_numpy(usable_positions(corpus.lengths[chunk], corpus.sequence_length))
                 read.append(harvester.read(snapshot, padded(corpus, chunk).clamp_min(0)).cpu()[usable])
-            x = torch.cat(read) * crosscoder.norm_scale[snapshot]
+            x = torch.cat(read) * dictionary.norm_scale[snapshot]
             areas, own = [], []
             for block in blocks:
                 here = active(block)
                 weights, mean = linear_probe(x[~for_test], here[~for_test])
                 areas.append(auc((x[for_test] - mean) @ weights, here[for_test]))
-                own.append(auc(x[for_test] @ crosscoder.W_enc[snapshot][:, block], here[for_test]))
-            codes = crosscoder.kept_at(stored.codes, snapshot)
-            refit = refit_strength(x, codes, crosscoder.W_dec[snapshot], crosscoder.b_dec[snapshot], for_test=for_test)
+                own.append(auc(x[for_test] @ dictionary.W_enc[snapshot][:, block], here[for_test]))
+            codes = dictionary.kept_at(stored_codes(run, snapshot=snapshot).codes, snapshot)
+            refit = refit_strength(x, codes, dictionary.W_dec[snapshot], dictionary.b_dec[snapshot], for_test=for_test)
             tables.append(
                 pl.DataFrame(
                     {

@@ -17,13 +17,11 @@ def single_saes(run: Run) -> pl.DataFrame:
     """
     from ontogeny.activations.harvest import harvester_of
     from ontogeny.activations.stream import stream_of
-    from ontogeny.dictionaries.crosscoder import Crosscoder
     from ontogeny.dictionaries.variants import variant
     from ontogeny.features.quality import reconstruct_held_out
 
     suite, held_out, settings = suite_of(run), Corpus(run.corpus_folder / "held_out"), run.study.measure
-    dictionary, quality = run.dictionary(), run.table("quality").sort("snapshot")
-    assert isinstance(dictionary, Crosscoder)
+    quality = run.table("quality").sort("snapshot")
     rows = []
     for snapshot in sorted({place % len(suite.snapshots) for place in _places(run)}):
         one = suite.only([snapshot])

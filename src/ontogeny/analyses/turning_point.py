@@ -99,8 +99,9 @@ def _variants(run: Run) -> Iterator[tuple[str, Sequence[int], np.ndarray]]:
 
 def _living_directions(run: Run) -> np.ndarray:
     """Unit decoder directions [snapshot, feature, d_model], nan where a feature is not alive."""
-    dead = run.features.sort("feature")["dead"].to_numpy()
-    return _unit_where_alive(run.dictionary().W_dec.numpy(), dead, run.study.measure.alive_threshold)
+    living = ~run.features.sort("feature")["dead"].to_numpy()
+    alive = (run.matrix("strength_relative") >= run.study.measure.alive_threshold) & living
+    return _unit_where(alive, run.dictionary().W_dec.numpy())
 
 
 def _independent_directions(run: Run) -> np.ndarray:
@@ -114,14 +115,12 @@ def _independent_directions(run: Run) -> np.ndarray:
     harvester = harvester_of(run)
     held_out = Corpus(run.corpus_folder / "held_out")
     measured = reconstruct_held_out(other.to(harvester.device), harvester, held_out, run.study.measure)
-    silent = ~measured.fired.cpu().numpy()
-    return _unit_where_alive(other.W_dec.cpu().numpy(), silent, run.study.measure.alive_threshold)
+    strength, fired = other.strength().cpu().numpy(), measured.fired.cpu().numpy()
+    return _unit_where(alive_mask(strength, run.study.measure.alive_threshold) & fired, other.W_dec.cpu().numpy())
 
 
-def _unit_where_alive(W_dec: np.ndarray, dead: np.ndarray, threshold: float) -> np.ndarray:
-    strength = np.linalg.norm(W_dec, axis=2)
-    alive = alive_mask(strength, threshold) & ~dead
-    return W_dec / np.where(alive, strength, np.nan)[..., None]
+def _unit_where(alive: np.ndarray, W_dec: np.ndarray) -> np.ndarray:
+    return W_dec / np.where(alive, np.linalg.norm(W_dec, axis=2), np.nan)[..., None]
 
 
 def _cosines(directions: np.ndarray, a: int, b: int) -> np.ndarray:

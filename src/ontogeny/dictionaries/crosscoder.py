@@ -13,13 +13,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ontogeny.dictionaries.dictionary import Dictionary
+from ontogeny.dictionaries.dictionary import Dictionary, Part
 
 
 class Crosscoder(Dictionary):
     """Features read from all snapshots together and decoded into each."""
 
     kind = "crosscoder"
+
+    def parts(self) -> list[Part]:
+        """Itself, over all snapshots."""
+        return [Part(slice(0, self.n_snapshots), self)]
 
     def encoder_input(self, x: Float[Tensor, "batch snapshot d_model"]) -> Float[Tensor, "batch width"]:
         """What encoder rows are multiplied with, all snapshots side by side."""
@@ -84,7 +88,6 @@ class Crosscoder(Dictionary):
         return self.activation.inference(pre, weight=self.strength().amax(0), threshold=self.threshold)
 
     def kept_at(self, codes: Tensor, snapshot: int) -> Tensor:
-        """Of sparse widest codes [feature, token] those whose gate is open at one snapshot."""
         if self.gate == "shared" or self.threshold is None:
             return codes
         feature, _ = codes.indices()

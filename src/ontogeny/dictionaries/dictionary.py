@@ -3,7 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from ontogeny.dictionaries.activation_functions import ACTIVATIONS, Activation
 from ontogeny.dictionaries.files import write_folder
 from ontogeny.errors import DictionaryError, did_you_mean
+
+if TYPE_CHECKING:
+    from ontogeny.dictionaries.crosscoder import Crosscoder
 
 SCORES, ENCODERS = ("l2", "sum", "max"), ("sum", "mean")
 
@@ -26,6 +29,13 @@ class Output(NamedTuple):
 
     code: Tensor
     x_hat: Tensor
+
+
+class Part(NamedTuple):
+    """Neighbouring snapshots of a dictionary that share an encoder, and the crosscoder over them."""
+
+    snapshots: slice
+    crosscoder: "Crosscoder"
 
 
 class Dictionary(nn.Module, ABC):
@@ -140,12 +150,20 @@ class Dictionary(nn.Module, ABC):
         return norms * self.norm_scale[:, None] if self.folded else norms
 
     @abstractmethod
+    def parts(self) -> list[Part]:
+        """The crosscoders that it is made of, which together cover its snapshots in order."""
+
+    @abstractmethod
     def encode(self, x: Tensor, *, k: int | None = None) -> Tensor:
         """The code of a batch [batch, snapshot, d_model]."""
 
     @abstractmethod
     def decode(self, code: Tensor) -> Tensor:
         """The reconstruction [batch, snapshot, d_model] of a code."""
+
+    def kept_at(self, codes: Tensor, snapshot: int) -> Tensor:
+        """Of sparse widest codes [feature, token] those whose gate is open at one snapshot."""
+        return codes
 
     def forward(self, x: Tensor) -> Output:
         """Code and reconstruction of a batch [batch, snapshot, d_model]."""
@@ -154,8 +172,11 @@ class Dictionary(nn.Module, ABC):
 
     def settings(self) -> dict[str, Any]:
         """Everything but the tensors."""
+        return {"kind": self.kind} | self.options()
+
+    def options(self) -> dict[str, Any]:
+        """What a constructor takes beside the tensors."""
         return {
-            "kind": self.kind,
             "activation": self.activation_name,
             "k": self.k,
             "gate": self.gate,
@@ -184,8 +205,7 @@ class Dictionary(nn.Module, ABC):
         tensors["W_enc"] = tensors["W_enc"] * scale[:, None, None]
         tensors["W_dec"] = tensors["W_dec"] / scale[:, None, None]
         tensors["b_dec"] = tensors["b_dec"] / scale[:, None]
-        options: dict[str, Any] = tensors | self.settings() | {"folded": True}
-        del options["kind"]
+        options: dict[str, Any] = tensors | self.options() | {"folded": True}
         return type(self)(**options)
 
     def save(self, folder: str | Path) -> Path:

@@ -11,14 +11,13 @@ Source: Tracking the Feature Dynamics in LLM Training (SAE-Track), arXiv 2412.17
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ontogeny.dictionaries.crosscoder import Crosscoder
-from ontogeny.dictionaries.dictionary import Dictionary
+from ontogeny.dictionaries.dictionary import Dictionary, Part
 
 
 class SAESeries(Dictionary):
@@ -35,8 +34,7 @@ class SAESeries(Dictionary):
         joined |= {
             name: torch.stack([one[name] for one in tensors]) for name in ("b_enc", "threshold") if name in tensors[0]
         }
-        settings = {name: value for name, value in saes[0].settings().items() if name != "kind"}
-        series = cls(**joined, **settings)
+        series = cls(**joined, **saes[0].options())
         golden = [sae.golden_inputs for sae in saes]
         if all(inputs is not None for inputs in golden):
             series.golden_inputs = torch.cat(golden, dim=1)  # pyright: ignore[reportArgumentType, reportCallIssue]
@@ -49,8 +47,11 @@ class SAESeries(Dictionary):
         for name in ("b_enc", "threshold"):
             if name in tensors:
                 tensors[name] = tensors[name][0]
-        settings: dict[str, Any] = {name: value for name, value in self.settings().items() if name != "kind"}
-        return Crosscoder(**tensors, **settings).requires_grad_(False).eval()
+        return Crosscoder(**tensors, **self.options()).requires_grad_(False).eval()
+
+    def parts(self) -> list[Part]:
+        """An SAE for each snapshot."""
+        return [Part(slice(place, place + 1), self.sae(place)) for place in range(self.n_snapshots)]
 
     def encode(
         self, x: Float[Tensor, "batch snapshot d_model"], *, k: int | None = None
@@ -60,9 +61,27 @@ class SAESeries(Dictionary):
         Args:
             k: use the training rule with this k instead of the inference rule.
         """
-        codes = [self.sae(place).encode(x[:, place : place + 1], k=k) for place in range(self.n_snapshots)]
-        return torch.stack(codes, dim=1)
+        return torch.stack([sae.encode(x[:, at], k=k) for at, sae in self.parts()], dim=1)
 
     def decode(self, code: Float[Tensor, "batch snapshot feature"]) -> Float[Tensor, "batch snapshot d_model"]:
         """Reconstruction of every snapshot's activations from its own code."""
         return torch.einsum("bsf,sfd->bsd", code, self.W_dec) + self.b_dec
+
+
+def with_mean_code(sae: Crosscoder, mean: Float[Tensor, " feature"], *, wanted: float = 1.0) -> Crosscoder:
+    """The same function with other sizes of codes: a factor moved between each feature's encoder and its decoder.
+
+    What an SAE's loss leaves open is how a contribution is shared between code and direction. With one mean code for
+    all snapshots, strength is what a feature contributes where it is active, and can be compared between them.
+
+    Args:
+        mean: each feature's mean code where it is active; features where it is 0 stay as they are.
+        wanted: the mean code afterwards.
+    """
+    factor = torch.where(mean > 0, wanted / mean, torch.ones_like(mean))
+    tensors = sae.tensors()
+    tensors["W_enc"], tensors["b_enc"] = tensors["W_enc"] * factor, tensors["b_enc"] * factor
+    tensors["W_dec"] = tensors["W_dec"] / factor[:, None]
+    same = Crosscoder(**tensors, **sae.options()).requires_grad_(False).eval()
+    same.golden_inputs = sae.golden_inputs
+    return same

@@ -2,22 +2,25 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ontogeny.config import SAESeriesConfig
+from ontogeny.config import CrosscoderConfig, SAESeriesConfig
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.load import load_dictionary
-from ontogeny.dictionaries.sae_series import SAESeries
+from ontogeny.dictionaries.sae_series import SAESeries, with_mean_code
 from ontogeny.dictionaries.train import learning_rate_of, train_crosscoder
 from ontogeny.errors import ConfigError
 from ontogeny.loop import Resumable
 from ontogeny.progress import Events
-from ontogeny.run import remove, write_text
+from ontogeny.run import is_kept, keeping, remove
 from ontogeny.settings import fingerprint
+
+TOKENS_FOR_MEAN_CODE = 65_536
 
 
 def train_sae_series(
@@ -25,60 +28,88 @@ def train_sae_series(
     config: SAESeriesConfig,
     *,
     folder: Path | None = None,
-    key: str = "",
+    key: str | Sequence[str] = "",
     events: Events | None = None,
     device: torch.device | str | None = None,
 ) -> SAESeries:
     """Train an SAE for every snapshot on raw activations; each takes its neighbour's weights, with a fresh optimiser.
 
+    In the series every feature has a mean code of 1 where it is active, so that strengths can be compared.
+
     Args:
-        batches_per_snapshot: raw activations of each snapshot, [batch, d_model] or [batch, 1, d_model].
+        batches_per_snapshot: raw activations of each snapshot, [batch, d_model] or [batch, 1, d_model]; the first are
+            read again at the end, so a generator will not do.
         folder: where finished SAEs and the state of the one in work are kept; a killed series goes on from there.
-        key: fingerprint of what the batches depend on; SAEs of other settings or batches are trained again.
+        key: fingerprint of what the batches depend on, one for all or one for each; SAEs of other settings or batches
+            are trained again, and so are all that follow them.
     Returns:
         The series on the CPU, inference thresholds set.
     Raises:
-        ConfigError: there is no snapshot.
+        ConfigError: there is no snapshot, or batches cannot be read again.
         TrainingError: an activation or a loss is not finite.
     """
-    if not batches_per_snapshot:
+    n = len(batches_per_snapshot)
+    if n == 0:
         raise ConfigError("a series needs the batches of one snapshot at least, found none")
-    places = list(range(len(batches_per_snapshot)))
-    order = places if config.direction == "forward" else places[::-1]
-    saes: dict[int, Crosscoder] = {}
-    before, chain = None, key
-    for number, place in enumerate(order):
+    keys = [key] * n if isinstance(key, str) else list(key)
+    saes: dict[int, tuple[Crosscoder, Tensor]] = {}
+    before, chain = None, ""
+    for number, place in enumerate(range(n) if config.direction == "forward" else reversed(range(n))):
         own = config.of_sae(number)
         if before is not None:
             rate = learning_rate_of(own, n_snapshots=1, d_model=before.d_model) * config.next_learning_rate
             own = own.model_copy(update={"learning_rate": rate})
-        chain = fingerprint(chain, own, place)
+        chain = fingerprint(chain, own, keys[place])
         kept = None if folder is None else folder / f"sae-{place:04d}"
-        before = _kept(kept, chain)
-        if before is None:
-            previous = saes.get(order[number - 1]) if number else None
-            before = train_crosscoder(
-                _OneSnapshot(batches_per_snapshot[place]), own, start=previous, key=chain, events=events,
-                checkpoint=None if kept is None else kept.with_suffix(".pt"), device=device, stage=f"sae-{place}",
-            )  # fmt: skip
-            _keep(before, kept, chain)
-        saes[place] = before
-    return SAESeries.of([saes[place] for place in places])
+        saes[place] = _kept(kept, chain) or _trained(
+            _OneSnapshot(batches_per_snapshot[place]), own, kept, chain, start=before, events=events, device=device,
+            stage=f"sae-{place}",
+        )  # fmt: skip
+        before, _ = saes[place]
+    return SAESeries.of([with_mean_code(*saes[place]) for place in range(n)])
 
 
-def _kept(folder: Path | None, key: str) -> Crosscoder | None:
-    """An SAE that is there already."""
-    if folder is None or not (folder / "key").is_file() or (folder / "key").read_text(encoding="utf-8") != key:
-        return None
-    return cast(Crosscoder, load_dictionary(folder / "dictionary"))
-
-
-def _keep(sae: Crosscoder, folder: Path | None, key: str) -> None:
+def _trained(
+    batches: "_OneSnapshot", config: CrosscoderConfig, folder: Path | None, key: str, **options: Any
+) -> tuple[Crosscoder, Tensor]:
+    """An SAE and the mean codes of its features, kept in the folder."""
+    checkpoint = None if folder is None else folder.with_suffix(".pt")
+    sae = train_crosscoder(batches, config, key=key, checkpoint=checkpoint, **options)
+    mean = _mean_code(sae, batches)
     if folder is not None:
-        (folder / "key").unlink(missing_ok=True)
-        sae.save(folder / "dictionary")
-        write_text(folder / "key", key)
-        remove(folder.with_suffix(".pt"))
+        _keep(sae, mean, folder, key)
+    return sae, mean
+
+
+@torch.no_grad()
+def _mean_code(sae: Crosscoder, batches: "_OneSnapshot") -> Float[Tensor, " feature"]:
+    """Mean code of each feature where it is active, on the first batches; 0 where it never is."""
+    total, count, tokens = torch.zeros(sae.n_features, dtype=torch.float64), torch.zeros(sae.n_features), 0
+    for raw in batches.starting_at(0):
+        code = sae.encode(raw.cpu() * sae.norm_scale[:, None])
+        total += code.sum(0, dtype=torch.float64)
+        count += (code > 0).sum(0)
+        tokens += len(code)
+        if tokens >= TOKENS_FOR_MEAN_CODE:
+            break
+    if tokens == 0:
+        raise ConfigError("the batches of a snapshot can be read only once: give a list, a stream or a store")
+    return (total / count.clamp_min(1)).float()
+
+
+def _kept(folder: Path | None, key: str) -> tuple[Crosscoder, Tensor] | None:
+    """An SAE that is there already, and its mean codes."""
+    if folder is None or not is_kept(folder, key):
+        return None
+    mean = load_file(folder / "mean_code.safetensors")["mean_code"]
+    return cast(Crosscoder, load_dictionary(folder / "dictionary")), mean
+
+
+def _keep(sae: Crosscoder, mean: Tensor, folder: Path, key: str) -> None:
+    with keeping(folder, key) as temporary:
+        sae.save(temporary / "dictionary")
+        save_file({"mean_code": mean}, temporary / "mean_code.safetensors")
+    remove(folder.with_suffix(".pt"))
 
 
 class _OneSnapshot:

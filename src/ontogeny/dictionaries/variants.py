@@ -10,7 +10,7 @@ from ontogeny.config import CrosscoderConfig
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.load import load_dictionary
 from ontogeny.dictionaries.train import train_crosscoder
-from ontogeny.run import Run, remove, write_text
+from ontogeny.run import Run, is_kept, keeping, remove
 from ontogeny.settings import fingerprint
 
 
@@ -27,13 +27,12 @@ def variant(
     config = CrosscoderConfig(**run.study.crosscoder.model_dump() | changes)
     key = fingerprint(run.manifest["stages"]["train"]["key"], config, of)
     folder = run.folder / "variants" / name
-    key_file, checkpoint = folder / "key", run.checkpoints / f"{name}.pt"
-    if not key_file.is_file() or key_file.read_text(encoding="utf-8") != key:
+    checkpoint = run.checkpoints / f"{name}.pt"
+    if not is_kept(folder, key):
         given = stream_of(run) if batches is None else batches()
         trained = train_crosscoder(given, config, checkpoint=checkpoint, key=key, events=run.events, stage=name)
-        key_file.unlink(missing_ok=True)
-        trained.save(folder / "dictionary")
-        write_text(key_file, key)
+        with keeping(folder, key) as temporary:
+            trained.save(temporary / "dictionary")
         remove(checkpoint)
     loaded = load_dictionary(folder / "dictionary")
     assert isinstance(loaded, Crosscoder)

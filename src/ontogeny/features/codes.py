@@ -41,6 +41,7 @@ class CodeSample:
             parts.append(
                 pl.DataFrame(
                     {
+                        "snapshot": pl.Series([None] * len(row), dtype=pl.Int16),
                         "sequence": sequences[row // length].astype(np.int32),
                         "position": (row % length).astype(np.int16),
                         "feature": feature.astype(np.int32),
@@ -91,10 +92,16 @@ class StoredCodes:
         return len(self.token)
 
 
-def stored_codes(run: Run) -> StoredCodes:
-    """The codes that a run kept of its held-out tokens."""
-    table, corpus = run.table("codes"), Corpus(run.corpus_folder / "held_out")
-    sequences = np.unique(table["sequence"].to_numpy())
+def stored_codes(run: Run, *, snapshot: int = -1) -> StoredCodes:
+    """The codes that a run kept of its held-out tokens.
+
+    Args:
+        snapshot: whose, where snapshots have codes of their own.
+    """
+    snapshot %= len(run.steps)
+    table = run.scan("codes").filter(pl.col("snapshot").is_null() | (pl.col("snapshot") == snapshot)).collect()
+    corpus = Corpus(run.corpus_folder / "held_out")
+    sequences = np.sort(run.scan("codes").select(pl.col("sequence").unique()).collect()["sequence"].to_numpy())
     usable = corpus.lengths[sequences].astype(np.int64) - 1
     starts = usable.cumsum() - usable
     place = np.searchsorted(sequences, table["sequence"].to_numpy())

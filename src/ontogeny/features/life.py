@@ -86,8 +86,7 @@ def rise_width(strength: np.ndarray, steps: Sequence[int]) -> np.ndarray:
     not below 10 % before.
     """
     n, n_features = strength.shape
-    greatest = strength.max(0)
-    relative = np.divide(strength, greatest, out=np.zeros_like(strength), where=greatest > 0)
+    relative = relative_strength(strength)
     full = (relative >= 0.9).argmax(0)
     below = (relative < 0.1) & (np.arange(n)[:, None] < full)
     low = n - 1 - below[::-1].argmax(0)
@@ -108,3 +107,9 @@ def alive_mask(strength: np.ndarray, threshold: float) -> np.ndarray:
     """Where each feature has at least `threshold` of its greatest strength [snapshot, feature]."""
     greatest = strength.max(0)
     return (strength >= threshold * greatest) & (greatest > 0)
+
+
+def relative_strength(strength: np.ndarray) -> np.ndarray:
+    """Strength over each feature's greatest [snapshot, feature]; 0 where that is 0."""
+    greatest = strength.max(0)
+    return np.divide(strength, greatest, out=np.zeros_like(strength), where=greatest > 0)

@@ -173,6 +173,10 @@ class Measurement:
         covariance = self.x_products / self.tokens - torch.einsum("sd,se->sde", mean, mean)
         return torch.linalg.eigh(covariance).eigenvectors.flip(-1)
 
+    def strength(self) -> Float[Tensor, "snapshot feature"]:
+        """Strength of each feature, 0 where it is never active."""
+        return self.crosscoder.strength() * (self.active_at > 0)
+
     def own_part_mean(self) -> Float[Tensor, "snapshot feature"]:
         """Mean of each snapshot's own part of the code over the tokens where the feature is active; nan if none."""
         crosscoder = self.crosscoder

@@ -124,13 +124,19 @@ def reconstruct_held_out(
 
 
 def quality_table(
-    reconstruction: Reconstruction, measurement: Measurement, splices: pl.DataFrame, *, steps: list[int]
+    reconstruction: Reconstruction,
+    measurement: Measurement,
+    splices: pl.DataFrame,
+    *,
+    steps: list[int],
+    rescaling: Float[Tensor, " snapshot"],
 ) -> pl.DataFrame:
     """The table `quality`.
 
     Args:
         measurement: of the same dictionary; its silent features are the dead ones, its principal directions the PCA.
         splices: what `measure_splices` found, a row per snapshot.
+        rescaling: factors from the dictionary's normalised units to those of the other normalisation.
     """
     n = len(steps)
     return pl.DataFrame(
@@ -141,10 +147,11 @@ def quality_table(
             "explained_variance_per_token": (1 - reconstruction.ratio / reconstruction.tokens).tolist(),
             "pca_explained_variance": reconstruction.explained_by(measurement.principal_directions()).tolist(),
             "l0": reconstruction.l0.tolist(),
-            "dead_share": [float((measurement.active == 0).double().mean())] * n,
+            "dead_share": (measurement.active_at == 0).double().mean(1).expand(n).tolist(),
             "silent_share": [reconstruction.silent_share] * n,
             "ultra_low_share": [float(ultra_low(measurement).double().mean())] * n,
             "norm_scale": measurement.crosscoder.norm_scale.tolist(),
+            "other_norm_scale": (measurement.crosscoder.norm_scale * rescaling).tolist(),
             "tokens": [reconstruction.tokens] * n,
         }
     ).hstack(splices)

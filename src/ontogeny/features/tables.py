@@ -3,14 +3,12 @@
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from ontogeny.config import MeasureConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.features.examples import Leaders
-from ontogeny.features.life import life_history
+from ontogeny.features.life import life_history, relative_strength
 from ontogeny.features.measure import Measurement
 from ontogeny.models.hookpoints import logit_directions
 from ontogeny.models.load import load_snapshot
@@ -20,41 +18,44 @@ from ontogeny.suites.suite import Suite
 FEATURES_AT_ONCE = 512
 
 
-def features_table(
-    measurement: Measurement, config: MeasureConfig, *, steps: list[int], rescaling: Float[Tensor, " snapshot"]
-) -> pl.DataFrame:
-    """The table `features`.
+def found_table(measurement: Measurement) -> pl.DataFrame:
+    """What the table `features` takes from a measurement alone: feature, max_activation, density."""
+    return pl.DataFrame(
+        {
+            "feature": np.arange(measurement.crosscoder.n_features),
+            "max_activation": measurement.code_max.cpu().numpy(),
+            "density": (measurement.active / measurement.tokens).cpu().numpy(),
+        }
+    )
 
-    Args:
-        rescaling: factors from the dictionary's normalised units to those of the other normalisation.
-    """
-    active = measurement.active.cpu().numpy()
-    strength = measurement.crosscoder.strength().cpu().numpy()
+
+def features_table(
+    found: pl.DataFrame, trajectories: pl.DataFrame, quality: pl.DataFrame, config: MeasureConfig
+) -> pl.DataFrame:
+    """The table `features`, from other tables of the run and what `found_table` gives."""
+    quality, found = quality.sort("snapshot"), found.sort("feature")
+    strength = trajectories.sort("snapshot", "feature")["strength"].to_numpy().reshape(len(quality), -1)
 
     def lives(strength: np.ndarray) -> pl.DataFrame:
         return life_history(
             strength,
-            steps,
-            dead=active == 0,
+            quality["step"].to_list(),
+            dead=found["density"].to_numpy() == 0,
             alive_threshold=config.alive_threshold,
             transient_below=config.transient_below,
             censored_last=config.censored_last,
         )
 
-    return lives(strength).with_columns(
-        birth_step_rescaled=lives(strength * rescaling.cpu().numpy()[:, None])["birth_step"],
-        max_activation=pl.Series(measurement.code_max.cpu().numpy()),
-        density=pl.Series(active / measurement.tokens),
-    )
+    rescaling = (quality["other_norm_scale"] / quality["norm_scale"]).to_numpy()
+    rescaled = lives((strength * rescaling[:, None]).astype(np.float32))["birth_step"]
+    return lives(strength).with_columns(found["max_activation"], found["density"], birth_step_rescaled=rescaled)
 
 
 def trajectories_table(measurement: Measurement, *, steps: list[int]) -> pl.DataFrame:
     """The table `trajectories`; a code that all snapshots share has the same firing rate and mean at each."""
-    strength = measurement.crosscoder.strength().cpu().numpy()
+    strength = measurement.strength().cpu().numpy()
     n, n_features = strength.shape
     active = measurement.active_at.cpu().numpy()
-    greatest = strength.max(0)
-    relative = np.divide(strength, greatest, out=np.zeros_like(strength), where=greatest > 0)
     with np.errstate(invalid="ignore"):
         mean = measurement.code_sum.cpu().numpy() / active
     table = pl.DataFrame(
@@ -63,7 +64,7 @@ def trajectories_table(measurement: Measurement, *, steps: list[int]) -> pl.Data
             "snapshot": np.repeat(np.arange(n), n_features),
             "step": np.repeat(steps, n_features),
             "strength": strength.ravel(),
-            "strength_relative": relative.ravel(),
+            "strength_relative": relative_strength(strength).ravel(),
             "firing_rate": np.broadcast_to(active / measurement.tokens, strength.shape).ravel(),
             "mean_activation": np.broadcast_to(mean, strength.shape).ravel(),
             "own_part": measurement.own_part_mean().cpu().numpy().ravel(),

@@ -1,0 +1,158 @@
+"""A study whose dictionary is an SAE series: its tables against brute force, and what a later snapshot costs."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import ontogeny as og
+from conftest import small_study
+from ontogeny.activations.harvest import Harvester, usable_positions
+from ontogeny.config import StudyConfig
+from ontogeny.corpus.pack import Corpus
+from ontogeny.dictionaries import track
+from ontogeny.features import parts
+from ontogeny.features.codes import stored_codes
+from ontogeny.features.measure import chosen_sequences, chunks_of
+from ontogeny.features.quality import reconstruct_held_out
+from ontogeny.run import Run
+from ontogeny.study import run_study
+from ontogeny.suites.suite import suite_of
+
+
+def series_study(suite: Path, text_file: Path) -> StudyConfig:
+    changes = {
+        "suite": {"folder": str(suite)},
+        "corpus": {"files": str(text_file), "sequence_length": 64},
+        "dictionary": {"kind": "sae_series", "n_features": 64, "k": 6},
+        "series": {"next_tokens": [20_000], "next_learning_rate": 0.3},
+        "analyses": ["emergence", "turning_point", "single_saes", "probes"],
+        "analysis": {"bootstrap": 100, "single_sae_steps": [60]},
+        "report": False,
+    }
+    return StudyConfig(**small_study(text_file, **changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def series_run(small_run: Run, text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("series")
+    return run_study(series_study(small_run.suite_folder, text_file), out=folder / "run", say=lambda line: None)
+
+
+def test_each_snapshot_is_measured_by_its_own_sae(series_run: Run) -> None:
+    series, settings = series_run.dictionary(), series_run.study.measure
+    assert isinstance(series, og.SAESeries)
+    harvester = Harvester(suite_of(series_run), series_run.study.hookpoint)
+    x, codes = [], []
+    places = {"tokens": settings.tokens, "sequences_at_once": settings.model_batch_size, "seed": settings.seed}
+    for place in range(4):
+        one = Harvester(suite_of(series_run).only([place]), series_run.study.hookpoint)
+        chunks = chunks_of(series.sae(place), one, Corpus(series_run.corpus_folder / "train"), **places)
+        x.append(torch.cat([chunk.x[chunk.usable.flatten()] for chunk in chunks])[:, 0])
+        codes.append(series.sae(place).encode(x[-1][:, None]))
+    code = torch.stack(codes)
+    assert harvester.n_snapshots == 4
+    rates = (code > 0).double().mean(1)
+    np.testing.assert_allclose(series_run.matrix("firing_rate"), rates, atol=1e-3)
+    strength = series.strength().numpy() * (rates.numpy() > 0)
+    np.testing.assert_allclose(series_run.matrix("strength"), strength, rtol=1e-5)
+    greatest = np.maximum(strength.max(0), 1e-30)
+    np.testing.assert_allclose(series_run.matrix("strength_relative"), strength / greatest, rtol=1e-5)
+    features = series_run.features.sort("feature")
+    np.testing.assert_allclose(features["density"], rates.amax(0), atol=1e-3)
+    np.testing.assert_allclose(features["max_activation"], code.amax((0, 1)), rtol=1e-3)
+    quality = series_run.table("quality").sort("snapshot")
+    silent = (rates == 0).double().mean(1)
+    np.testing.assert_allclose(quality["dead_share"], silent, atol=0.02)
+
+
+def test_examples_of_all_snapshots_and_of_each(series_run: Run) -> None:
+    settings, corpus, examples = (
+        series_run.study.measure,
+        Corpus(series_run.corpus_folder / "train"),
+        series_run.examples,
+    )
+    series, suite = series_run.dictionary(), suite_of(series_run)
+    assert isinstance(series, og.SAESeries)
+    chosen = np.concatenate(chosen_sequences(corpus, tokens=settings.tokens, sequences_at_once=8, seed=settings.seed))
+    usable = torch.from_numpy(usable_positions(corpus.lengths[chosen], corpus.sequence_length))
+    tokens = torch.from_numpy(corpus.tokens[chosen].astype(np.int64))
+    peaks = []
+    for place in range(4):
+        x = Harvester(suite.only([place]), series_run.study.hookpoint).read(0, tokens).flatten(0, 1)
+        code = series.sae(place).encode((x * series.norm_scale[place])[:, None]).view(*tokens.shape, -1)
+        peaks.append((code * usable[..., None]).amax(1))
+    peak = torch.stack(peaks)
+    feature = int((peak > 0).sum((0, 1)).argmax())
+    own = examples.filter(feature=feature, kind="own")
+    assert sorted(own["snapshot"].unique()) == [0, 1, 2, 3]
+    for place in range(4):
+        found = own.filter(snapshot=place).sort("rank")["activations"].list.max()
+        np.testing.assert_allclose(found, peak[place, :, feature].topk(settings.snapshot_examples).values, rtol=1e-3)
+    top = examples.filter(feature=feature, kind="top").sort("rank")
+    best = peak.amax(0)[:, feature].topk(settings.examples).values
+    np.testing.assert_allclose(top["activations"].list.max(), best, rtol=1e-3)
+    assert top["sequence"].n_unique() == settings.examples
+    assert top["snapshot"].is_null().all()
+    drawn = examples.filter(kind="quantile")
+    assert drawn["snapshot"].is_null().all()
+    assert drawn.group_by("feature").len()["len"].max() == settings.quantile_examples
+    for table in (top, drawn.filter(feature=feature).sort("rank")):
+        assert table["rank"].to_list() == list(range(len(table)))
+        assert table["activations"].list.max().is_sorted(descending=True)
+
+
+def test_codes_are_kept_by_snapshot_and_quality_is_each_saes(series_run: Run) -> None:
+    series, settings = series_run.dictionary(), series_run.study.measure
+    assert isinstance(series, og.SAESeries)
+    held_out, suite = Corpus(series_run.corpus_folder / "held_out"), suite_of(series_run)
+    quality = series_run.table("quality").sort("snapshot")
+    for place in (0, 3):
+        harvester = Harvester(suite.only([place]), series_run.study.hookpoint)
+        stored = stored_codes(series_run, snapshot=place)
+        tokens = torch.from_numpy(held_out.tokens[stored.sequences].astype(np.int64))
+        usable = torch.from_numpy(usable_positions(held_out.lengths[stored.sequences], held_out.sequence_length))
+        x = harvester.read(0, tokens)[usable] * series.norm_scale[place]
+        code = series.sae(place).encode(x[:, None])
+        torch.testing.assert_close(stored.codes.to_dense().T, code, atol=1e-4, rtol=1e-3)
+        held = reconstruct_held_out(series.sae(place), harvester, held_out, settings)
+        assert quality["explained_variance"][place] == pytest.approx(float(held.explained_variance[0]))
+        assert quality["l0"][place] == pytest.approx(float(held.l0[0]))
+    assert stored_codes(series_run).codes.to_dense().equal(stored_codes(series_run, snapshot=3).codes.to_dense())
+    assert (quality["explained_variance"] > 0.5).all()
+    assert series_run.table("single_saes")["step"].to_list() == [60]
+    assert series_run.table("probes").filter(snapshot=3)["strength_refit"].is_not_null().any()
+
+
+def test_a_snapshot_that_comes_later_costs_only_itself(
+    small_run: Run, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worked: list[str] = []
+
+    def counted(function: object, name: str) -> object:
+        def call(*arguments: object, **options: object) -> object:
+            worked.append(f"{name} {options['stage']}" if name == "train" else f"{name} {arguments[2].steps}")  # type: ignore[attr-defined]
+            return function(*arguments, **options)  # type: ignore[operator]
+
+        return call
+
+    monkeypatch.setattr(track, "train_crosscoder", counted(track.train_crosscoder, "train"))
+    monkeypatch.setattr(parts, "measure_part", counted(parts.measure_part, "measure"))
+    suite = tmp_path / "suite"
+    for step in (0, 10, 25):
+        shutil.copytree(small_run.suite_folder / f"step{step}", suite / f"step{step}")
+    study = series_study(suite, text_file).model_copy(update={"analyses": ["emergence"]})
+    run_study(study, out=tmp_path / "run", say=lambda line: None)
+    assert worked == ["train sae-0", "train sae-1", "train sae-2", "measure [0]", "measure [10]", "measure [25]"]
+    worked.clear()
+    shutil.copytree(small_run.suite_folder / "step60", suite / "step60")
+    run = run_study(study, out=tmp_path / "run", say=lambda line: None)
+    assert worked == ["train sae-3", "measure [60]"]
+    assert run.trajectories["snapshot"].unique().sort().to_list() == [0, 1, 2, 3]
+    whole = run_study(study, out=tmp_path / "whole", say=lambda line: None)
+    for name in ("features", "trajectories", "examples", "quality", "codes"):
+        assert run.table(name).equals(whole.table(name)), name
+    assert run.analysis("emergence").filter(pl.col("step") == 60)["alive"][0] > 0
