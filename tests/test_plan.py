@@ -82,6 +82,30 @@ def test_arithmetic_by_hand(text_file: Path, tmp_path: Path) -> None:
     assert flop["truth"] == pytest.approx((2 + 1 + 2) * 10_000 * (read + 5 * encode))
 
 
+def test_a_series_reads_one_snapshot_at_a_time(text_file: Path, tmp_path: Path) -> None:
+    changes = {
+        "dictionary": {"kind": "sae_series", "n_features": 1000, "activation": "jumprelu", "gate": "shared"},
+        "train": {"tokens": 10_000, "batch_size": 1000},
+        "series": {"next_tokens": [2000, 1000]},
+        "measure": {"tokens": 2000, "held_out_tokens": 500},
+        "analyses": ["single_saes"],
+        "analysis": {"single_sae_steps": [0, 5]},
+    }
+    study = load_study(study_file(tmp_path, text_file, **changes))
+    plan = Plan(study, tmp_path, Model(32, 64, 1, 2, 512), n_snapshots=4, corpus=None, config={})
+    assert study.sae_series.steps == [10, 2, 1]
+    encode, token = 2 * 32 * 1000, 2 * (4 * 32 * 32 + 2 * 32 * 64) + 4 * 64 * 32
+    read = token * 64 / 63
+    flop = plan.flop()
+    assert flop["train"] == 5 * 14_000 * encode
+    assert flop["harvest"] == pytest.approx(14_000 * read)
+    assert flop["analyse"] == pytest.approx(2 * 10_000 * (read + 5 * encode))
+    assert plan.parameters == 4 * (2 * 32 * 1000 + 2 * 1000 + 32)
+    parts = plan.parts("train")
+    assert parts["gradients"].bytes == plan.parameters
+    assert parts["finished SAEs"].bytes == 8 * plan.parameters
+
+
 def test_has_no_part_in_batch_snapshot_and_feature(text_file: Path, tmp_path: Path) -> None:
     def peak(batch: int, snapshots: int, features: int) -> float:
         train = {"tokens": 1_000_000, "batch_size": batch, "window_tokens": 4096}

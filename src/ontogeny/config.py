@@ -339,6 +339,18 @@ class StudyConfig(Settings):
     """Nulls, seeds and matched plants; None leaves them out, `ontogeny truth` asks for them."""
     report: bool = True
 
+    @model_validator(mode="after")
+    def _for_a_series(self) -> "StudyConfig":
+        if self.dictionary.kind == "sae_series":
+            for asked, name in (
+                (self.train.store_gb, "train.store_gb: a series reads no activation twice"),
+                (self.analysis.independent_start, "analysis.independent_start: a series' directions start from others"),
+                (self.truth, "truth: these checks are for a crosscoder"),
+            ):
+                if asked:
+                    raise ConfigError(f"leave out {name}")
+        return self
+
     @field_validator("analyses")
     @classmethod
     def _each_once(cls, names: list[str]) -> list[str]:

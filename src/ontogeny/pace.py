@@ -86,11 +86,15 @@ def pace_table(plan: Plan, pace: Pace) -> pl.DataFrame:
         ("trainings, stored", stored, "h", f"{plan.tokens_kept + plan.tokens_missed:,.0f} of them harvested"),
         ("disk: a whole store", plan.kept_bytes / GB, "GB", f"as {plan.study.train.store_dtype}"),
     ]
+    if plan.is_series:
+        rows = [row for row in rows if "store" not in row[0]]
     return pl.DataFrame(rows, schema=TABLE, orient="row")
 
 
 def advice(plan: Plan, pace: Pace) -> str:
     """Whether to stream or to store, in a sentence."""
+    if plan.is_series:
+        return "a series reads each activation once: there is nothing to store"
     times = plan.tokens_read / plan.tokens_kept
     if not _saves(plan, pace):
         return f"each activation is read {times:.1f} times: streaming is as fast as storing here"
@@ -152,14 +156,15 @@ def _harvest(plan: Plan) -> float:
 
 def _train(plan: Plan) -> float:
     """Seconds a token of a training step, by a line through two numbers of features where the study's is too many."""
-    study, n, d = plan.study, plan.n_snapshots, plan.model.width
+    study, n, d = plan.study, plan.together, plan.model.width
+    steps = plan.n_snapshots / n
     wanted, batch = study.dictionary.n_features, study.train.batch_size
     tried = max(SPARSE * (study.crosscoder.used_k or 1), int(TRIAL_FLOP / (2 * batch * n * d)))
     rows = torch.randn(batch, n, d)
     if wanted <= 2 * tried:
-        return _step(plan, rows, wanted) / batch
+        return steps * _step(plan, rows, wanted) / batch
     small, large = _step(plan, rows, tried), _step(plan, rows, 2 * tried)
-    return (small + (large - small) * (wanted - tried) / tried) / batch
+    return steps * (small + (large - small) * (wanted - tried) / tried) / batch
 
 
 def _step(plan: Plan, rows: Tensor, n_features: int) -> float:

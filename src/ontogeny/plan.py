@@ -55,6 +55,15 @@ class Plan:
         return dictionary_parameters(self.study.dictionary, n_snapshots=self.n_snapshots, d_model=self.model.width)
 
     @property
+    def is_series(self) -> bool:
+        return self.study.dictionary.kind == "sae_series"
+
+    @property
+    def together(self) -> int:
+        """Snapshots that a training step, and measuring, reads at once."""
+        return 1 if self.is_series else self.n_snapshots
+
+    @property
     def corpus_tokens(self) -> int | None:
         """Tokens of the packed corpus that count: position 0 and padding left out."""
         return None if self.corpus is None else self.corpus.n_tokens - len(self.corpus)
@@ -64,7 +73,7 @@ class Plan:
         study, model, length = self.study, self.model, self.study.corpus.sequence_length
         encode = 2 * self.n_snapshots * model.width * study.dictionary.n_features
         read = self.n_snapshots * model.flop(length) * self.positions
-        trained = study.train.steps * study.train.batch_size
+        trained = self._trained
         measured = min(study.measure.tokens, self.corpus_tokens or study.measure.tokens)
         held_out = study.measure.held_out_tokens
         return {
@@ -80,6 +89,7 @@ class Plan:
         analyses, settings = self.study.analyses, self.study.analysis
         independent = "turning_point" in analyses and settings.independent_start
         alone = 3 if settings.single_sae_steps is None else len(settings.single_sae_steps)
+        alone *= self.study.train.steps * self.study.train.batch_size / self._trained
         return float(independent) + (alone / self.n_snapshots if "single_saes" in analyses else 0.0)
 
     def _checked(self) -> float:
@@ -112,7 +122,7 @@ class Plan:
     @property
     def tokens_kept(self) -> int:
         """Tokens that a store without a budget would keep: those that the study's dictionary is trained on."""
-        return min(self._trained, self.corpus_tokens or self._trained)
+        return round(min(self._trained, self.corpus_tokens or self._trained))
 
     @property
     def tokens_missed(self) -> float:
@@ -120,11 +130,15 @@ class Plan:
         return self._read_by_seeds * (1 - self.tokens_kept / (self.corpus_tokens or self._trained))
 
     @property
-    def _trained(self) -> int:
-        return self.study.train.steps * self.study.train.batch_size
+    def _trained(self) -> float:
+        """Tokens that the study's dictionary is trained on; of a series the mean over the snapshots."""
+        steps = float(self.study.train.steps)
+        if self.is_series:
+            steps = sum(map(self.study.sae_series.steps_of, range(self.n_snapshots))) / self.n_snapshots
+        return steps * self.study.train.batch_size
 
     @property
-    def _read_by_seeds(self) -> int:
+    def _read_by_seeds(self) -> float:
         return 0 if self.study.truth is None else len(self.study.truth.seeds) * self._trained
 
     @property
@@ -151,7 +165,7 @@ class Plan:
         return sum(part.bytes for part in self.parts(stage).values())
 
     def _training(self) -> Parts:
-        train, n, d = self.study.train, self.n_snapshots, self.model.width
+        train, n, d = self.study.train, self.together, self.model.width
         tokens = max(1, train.window_tokens // train.batch_size) * train.batch_size
         held, note = (1, "") if self.store_gb is None else (4, ", four times while it is stored")
         window = Part(held * FLOAT * tokens * n * d, "train.window_tokens", f"{tokens:,} tokens, float32{note}")
@@ -159,10 +173,12 @@ class Plan:
         if train.encode_dtype == "bfloat16":
             size = 2 * n * d * self.study.dictionary.n_features
             step["encoder in bfloat16"] = Part(size, FEATURES, "a copy for the products that find active features")
+        if self.is_series:
+            step["finished SAEs"] = Part(2 * FLOAT * self.parameters, FEATURES, "of all snapshots, and joined")
         return step | {"window": window}
 
     def _measuring(self) -> Parts:
-        measure, n, d = self.study.measure, self.n_snapshots, self.model.width
+        measure, n, d = self.study.measure, self.together, self.model.width
         n_features, weights = self.study.dictionary.n_features, FLOAT * self.parameters
         tokens = measure.model_batch_size * self.study.corpus.sequence_length
         ranks, places = self._examples(), measure.context_before + 1 + measure.context_after
@@ -171,12 +187,18 @@ class Plan:
             "sums": Part(weights, FEATURES, "activations where each feature is active; a chunk's and all"),
             "examples": Part(n_features * ranks * (20 + FLOAT * places), FEATURES, f"{ranks} a feature"),
             "batch": Part(3 * FLOAT * tokens * n * d, "measure.model_batch_size", f"activations of {tokens:,} tokens"),
+            "tables": Part(14.0 * self._codes(), "measure.sample_tokens", f"{self._codes():,.0f} codes"),
             "codes, then logits": Part(
                 max(6 * n_features, 3 * self.model.vocabulary) * FLOAT * tokens,
                 "measure.model_batch_size",
                 "6 of [token, feature] or 3 of [token, vocabulary]",
             ),
         }
+
+    def _codes(self) -> float:
+        """Active features on the sampled tokens; as many as 64 a token where training does not fix that."""
+        parts = self.n_snapshots if self.is_series else 1
+        return float(self.study.measure.sample_tokens * parts * (self.study.dictionary.used_k or 64))
 
     def _examples(self) -> int:
         """Examples that are kept of a feature."""
@@ -186,7 +208,7 @@ class Plan:
     def _models(self) -> Part:
         suite = self.study.suite
         size = self.model.truncated_parameters * (4 if suite.dtype == "float32" else 2)
-        loaded = self.n_snapshots
+        loaded = self.together
         if suite.memory_gb is not None:
             loaded = min(loaded, max(1, int(suite.memory_gb * GB // size)))
         whole = size * self.model.parameters / self.model.truncated_parameters
@@ -201,7 +223,9 @@ class Plan:
         weights = FLOAT * self.parameters
         checked = 0 if study.truth is None else len(study.truth.seeds) + 3
         kinds = {"dictionaries": weights * (1 + self._further() + checked), "checkpoints": 2 * 3 * weights}
-        kinds["tables"] = 100.0 * n_features * (n + self._examples())
+        kinds["tables"] = (100.0 * n_features * (n + self._examples()) + 8 * self._codes()) * (
+            2 if self.is_series else 1
+        )
         if study.suite.pretrain is not None:
             model = FLOAT * self.model.parameters
             kinds["snapshots"] = len(study.suite.pretrain.schedule) * model
@@ -227,7 +251,8 @@ class Plan:
         study, train = self.study, self.study.train
         yield "snapshots", self.n_snapshots, "snapshots", f"of width {self.model.width}"
         yield "dictionary", self.parameters, "parameters", f"{study.dictionary.n_features:,} features"
-        yield "steps", train.steps, "steps", f"batches of {train.batch_size:,} tokens"
+        of = ", for the first SAE" if self.is_series else ""
+        yield "steps", train.steps, "steps", f"batches of {train.batch_size:,} tokens{of}"
         if self.corpus_tokens is None:
             yield "corpus", None, "tokens", "not packed yet"
         else:

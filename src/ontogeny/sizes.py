@@ -77,9 +77,10 @@ class Model:
 
 
 def dictionary_parameters(config: DictionaryConfig, *, n_snapshots: int, d_model: int) -> int:
-    """Weights, biases and learned thresholds of a crosscoder."""
-    thresholds = config.n_features if config.activation == "jumprelu" else 0
-    return (2 * n_snapshots * d_model + 1) * config.n_features + n_snapshots * d_model + thresholds
+    """Weights, biases and learned thresholds of a dictionary."""
+    encoders = n_snapshots if config.kind == "sae_series" else 1
+    of_feature = 2 * n_snapshots * d_model + encoders * (2 if config.activation == "jumprelu" else 1)
+    return of_feature * config.n_features + n_snapshots * d_model
 
 
 def training_parts(config: DictionaryConfig, *, n_snapshots: int, d_model: int, batch_size: int) -> Parts:
