@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from ontogeny.analyses.three_phases import find_phases
+from ontogeny.analyses.three_phases import COEFFICIENTS, _bic, find_phases, find_phases_of
 from ontogeny.features.formation import (
+    between_tokens,
     expected_at_start,
     mean_cosine,
     mean_jaccard,
     mean_weighted_jaccard,
     random_set,
     same_token_share,
+    set_cosines,
 )
 
 STEPS = [0, 1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1000, 1400, 2000, 2800, 4000, 5000]
@@ -42,19 +44,18 @@ def test_similarities_are_those_of_all_pairs() -> None:
         return float(torch.minimum(a, b).sum()) / most if most else 0.0
 
     assert float(mean_cosine(points)) == pytest.approx(pairs_mean(points, cosine))
-    assert mean_jaccard(codes) == pytest.approx(pairs_mean(codes, jaccard))
-    assert mean_weighted_jaccard(codes) == pytest.approx(pairs_mean(codes, weighted))
     both = torch.stack([points, points.flip(0) * 3])
     torch.testing.assert_close(mean_cosine(both), mean_cosine(points).expand(2))
+    for mean, one in ((mean_jaccard, jaccard), (mean_weighted_jaccard, weighted)):
+        assert float(mean(codes)) == pytest.approx(pairs_mean(codes, one))
+        two = mean(torch.stack([codes, codes.flip(1) * 2]))
+        torch.testing.assert_close(two, mean(codes).expand(2))
+    sets = np.array([[0, 1, 2, 4], [7, 8, -1, -1], [5, -1, -1, -1]])
+    alike = set_cosines(points, sets)
+    assert alike[:2] == pytest.approx([pairs_mean(points[[0, 1, 2, 4]], cosine), cosine(points[7], points[8])])
+    assert np.isnan(alike[2])
     with pytest.raises(ValueError, match="two points at least, found 1"):
         mean_cosine(points[:1])
-
-
-def test_weighted_jaccard_in_chunks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    codes = torch.relu(torch.randn(20, 15, generator=torch.Generator().manual_seed(1)))
-    whole = mean_weighted_jaccard(codes)
-    monkeypatch.setattr("ontogeny.features.formation.PAIRS_AT_ONCE", 2 * codes.numel())
-    assert mean_weighted_jaccard(codes) == pytest.approx(whole, rel=1e-6)
 
 
 def test_known_values_of_the_progress_of_formation() -> None:
@@ -80,8 +81,8 @@ def test_the_interval_of_a_random_set_holds_its_mean() -> None:
 
 
 def test_same_tokens_by_hand() -> None:
-    tokens = np.array([[7, 7, 7, 1], [1, 2, 3, 4], [5, 5, 6, 6], [9, 9, 9, 9]])
-    assert same_token_share(tokens) == pytest.approx(np.array([6, 0, 4, 12]) / 12)
+    sets = ([7, 7, 7, 1], [1, 2, 3, 4], [5, 5, 6, 6], [9, 9, 9, 9])
+    assert [same_token_share(np.array(tokens)) for tokens in sets] == [6 / 12, 0, 4 / 12, 1]
     assert expected_at_start(np.array([0.5, 1.0]), 0.01, 0.2) == pytest.approx([0.49 * 0.8, 0.99 * 0.8])
 
 
@@ -90,11 +91,14 @@ def test_activations_that_are_their_tokens_have_the_expected_progress() -> None:
     embedding = torch.randn(50, 400, generator=torch.Generator().manual_seed(6)) + 0.5
     unit = torch.nn.functional.normalize(embedding, dim=1)
     between = float((unit.sum(0).square().sum() - 50) / (50 * 49))
+    repeated = np.array([3, 3, 8, 9, 9, 9])
+    apart = [float(unit[a] @ unit[b]) for a, b in combinations(repeated, 2) if a != b]
+    assert between_tokens(embedding[repeated], repeated) == pytest.approx(np.mean(apart))
     chance = rng.integers(0, 50, 2000)
     for share in (0.2, 0.6, 1.0):
         tokens = np.where(rng.random(25) < share, 3, rng.integers(0, 50, 25))
         found = float(mean_cosine(embedding[tokens])) - float(mean_cosine(embedding[chance]))
-        expected = expected_at_start(same_token_share(tokens[None]), float(same_token_share(chance[None])[0]), between)
+        expected = expected_at_start(np.array([same_token_share(tokens)]), same_token_share(chance), between)
         assert found == pytest.approx(float(expected[0]), abs=0.03)
 
 
@@ -145,3 +149,34 @@ def test_shapes_by_hand() -> None:
     assert masked.shape == "three_phases"
     assert masked.high - masked.low == pytest.approx(0.4, abs=0.02)
     assert find_phases(STEPS[:7], values[:7]) is None
+
+
+def test_many_curves_at_once_have_the_shapes_that_each_has_alone() -> None:
+    rng = np.random.default_rng(3)
+    curves = np.stack([wiggles(rng, 0.5, 0.1) + rng.random() * np.clip(np.arange(21) - 5, 0, 8) / 8 for _ in range(30)])
+    curves[4, 2] = curves[7, :15] = np.nan
+    together = find_phases_of(STEPS, curves)
+    assert together[7] is None
+    for curve, found in zip(curves, together, strict=True):
+        alone = find_phases(STEPS, curve)
+        assert (alone is None) == (found is None)
+        if alone is not None and found is not None:
+            assert found[:3] == alone[:3]
+            assert found[3:] == pytest.approx(alone[3:])
+    assert len({found.shape for found in together if found is not None}) >= 2
+
+
+def test_shapes_are_those_of_least_squares_with_autoregressive_residuals() -> None:
+    rng = np.random.default_rng(4)
+    y, u = wiggles(rng, 0.6, 0.1), np.log2(1 + np.array(STEPS, dtype=float))
+    design = np.stack([np.ones_like(u), u], 1)
+    scores = []
+    for coefficient in COEFFICIENTS:
+        power = np.abs(np.subtract.outer(np.arange(21), np.arange(21)))
+        covariance = coefficient**power / (1 - coefficient**2)
+        weight = np.linalg.inv(covariance)
+        beta = np.linalg.solve(design.T @ weight @ design, design.T @ weight @ y)
+        left = y - design @ beta
+        variance = left @ weight @ left / 21
+        scores.append(21 * np.log(variance) + np.linalg.slogdet(covariance)[1])
+    assert _bic(y[:, None], design, 0)[0] == pytest.approx(min(scores) + 4 * np.log(21))

@@ -29,7 +29,7 @@ def series_study(suite: Path, text_file: Path) -> StudyConfig:
         "corpus": {"files": str(text_file), "sequence_length": 64},
         "dictionary": {"kind": "sae_series", "n_features": 64, "k": 6},
         "series": {"next_tokens": [20_000], "next_learning_rate": 0.3},
-        "analyses": ["emergence", "turning_point", "single_saes", "probes"],
+        "analyses": ["emergence", "turning_point", "single_saes", "probes", "formation"],
         "analysis": {"bootstrap": 100, "single_sae_steps": [60]},
         "report": False,
     }
@@ -125,6 +125,23 @@ def test_codes_are_kept_by_snapshot_and_quality_is_each_saes(series_run: Run) ->
     assert (quality["explained_variance"] > 0.5).all()
     assert series_run.table("single_saes")["step"].to_list() == [60]
     assert series_run.table("probes").filter(snapshot=3)["strength_refit"].is_not_null().any()
+
+
+def test_formation_of_a_real_series(series_run: Run) -> None:
+    levels = series_run.table("levels")
+    assert set(levels["level"].drop_nulls()) <= {"token", "weak_concept", "concept", "noise"}
+    assert float(levels.filter(snapshot=3)["level"].is_not_null().mean()) > 0.3  # type: ignore[arg-type]
+    assert series_run.table("patterns")["features"].sum() == 64
+    progress = series_run.table("progress")
+    assert progress["step"].to_list() == series_run.steps
+    first = progress.row(0, named=True)
+    assert first["expected_correlation"] > 0.5
+    similar = series_run.table("similarity")
+    assert (similar["random_ci_low"] <= similar["random"]).all()
+    assert (similar["random"] <= similar["random_ci_high"]).all()
+    formed = series_run.table("formed")
+    alive = formed.filter(pl.col("pattern") != "dead")
+    assert alive["meaning_step"].is_not_null().all()
 
 
 def test_a_snapshot_that_comes_later_costs_only_itself(

@@ -306,6 +306,18 @@ class AnalysesConfig(Settings):
     """Snapshots at which an SAE is trained beside the dictionary; None: the first, the middle and the last."""
     independent_start: bool = False
     """Whether a second dictionary, its W_dec drawn for each snapshot, is trained for the turning point."""
+    formation_examples: Annotated[int, Field(ge=2)] = 25
+    """Leading tokens of a feature whose activations are compared, one a sequence."""
+    least_examples: Annotated[int, Field(ge=2)] = 10
+    """Features with fewer leading tokens among the sampled ones have no progress and no level."""
+    random_tokens: Annotated[int, Field(ge=2)] = 2000
+    """Tokens of the random set that they are held against."""
+    feature_space_features: Annotated[int, Field(ge=0)] = 256
+    """Features whose examples are also compared by their codes."""
+    same_meaning: Share = 0.7
+    """Correlation of a feature's codes at two snapshots from which it means the same at both."""
+    language: str = "english"
+    """Of the text, for stems; one that Snowball has a stemmer for."""
     bootstrap: Positive = 1000
     seed: int = 0
 

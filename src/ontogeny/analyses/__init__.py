@@ -8,6 +8,9 @@ from collections.abc import Callable
 import polars as pl
 
 from ontogeny.analyses.emergence import births, emergence
+from ontogeny.analyses.formation import formation, progress, similarity
+from ontogeny.analyses.formed import formed, patterns
+from ontogeny.analyses.levels import levels
 from ontogeny.analyses.lineage import lineage, partings
 from ontogeny.analyses.phases import phases
 from ontogeny.analyses.probes import probes
@@ -21,4 +24,12 @@ ANALYSES: dict[str, dict[str, Callable[[Run], pl.DataFrame]]] = {
     "phases": {"phases": phases},
     "probes": {"probes": probes},
     "single_saes": {"single_saes": single_saes},
+    "formation": {
+        "similarity": similarity,
+        "formation": formation,
+        "progress": progress,
+        "levels": levels,
+        "formed": formed,
+        "patterns": patterns,
+    },
 }

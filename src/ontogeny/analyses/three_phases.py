@@ -47,19 +47,42 @@ def find_phases(steps: Sequence[int], values: np.ndarray, *, min_rise: float = M
     Returns:
         None where fewer than `MIN_POINTS` values are known.
     """
-    known = np.flatnonzero(np.isfinite(values))
-    if len(known) < MIN_POINTS:
-        return None
-    u, y = np.log2(1 + np.asarray(steps, dtype=float)[known]), values[known]
-    best = {shape: min((_bic(y, design, knots), first, last) for design, knots, first, last in candidates)
-            for shape, candidates in _designs(u).items()}  # fmt: skip
-    bic, first, last = best.pop("three_phases")
-    _, place = min((value, shape) for shape, (value, *_) in best.items())
-    ramp = np.clip((u - u[first]) / (u[last] - u[first]), 0, 1)
-    rise, low = np.polyfit(ramp, y, 1)
-    margin = min(value for value, *_ in best.values()) - bic
-    shape = "three_phases" if margin >= MARGIN and rise >= min_rise else place
-    return Phases(shape, int(known[first]), int(known[last]), float(low), float(low + rise), float(margin))
+    return find_phases_of(steps, values[None], min_rise=min_rise)[0]
+
+
+def find_phases_of(steps: Sequence[int], values: np.ndarray, *, min_rise: float = MIN_RISE) -> list[Phases | None]:
+    """The same of many curves [curve, snapshot]."""
+    found: list[Phases | None] = [None] * len(values)
+    patterns, of_curve = np.unique(np.isfinite(values), axis=0, return_inverse=True)
+    for number, pattern in enumerate(patterns):
+        known, curves = np.flatnonzero(pattern), np.flatnonzero(of_curve.reshape(-1) == number)
+        if len(known) < MIN_POINTS:
+            continue
+        u, y = np.log2(1 + np.asarray(steps, dtype=float)[known]), values[np.ix_(curves, known)].T
+        bics, firsts, lasts = {}, {}, {}
+        for shape, candidates in _designs(u).items():
+            scores, first, last = zip(
+                *((_bic(y, design, knots), a, b) for design, knots, a, b in candidates), strict=True
+            )
+            best = np.argmin(scores, axis=0)
+            bics[shape], firsts[shape], lasts[shape] = (
+                np.min(scores, axis=0),
+                np.array(first)[best],
+                np.array(last)[best],
+            )
+        bic, first, last = bics.pop("three_phases"), firsts["three_phases"], lasts["three_phases"]
+        others = list(bics)
+        margin = np.min(list(bics.values()), axis=0) - bic
+        other = np.argmin(list(bics.values()), axis=0)
+        for place, curve in enumerate(curves):
+            a, b = first[place], last[place]
+            rise, low = np.polyfit(np.clip((u - u[a]) / (u[b] - u[a]), 0, 1), y[:, place], 1)
+            three = margin[place] >= MARGIN and rise >= min_rise
+            found[curve] = Phases(
+                "three_phases" if three else others[other[place]],
+                int(known[a]), int(known[b]), float(low), float(low + rise), float(margin[place]),
+            )  # fmt: skip
+    return found
 
 
 def _designs(u: np.ndarray) -> dict[str, Iterator[tuple[np.ndarray, int, int, int]]]:
@@ -79,13 +102,14 @@ def _designs(u: np.ndarray) -> dict[str, Iterator[tuple[np.ndarray, int, int, in
     }
 
 
-def _bic(y: np.ndarray, design: np.ndarray, knots: int) -> float:
-    """BIC of a linear model with AR(1) residuals, at the likeliest coefficient."""
+def _bic(y: np.ndarray, design: np.ndarray, knots: int) -> np.ndarray:
+    """BIC of a linear model with AR(1) residuals, at the likeliest coefficient, for curves [snapshot, curve]."""
     n, columns = design.shape
-    both = np.column_stack([design, y])
     scores = []
     for coefficient in COEFFICIENTS:
-        white = np.vstack([np.sqrt(1 - coefficient**2) * both[:1], both[1:] - coefficient * both[:-1]])
-        left = white[:, -1] - white[:, :-1] @ np.linalg.lstsq(white[:, :-1], white[:, -1], rcond=None)[0]
-        scores.append(n * np.log(max(float(left @ left), 1e-12) / n) - np.log(1 - coefficient**2))
-    return min(scores) + (columns + knots + 2) * np.log(n)
+        first = np.sqrt(1 - coefficient**2)
+        of_design, of_y = (np.vstack([first * one[:1], one[1:] - coefficient * one[:-1]]) for one in (design, y))
+        basis = np.linalg.qr(of_design)[0]
+        left = np.square(of_y - basis @ (basis.T @ of_y)).sum(0)
+        scores.append(n * np.log(np.maximum(left, 1e-12) / n) - np.log(1 - coefficient**2))
+    return np.min(scores, axis=0) + (columns + knots + 2) * np.log(n)

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Int
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from ontogeny.activations.harvest import Harvester
@@ -80,11 +81,13 @@ class StoredCodes:
         codes: sparse [feature, token].
         sequences: indices into the held-out corpus, ascending [sequence].
         token: id of each usable token, sequence by sequence [token].
+        sequence: number of the sequence in `sequences` that it stands in [token].
     """
 
     codes: Tensor
     sequences: Int[np.ndarray, " sequence"]
     token: Int[np.ndarray, " token"]
+    sequence: Int[np.ndarray, " token"]
 
     @property
     def tokens(self) -> int:
@@ -111,4 +114,25 @@ def stored_codes(run: Run, *, snapshot: int = -1) -> StoredCodes:
     size = (len(run.features), int(usable.sum()))
     codes = torch.sparse_coo_tensor(places, values, size, check_invariants=True).coalesce()
     token = np.concatenate([corpus.tokens[sequence, 1 : 1 + n] for sequence, n in zip(sequences, usable, strict=True)])
-    return StoredCodes(codes, sequences, token.astype(np.int64))
+    return StoredCodes(codes, sequences, token.astype(np.int64), np.repeat(np.arange(len(sequences)), usable))
+
+
+def code_correlations(a: Tensor, b: Tensor) -> np.ndarray:
+    """Correlation over tokens of each feature's two codes [feature]; nan where one of them is the same on all tokens.
+
+    Args:
+        a, b: sparse [feature, token].
+    """
+    one, other = (as_csr(codes) for codes in (a, b))
+    tokens = a.shape[1]
+    means = [np.asarray(codes.mean(axis=1)).ravel() for codes in (one, other)]
+    squares = [np.asarray(codes.multiply(codes).sum(axis=1)).ravel() / tokens for codes in (one, other)]
+    both = np.asarray(one.multiply(other).sum(axis=1)).ravel() / tokens - means[0] * means[1]
+    spread = np.sqrt(np.prod([square - mean**2 for square, mean in zip(squares, means, strict=True)], axis=0))
+    return np.divide(both, spread, out=np.full(len(both), np.nan), where=spread > 0)
+
+
+def as_csr(codes: Tensor) -> csr_array:
+    """Sparse codes [feature, token] as scipy has them, float64."""
+    values, places = codes.values().double().cpu().numpy(), codes.indices().cpu().numpy()
+    return csr_array((values, (places[0], places[1])), shape=tuple(codes.shape))

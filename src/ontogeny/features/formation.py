@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-PAIRS_AT_ONCE = 1 << 25
+POINTS_AT_ONCE = 1 << 23
 
 
 def mean_cosine(points: Float[Tensor, "*set point d_model"]) -> Float[Tensor, "*set"]:
@@ -30,32 +30,40 @@ def mean_cosine(points: Float[Tensor, "*set point d_model"]) -> Float[Tensor, "*
     return (unit.sum(-2).square().sum(-1) - unit.square().sum((-2, -1))) / (k * (k - 1))
 
 
-def mean_jaccard(codes: Float[Tensor, "point feature"]) -> float:
+def set_cosines(x: Float[Tensor, "token d_model"], sets: Int[np.ndarray, "set rank"]) -> Float[np.ndarray, " set"]:
+    """Mean cosine within sets of tokens; -1 stands for none, nan for a set of fewer than two."""
+    unit = torch.nn.functional.normalize(x, dim=-1)
+    found = []
+    for block in torch.from_numpy(sets).split(max(1, POINTS_AT_ONCE // (sets.shape[1] * x.shape[1]))):
+        points = unit[block.clamp_min(0)] * (block >= 0)[..., None]
+        sizes = (block >= 0).sum(1).double()
+        total = points.sum(1).double().square().sum(-1) - points.double().square().sum((-2, -1))
+        found.append((total / (sizes * (sizes - 1))).masked_fill(sizes < 2, torch.nan))
+    return torch.cat(found).numpy()
+
+
+def mean_jaccard(codes: Float[Tensor, "*set point feature"]) -> Float[Tensor, "*set"]:
     """Mean over pairs of |both active| / |either active|; 0 where neither has an active feature.
 
     Raises:
         ValueError: there is one point.
     """
-    k, active = _size(len(codes)), (codes > 0).double()
-    both, count = active @ active.T, active.sum(1)
-    either = count[:, None] + count - both
+    k, active = _size(codes.shape[-2]), (codes > 0).double()
+    both, count = active @ active.mT, active.sum(-1)
+    either = count[..., :, None] + count[..., None, :] - both
     return _off_diagonal_mean(both / either.clamp_min(1), k)
 
 
-def mean_weighted_jaccard(codes: Float[Tensor, "point feature"]) -> float:
+def mean_weighted_jaccard(codes: Float[Tensor, "*set point feature"]) -> Float[Tensor, "*set"]:
     """Mean over pairs of Σ min / Σ max of their codes; 0 where both are zero.
 
     Raises:
         ValueError: there is one point.
     """
-    k = _size(len(codes))
-    least = torch.empty(k, k, dtype=torch.float64)
-    for first in range(0, k, rows := max(1, PAIRS_AT_ONCE // codes.numel())):
-        least[first : first + rows] = torch.minimum(codes[first : first + rows, None], codes).sum(
-            -1, dtype=torch.float64
-        )
-    size = codes.sum(1, dtype=torch.float64)
-    most = size[:, None] + size - least
+    k, codes = _size(codes.shape[-2]), codes.double()
+    size = codes.sum(-1)
+    both, apart = size[..., :, None] + size[..., None, :], torch.cdist(codes, codes, p=1)
+    least, most = (both - apart) / 2, (both + apart) / 2
     return _off_diagonal_mean(torch.where(most > 0, least / most.clamp_min(1e-30), 0.0), k)
 
 
@@ -65,8 +73,9 @@ def _size(k: int) -> int:
     return k
 
 
-def _off_diagonal_mean(similarity: Tensor, k: int) -> float:
-    return float((similarity.sum() - similarity.trace()) / (k * (k - 1)))
+def _off_diagonal_mean(similarity: Float[Tensor, "*set point point"], k: int) -> Float[Tensor, "*set"]:
+    total = similarity.sum((-2, -1)) - similarity.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return total / (k * (k - 1))
 
 
 class RandomSet(NamedTuple):
@@ -90,16 +99,26 @@ def random_set(points: Float[Tensor, "point d_model"], *, samples: int = 200, se
     return RandomSet(float(mean_cosine(points)), float(low), float(high))
 
 
-def same_token_share(token: Int[np.ndarray, "*set point"]) -> np.ndarray:
-    """q = Σ n_v (n_v - 1) / (k (k - 1)): how often two different points of each set have the same token."""
-    ordered = np.sort(token, axis=-1)
-    k = ordered.shape[-1]
-    # the number of equal pairs is the sum over points of how many equal ones stand before them
-    same, run = np.zeros(ordered.shape[:-1]), np.zeros(ordered.shape[:-1])
-    for place in range(1, k):
-        run = np.where(ordered[..., place] == ordered[..., place - 1], run + 1, 0)
-        same += run
-    return 2 * same / (k * (k - 1))
+def same_token_share(token: Int[np.ndarray, " point"]) -> float:
+    """q = Σ n_v (n_v - 1) / (k (k - 1)): how often two different points of a set have the same token."""
+    counts, k = np.unique_counts(token).counts, len(token)
+    return float((counts * (counts - 1)).sum() / (k * (k - 1)))
+
+
+def between_tokens(points: Float[Tensor, "point d_model"], token: Int[np.ndarray, " point"]) -> float:
+    """s̄: mean cosine between two points of different tokens."""
+    unit = torch.nn.functional.normalize(points.double(), dim=-1)
+    kind = torch.from_numpy(np.unique(token, return_inverse=True)[1].reshape(-1))
+    sums = torch.zeros(int(kind.max()) + 1, unit.shape[1], dtype=unit.dtype).index_add_(0, kind, unit)
+    counts = torch.bincount(kind).double()
+    apart = unit.sum(0).square().sum() - sums.square().sum()
+    return float(apart / (len(unit) ** 2 - counts.square().sum()))
+
+
+def participation_ratio(x: Float[Tensor, "token d_model"]) -> float:
+    """(Σλ)² / Σλ² of the covariance's eigenvalues λ: in how many directions activations vary."""
+    covariance = torch.cov(x.double().T)
+    return float(covariance.trace().square() / covariance.square().sum())
 
 
 def expected_at_start(share: np.ndarray, random_share: float, between_tokens: float) -> np.ndarray:

@@ -1,0 +1,128 @@
+"""When features have formed: in what they mean, in where they point, and in how alike their examples are; and how they
+got there.
+
+Source: SAE-Track, arXiv 2412.17626 (semantic patterns; drift after meaning has settled), made into rules here.
+"""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ontogeny.analyses.three_phases import find_phases_of
+from ontogeny.intervals import wilson_count
+from ontogeny.run import Run
+from ontogeny.tables import TABLES
+
+SAME_DIRECTION = 0.9
+RISEN, LEAST_RISE = 0.9, 0.1
+PATTERNS = (
+    "maintaining", "shifting_to_token", "shifting_to_concept", "grouping_to_token", "grouping_to_concept",
+    "dissolving", "unformed", "dead",
+)  # fmt: skip
+
+
+def formed(run: Run) -> pl.DataFrame:
+    """The table `formed`: a row per feature."""
+    from ontogeny.features.codes import code_correlations, stored_codes
+
+    steps, settings = np.array(run.steps), run.study.analysis
+    n, n_features = len(steps), len(run.features)
+    last = stored_codes(run).codes
+    meaning = np.stack([code_correlations(stored_codes(run, snapshot=place).codes, last) for place in range(n)])
+    level = run.table("levels").sort("snapshot", "feature")["level"].to_numpy().reshape(n, n_features)
+    progress = run.table("formation").sort("snapshot", "feature")["progress"].to_numpy().reshape(n, n_features)
+    directions = _unit_directions(run)
+    cosine = np.einsum("sfd,fd->sf", directions, directions[-1])
+    angles = np.degrees(2 * np.arcsin(np.minimum(np.linalg.norm(np.diff(directions, axis=0), axis=2) / 2, 1)))
+    seen = progress.copy()
+    seen[run.table("similarity").sort("snapshot")["collapsed"].to_numpy()] = np.nan
+    shapes = find_phases_of(run.steps, seen.T)
+    rows = []
+    for feature in range(n_features):
+        sem = _settled(meaning[:, feature] >= settings.same_meaning)
+        direction = _settled(cosine[:, feature] >= SAME_DIRECTION)
+        risen = _risen(progress[:, feature])
+        known = np.flatnonzero([one is not None for one in level[:, feature]])
+        first = int(known[0]) if len(known) else None
+        row: dict[str, Any] = {
+            "feature": feature,
+            "pattern": pattern_of(level[:, feature], meaning[:, feature], same=settings.same_meaning),
+            "first_step": None if first is None else steps[first],
+            "first_level": None if first is None else level[first, feature],
+            "last_level": level[-1, feature],
+            "same_as_first": None if first is None else meaning[first, feature],
+        }
+        for name, place in (("meaning", sem), ("direction", direction), ("progress", risen)):
+            row[f"{name}_step"] = None if place is None else steps[place]
+            row[f"{name}_after"] = None if not place else steps[place - 1]
+        if sem is not None and direction is not None:
+            row |= _lag(steps, sem, direction)
+            row["path_after"] = float(np.nansum(angles[sem:, feature]))
+        shape = shapes[feature]
+        if shape is not None:
+            row |= {"shape": shape.shape, "rise_from": steps[shape.rise_from], "rise_to": steps[shape.rise_to]}
+        rows.append(row)
+    columns = TABLES["formed"]
+    table = pl.DataFrame([{name: row.get(name) for name in columns} for row in rows], infer_schema_length=None)
+    return table.with_columns(pl.col(pl.Float64).fill_nan(None))
+
+
+def patterns(run: Run) -> pl.DataFrame:
+    """The table `patterns`: how many features took each way."""
+    found, rows = run.table("formed"), []
+    for pattern in PATTERNS:
+        count = int((found["pattern"] == pattern).sum())
+        low, high = wilson_count(count, len(found))
+        share = count / len(found)
+        rows.append((pattern, count, share, low / len(found), high / len(found)))
+    return pl.DataFrame(rows, schema=["pattern", "features", "share", "share_ci_low", "share_ci_high"], orient="row")
+
+
+def pattern_of(level: np.ndarray, meaning: np.ndarray, *, same: float) -> str:
+    """How a feature came to what it is at the last snapshot.
+
+    Args:
+        level: [snapshot], None where it has too few examples.
+        meaning: correlation of its codes with those at the last snapshot [snapshot].
+    """
+    if level[-1] is None:
+        return "dead"
+    first = next(place for place, one in enumerate(level) if one is not None)
+    if level[-1] == "noise":
+        return "unformed" if level[first] == "noise" else "dissolving"
+    if level[first] != "noise" and meaning[first] >= same:
+        return "maintaining"
+    way = "grouping" if level[first] == "noise" else "shifting"
+    return f"{way}_to_{'token' if level[-1] == 'token' else 'concept'}"
+
+
+def _settled(same: np.ndarray) -> int | None:
+    """The first snapshot from which on all are as the last one; None where the last is not."""
+    if not same[-1]:
+        return None
+    other = np.flatnonzero(~same)
+    return int(other[-1]) + 1 if len(other) else 0
+
+
+def _risen(progress: np.ndarray) -> int | None:
+    """The first snapshot with nine tenths of the rise from the first to the last; None where that is small."""
+    rise = progress[-1] - progress[0]
+    if not rise >= LEAST_RISE:
+        return None
+    return int(np.flatnonzero(progress >= progress[0] + RISEN * rise)[0])
+
+
+def _lag(steps: np.ndarray, sem: int, direction: int) -> dict[str, float | None]:
+    """Between which bounds the direction settles after the meaning, in log-steps; None where an end is not known."""
+    at = np.log2(1.0 + steps)
+    return {
+        "lag_low": None if direction == 0 else float(at[direction - 1] - at[sem]),
+        "lag_high": None if sem == 0 else float(at[direction] - at[sem - 1]),
+    }
+
+
+def _unit_directions(run: Run) -> np.ndarray:
+    """Unit decoder directions [snapshot, feature, d_model], nan where a feature is never active."""
+    W_dec = run.dictionary().W_dec.numpy()
+    return W_dec / np.where(run.matrix("firing_rate") > 0, np.linalg.norm(W_dec, axis=2), np.nan)[..., None]
