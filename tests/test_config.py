@@ -87,6 +87,24 @@ def test_every_form_of_a_setting_is_named_and_no_other_setting(tmp_path: Path) -
         load_study(write(tmp_path, train={"tokens": -1, "batch_size": -1}))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dictionary": {"kind": "sae_series"}, "train": {"store_gb": 1}}, "leave out train.store_gb"),
+        ({"dictionary": {"kind": "sae_series"}, "analysis": {"independent_start": True}}, "leave out analysis.indep"),
+        ({"dictionary": {"kind": "sae_series"}, "truth": {}}, "leave out truth"),
+        ({"analyses": ["tracking"]}, "leave out the analysis tracking: it is for an SAE series"),
+        (
+            {"dictionary": {"kind": "sae_series", "activation": "jumprelu", "gate": "per_snapshot"}},
+            "in a series each SAE has its own",
+        ),
+    ],
+)
+def test_what_a_series_does_not_take_is_said(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_study(write(tmp_path, **changes))
+
+
 def test_unknown_analyses_are_named_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "x"}')
     study = load_study(write(tmp_path, analyses=["emergense"], corpus={"files": str(tmp_path / "*.jsonl")}))

@@ -11,6 +11,7 @@ import torch
 import ontogeny as og
 from conftest import small_study
 from ontogeny.activations.harvest import Harvester, usable_positions
+from ontogeny.analyses.tracking import linear_cka
 from ontogeny.config import StudyConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries import track
@@ -29,8 +30,8 @@ def series_study(suite: Path, text_file: Path) -> StudyConfig:
         "corpus": {"files": str(text_file), "sequence_length": 64},
         "dictionary": {"kind": "sae_series", "n_features": 64, "k": 6},
         "series": {"next_tokens": [20_000], "next_learning_rate": 0.3},
-        "analyses": ["emergence", "turning_point", "single_saes", "probes", "formation"],
-        "analysis": {"bootstrap": 100, "single_sae_steps": [60]},
+        "analyses": ["emergence", "turning_point", "single_saes", "probes", "formation", "tracking"],
+        "analysis": {"bootstrap": 100, "single_sae_steps": [60], "track_controls": ["reverse", "null", "order"]},
         "report": False,
     }
     return StudyConfig(**small_study(text_file, **changes))  # type: ignore[arg-type]
@@ -142,6 +143,51 @@ def test_formation_of_a_real_series(series_run: Run) -> None:
     formed = series_run.table("formed")
     alive = formed.filter(pl.col("pattern") != "dead")
     assert alive["meaning_step"].is_not_null().all()
+
+
+def test_cka_is_that_of_the_kernels() -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 6, generator=draw, dtype=torch.float64)
+    y = x @ torch.randn(6, 6, generator=draw, dtype=torch.float64) + 1
+    centre = torch.eye(40, dtype=torch.float64) - 1 / 40
+    k, m = (centre @ one @ one.T @ centre for one in (x, y))
+    assert linear_cka(x, y) == pytest.approx(float((k * m).sum() / (k.norm() * m.norm())))
+    turn = torch.linalg.qr(torch.randn(6, 6, generator=draw, dtype=torch.float64))[0]
+    assert linear_cka(x, 3 * x @ turn + 2) == pytest.approx(1)
+
+
+def test_drift_of_the_series_and_its_controls(series_run: Run) -> None:
+    series = series_run.dictionary()
+    drift = series_run.table("track_drift")
+    assert drift["variant"].unique(maintain_order=True).to_list() == ["forward", "reverse", "null", "order"]
+    assert drift.group_by("variant").len()["len"].to_list() == [3] * 4
+    fires = series_run.matrix("firing_rate") > 0
+    unit = torch.nn.functional.normalize(series.W_dec, dim=2)
+    for row in drift.filter(variant="forward").iter_rows(named=True):
+        a, b = (series_run.steps.index(row[name]) for name in ("step_a", "step_b"))
+        both = torch.from_numpy(fires[a] & fires[b])
+        angle = torch.rad2deg(torch.arccos((unit[a, both] * unit[b, both]).sum(1).clamp(-1, 1))).mean()
+        assert row["angle"] == pytest.approx(float(angle), rel=0.05)
+        assert row["angle_ci_low"] <= row["angle"] <= row["angle_ci_high"]
+        assert row["beyond_ci_low"] <= row["beyond"] <= row["beyond_ci_high"]
+    null = drift.filter(variant="null")
+    assert null["step_a"].unique().to_list() == [60]
+    assert null["beyond"].is_null().all()
+    floor = np.average(null["angle"].to_numpy(), weights=null["features"].to_numpy())
+    first = drift.row(0, named=True)
+    assert first["beyond"] == pytest.approx(first["angle"] - floor, abs=1e-4)
+    assert null["angle"].max() < drift.filter(variant="forward")["angle"].max()
+    order = drift.filter(variant="order")
+    assert order["step_b"].to_list()[:-1] == order["step_a"].to_list()[1:]
+    same = series_run.table("identity")
+    assert float(same.filter(variant="null")["same"].min()) > 0.9  # type: ignore[arg-type]
+    matches = series_run.table("track_matches")
+    assert set(matches["variant"]) == {"reverse", "cold"}
+    assert matches["matched"].is_between(0, 1).all()
+    gaps = series_run.table("gaps")
+    assert gaps["step_b"].to_list() == [10, 25, 60]
+    assert (gaps["moved"] > 0).all()
+    assert gaps["cka_distance"].is_between(0, 1).all()
 
 
 def test_a_snapshot_that_comes_later_costs_only_itself(

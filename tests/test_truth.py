@@ -15,6 +15,7 @@ from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.errors import ConfigError
 from ontogeny.features.life import alive_mask
+from ontogeny.features.matching import Match, match_features
 from ontogeny.features.probes import (
     auc,
     auc_error,
@@ -31,7 +32,7 @@ from ontogeny.truth.nulls import NoChange, ShuffledRows, matched_lives, specific
 from ontogeny.truth.planted import FADED, HANDED_SHARE, KIN_COSINE, KIN_SHARE, OWN_SHARE, Planted, plant
 from ontogeny.truth.recovery import score_recovery
 from ontogeny.truth.relations import score_relations
-from ontogeny.truth.stability import Match, agreement, match_features
+from ontogeny.truth.stability import agreement
 from ontogeny.truth.trust import MEASURES, trust_levels
 
 

@@ -28,6 +28,7 @@ from ontogeny.config import CrosscoderConfig
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.features.life import alive_mask
+from ontogeny.features.matching import match_features
 from ontogeny.features.probes import auc, confirm_births, linear_probe, refit_strength, there_before
 from ontogeny.run import default_cache, write_json
 from ontogeny.settings import fingerprint
@@ -35,7 +36,6 @@ from ontogeny.truth.nulls import NoChange, ShuffledRows, matched_lives, specific
 from ontogeny.truth.planted import Planted, plant
 from ontogeny.truth.recovery import score_recovery
 from ontogeny.truth.relations import score_relations
-from ontogeny.truth.stability import match_features
 from ontogeny.truth.trust import trust_levels
 
 Result = dict[str, Any]

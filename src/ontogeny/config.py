@@ -316,6 +316,9 @@ class AnalysesConfig(Settings):
     """Features whose examples are also compared by their codes."""
     same_meaning: Share = 0.7
     """Correlation of a feature's codes at two snapshots from which it means the same at both."""
+    track_controls: list[Literal["reverse", "null", "order"]] = ["reverse", "null"]
+    """Further series to hold an SAE series against: in the other direction, on the last snapshot again and again, on
+    the snapshots in a random order."""
     language: str = "english"
     """Of the text, for stems; one that Snowball has a stemmer for."""
     bootstrap: Positive = 1000
@@ -361,6 +364,8 @@ class StudyConfig(Settings):
             ):
                 if asked:
                     raise ConfigError(f"leave out {name}")
+        elif "tracking" in self.analyses:
+            raise ConfigError("leave out the analysis tracking: it is for an SAE series (dictionary.kind: sae_series)")
         return self
 
     @field_validator("analyses")

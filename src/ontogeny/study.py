@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.resources import files
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ontogeny import tables
-from ontogeny.activations.key import activations_key, pretrain_key, snapshot_keys
+from ontogeny.activations.key import activations_key, pretrain_key
 from ontogeny.analyses import ANALYSES
 from ontogeny.config import StudyConfig, TruthConfig, load_study
 from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
@@ -88,7 +87,12 @@ def _train(run: Run) -> list[Path]:
 
     from ontogeny.loop import matmul_precision
 
-    dictionary = _train_series(run) if run.study.dictionary.kind == "sae_series" else _train_crosscoder(run)
+    if run.study.dictionary.kind == "sae_series":
+        from ontogeny.dictionaries.variants import series
+
+        dictionary: Dictionary = series(run, run.folder / "series")
+    else:
+        dictionary = _train_crosscoder(run)
     dictionary.save(run.dictionary_folder)
     run.update_manifest(numerics={"threads": torch.get_num_threads(), "matmul_precision": matmul_precision()})
     return [run.dictionary_folder]
@@ -109,24 +113,6 @@ def _train_crosscoder(run: Run) -> "Dictionary":
         run.study.crosscoder,
         checkpoint=run.checkpoints / "train.pt",
         key=_train_key(run),
-        events=run.events,
-    )
-
-
-def _train_series(run: Run) -> "Dictionary":
-    """Each SAE reads on in the corpus where the one before it stopped; their files stay, for more to follow."""
-    from ontogeny.activations.stream import SnapshotStream
-    from ontogeny.dictionaries.track import train_sae_series
-
-    config, n = run.study.sae_series, len(suite_of(run).snapshots)
-    firsts = [0, *accumulate(config.steps_of(number) for number in range(n - 1))]
-    if config.direction == "reverse":
-        firsts.reverse()
-    return train_sae_series(
-        [SnapshotStream(run, place, first=first) for place, first in enumerate(firsts)],
-        config,
-        folder=run.folder / "series",
-        key=[fingerprint(key, run.study.train, first) for key, first in zip(snapshot_keys(run), firsts, strict=True)],
         events=run.events,
     )
 

@@ -22,6 +22,9 @@ VARIANT = Column(
     "",
     "`all` snapshots; `thinned`, every second one; `independent`, another dictionary, its decoder drawn per snapshot",
 )
+CHAIN = Column(
+    pl.String, "", "`forward`, `reverse`, `null` (on one snapshot again and again), `order` (snapshots permuted)"
+)
 SEED = Column(pl.Int64, "", "seed of the other dictionary, and of the order of its tokens")
 TOKEN_IDS = Column(pl.List(pl.UInt32), "token id", "tokens of the context around the example, in order")
 
@@ -294,6 +297,43 @@ TABLES: dict[str, dict[str, Column]] = {
         "share": Column(pl.Float64, "share", "of all features"),
         "share_ci_low": Column(pl.Float64, "share", "95 % interval (Wilson) over features"),
         "share_ci_high": Column(pl.Float64, "share", "95 % interval (Wilson) over features"),
+    },
+    "gaps": {
+        "step_a": STEP,
+        "step_b": Column(pl.Int64, "step", "the next snapshot's"),
+        "moved": Column(pl.Float64, "share", "mean ‖Δx‖ of the sampled tokens over mean ‖x‖ before"),
+        "cka_distance": Column(pl.Float64, "share", "1 - linear CKA of their activations"),
+        "tokens": Column(pl.Int64, "tokens", "sampled ones"),
+    },
+    "track_drift": {
+        "variant": CHAIN,
+        "link": Column(pl.Int32, "index", "of the chain, 0-based, the earlier snapshot first"),
+        "step_a": STEP,
+        "step_b": Column(pl.Int64, "step", "of the chain's next snapshot"),
+        "features": Column(pl.Int64, "features", "active at both"),
+        "angle": Column(pl.Float64, "degree", "mean over them of the angle between their two decoder directions"),
+        "angle_ci_low": Column(pl.Float64, "degree", "95 % interval over features, bootstrap"),
+        "angle_ci_high": Column(pl.Float64, "degree", "95 % interval over features, bootstrap"),
+        "beyond": Column(pl.Float64, "degree", "that less the null's mean angle: drift beyond retraining"),
+        "beyond_ci_low": Column(pl.Float64, "degree", "95 % interval over features of both, bootstrap"),
+        "beyond_ci_high": Column(pl.Float64, "degree", "95 % interval over features of both, bootstrap"),
+    },
+    "identity": {
+        "variant": CHAIN,
+        "step_a": STEP,
+        "step_b": Column(pl.Int64, "step", "of the chain's next snapshot"),
+        "features": Column(pl.Int64, "features", "active at both"),
+        "same": Column(pl.Float64, "share", "whose nearest direction in the next SAE is their own"),
+        "same_ci_low": Column(pl.Float64, "share", "95 % interval over features, bootstrap"),
+        "same_ci_high": Column(pl.Float64, "share", "95 % interval over features, bootstrap"),
+    },
+    "track_matches": {
+        "variant": Column(pl.String, "", "`reverse` series, or `cold`: an SAE of this snapshot trained from the start"),
+        "step": STEP,
+        "features": Column(pl.Int64, "features", "of the series that are active here"),
+        "level": Column(pl.Float64, "cosine", "from which on features count as counterparts"),
+        "matched": Column(pl.Float64, "share", "of them with a counterpart, matched one to one"),
+        "cosine": Column(pl.Float64, "cosine", "mean over matched pairs"),
     },
     "cosines": {
         "snapshot_a": SNAPSHOT,

@@ -15,6 +15,7 @@ from ontogeny.analyses.lineage import lineage, partings
 from ontogeny.analyses.phases import phases
 from ontogeny.analyses.probes import probes
 from ontogeny.analyses.single_saes import single_saes
+from ontogeny.analyses.tracking import gaps, identity, track_drift, track_matches
 from ontogeny.analyses.turning_point import cosines, drift, turning_point
 from ontogeny.run import Run
 
@@ -31,5 +32,11 @@ ANALYSES: dict[str, dict[str, Callable[[Run], pl.DataFrame]]] = {
         "levels": levels,
         "formed": formed,
         "patterns": patterns,
+    },
+    "tracking": {
+        "gaps": gaps,
+        "track_drift": track_drift,
+        "identity": identity,
+        "track_matches": track_matches,
     },
 }

@@ -1,7 +1,5 @@
 """The dictionary beside SAEs of single snapshots: what sharing features over pre-training costs in reconstruction."""
 
-from functools import partial
-
 import polars as pl
 
 from ontogeny.corpus.pack import Corpus
@@ -16,8 +14,7 @@ def single_saes(run: Run) -> pl.DataFrame:
     there, as many features, the same tokens in the same order. Both are measured on the same held-out tokens.
     """
     from ontogeny.activations.harvest import harvester_of
-    from ontogeny.activations.stream import stream_of
-    from ontogeny.dictionaries.variants import variant
+    from ontogeny.dictionaries.variants import single_sae
     from ontogeny.features.quality import reconstruct_held_out
 
     suite, held_out, settings = suite_of(run), Corpus(run.corpus_folder / "held_out"), run.study.measure
@@ -26,16 +23,7 @@ def single_saes(run: Run) -> pl.DataFrame:
     for snapshot in sorted({place % len(suite.snapshots) for place in _places(run)}):
         one = suite.only([snapshot])
         k = max(1, round(quality["l0"][snapshot]))
-        sae = variant(
-            run,
-            f"sae-step{one.steps[0]}",
-            batches=partial(stream_of, run, suite=one),
-            of=one.steps,
-            activation="batch_topk",
-            k=k,
-            gate="shared",
-            sparsity="none",
-        )
+        sae = single_sae(run, snapshot, k=k)
         harvester = harvester_of(run, suite=one)
         measured = reconstruct_held_out(sae.to(harvester.device), harvester, held_out, settings)
         rows.append(

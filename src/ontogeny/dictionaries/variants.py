@@ -1,17 +1,24 @@
 """Further dictionaries of a run, trained with other settings or on other batches, to hold the studied one against."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ontogeny.activations.stream import stream_of
-from ontogeny.config import CrosscoderConfig
+from ontogeny.activations.key import snapshot_keys
+from ontogeny.activations.stream import SnapshotStream, stream_of
+from ontogeny.config import CrosscoderConfig, SAESeriesConfig
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.load import load_dictionary
+from ontogeny.dictionaries.sae_series import SAESeries
+from ontogeny.dictionaries.track import train_sae_series
 from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.run import Run, is_kept, keeping, remove
 from ontogeny.settings import fingerprint
+from ontogeny.suites.suite import suite_of
 
 
 def variant(
@@ -37,3 +44,36 @@ def variant(
     loaded = load_dictionary(folder / "dictionary")
     assert isinstance(loaded, Crosscoder)
     return loaded
+
+
+def single_sae(run: Run, snapshot: int, *, k: int) -> Crosscoder:
+    """An SAE of one snapshot alone: otherwise as the run's own dictionary, but BatchTopK with this k."""
+    one = suite_of(run).only([snapshot])
+    return variant(
+        run, f"sae-step{one.steps[0]}", batches=partial(stream_of, run, suite=one), of=one.steps,
+        activation="batch_topk", k=k, gate="shared", sparsity="none",
+    )  # fmt: skip
+
+
+def series(run: Run, folder: Path, *, places: Sequence[int] | None = None, **changes: Any) -> SAESeries:
+    """An SAE series on a run's snapshots; its SAEs stay in the folder and are not trained again.
+
+    Each SAE reads on in the corpus where the one before it in the chain stopped.
+
+    Args:
+        places: snapshots in the order of the series, which may repeat or be permuted; None for the run's own order.
+        changes: settings of `SAESeriesConfig`.
+    """
+    places = range(len(run.steps)) if places is None else places
+    config = SAESeriesConfig(**run.study.sae_series.model_dump() | changes)
+    firsts = [0, *accumulate(config.steps_of(number) for number in range(len(places) - 1))]
+    if config.direction == "reverse":
+        firsts.reverse()
+    keys = snapshot_keys(run)
+    return train_sae_series(
+        [SnapshotStream(run, place, first=first) for place, first in zip(places, firsts, strict=True)],
+        config,
+        folder=folder,
+        key=[fingerprint(keys[place], run.study.train, first) for place, first in zip(places, firsts, strict=True)],
+        events=run.events,
+    )

@@ -33,7 +33,7 @@ def seed_matches(run: Run) -> pl.DataFrame:
     """The table `seed_matches`: every living feature's counterpart in the dictionary of each further seed."""
     from ontogeny.activations.stream import stream_of
     from ontogeny.dictionaries.variants import variant
-    from ontogeny.truth.stability import match_features
+    from ontogeny.features.matching import match_features
 
     own, living, tables = run.dictionary(), _living(run), []
     for seed in _settings(run).seeds:
@@ -48,7 +48,8 @@ def seed_matches(run: Run) -> pl.DataFrame:
 
 def stability(run: Run) -> pl.DataFrame:
     """The table `stability`: how alike the dictionary and those of further seeds are, a row per seed and cosine."""
-    from ontogeny.truth.stability import LEVELS, Match, agreement
+    from ontogeny.features.matching import LEVELS, Match
+    from ontogeny.truth.stability import agreement
 
     matches = run.table("seed_matches").join(run.features.select("feature", "birth_step"), on="feature")
     places = {step: place for place, step in enumerate(run.steps)}

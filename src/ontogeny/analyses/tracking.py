@@ -1,0 +1,200 @@
+"""Can an SAE series be trusted? How far activations move between its snapshots, whether features keep their place, and
+how much of their drift is retraining alone.
+
+Source: SAE-Track, arXiv 2412.17626 (Theorem 2.1, drift of directions); the controls are ours: the same chain on one
+snapshot again and again (null), backwards (reverse), and over the snapshots in another order.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from ontogeny.intervals import bootstrap_mean
+from ontogeny.run import Run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ontogeny.dictionaries.crosscoder import Crosscoder
+    from ontogeny.dictionaries.sae_series import SAESeries
+
+
+def gaps(run: Run) -> pl.DataFrame:
+    """The table `gaps`: how far the same tokens' activations move from one snapshot to the next."""
+    from ontogeny.features.codes import stored_codes
+    from ontogeny.features.sample import stored_activations
+
+    stored, rows = stored_codes(run), []
+    before = stored_activations(run, 0, stored.sequences)
+    for place in range(1, len(run.steps)):
+        x = stored_activations(run, place, stored.sequences)
+        rows.append(
+            {
+                "step_a": run.steps[place - 1],
+                "step_b": run.steps[place],
+                "moved": float((x - before).norm(dim=1).mean() / before.norm(dim=1).mean()),
+                "cka_distance": 1 - linear_cka(before, x),
+                "tokens": len(x),
+            }
+        )
+        before = x
+    return pl.DataFrame(rows)
+
+
+def linear_cka(x: "Tensor", y: "Tensor") -> float:
+    """Centred kernel alignment of two sets of activations [token, d_model] of the same tokens, with linear kernels.
+
+    Source: Kornblith et al. 2019, arXiv 1905.00414.
+    """
+    x, y = (one.double() - one.double().mean(0) for one in (x, y))
+    return float((x.T @ y).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm()))
+
+
+def track_drift(run: Run) -> pl.DataFrame:
+    """The table `track_drift`: by which angle directions turn at each link of the series and of its controls."""
+    settings, rows = run.study.analysis, []
+    turned = {name: list(_angles(run, series, places)) for name, places, series in _chains(run)}
+    floor = np.concatenate([angles for _, _, angles in turned["null"]]) if "null" in turned else None
+    for name, links in turned.items():
+        for link, (step_a, step_b, angles) in enumerate(links):
+            low, high = _interval(angles, settings.bootstrap, settings.seed)
+            row = {
+                "variant": name,
+                "link": link,
+                "step_a": step_a,
+                "step_b": step_b,
+                "features": len(angles),
+                "angle": _mean(angles),
+                "angle_ci_low": low,
+                "angle_ci_high": high,
+            }
+            if floor is not None and name != "null":
+                row |= _beyond(angles, floor, samples=settings.bootstrap, seed=settings.seed)
+            rows.append(row)
+    columns = ("beyond", "beyond_ci_low", "beyond_ci_high")
+    return pl.DataFrame([row | {name: row.get(name) for name in columns} for row in rows], infer_schema_length=None)
+
+
+def identity(run: Run) -> pl.DataFrame:
+    """The table `identity`: whether a feature's nearest neighbour in the next SAE is itself."""
+    import torch
+
+    rows, settings = [], run.study.analysis
+    for name, places, series in _chains(run):
+        unit, fires = _directions(series), _fires(run, series, places)
+        for a, b in pairwise(range(len(places))):
+            both = np.flatnonzero(fires[a] & fires[b])
+            if len(both) == 0:
+                continue
+            nearest = torch.cat([(block @ unit[b, both].T).argmax(1) for block in unit[a, both].split(4096)])
+            same = (nearest.numpy() == np.arange(len(both))).astype(float)
+            low, high = _interval(same, settings.bootstrap, settings.seed)
+            rows.append((name, run.steps[places[a]], run.steps[places[b]], len(both), same.mean(), low, high))
+    columns = ["variant", "step_a", "step_b", "features", "same", "same_ci_low", "same_ci_high"]
+    return pl.DataFrame(rows, schema=columns, orient="row")
+
+
+def track_matches(run: Run) -> pl.DataFrame:
+    """The table `track_matches`: how many features of the series have a counterpart in SAEs that came another way.
+
+    That is in the reverse series, and in SAEs trained on one snapshot from the start, where the study has them.
+    """
+    from ontogeny.dictionaries.variants import single_sae
+    from ontogeny.features.matching import LEVELS, match_features
+
+    (_, places, own), *controls = _chains(run)
+    fires, last = _fires(run, own, places), len(run.steps) - 1
+    others = []
+    for name, _, other in controls:
+        if name in ("forward", "reverse"):
+            others += [(name, at, other.sae(at)) for at in sorted({0, last // 2, last})]
+    if "single_saes" in run.study.analyses:
+        for at, k in run.analysis("single_saes").select("snapshot", "k").iter_rows():
+            others.append(("cold", at, single_sae(run, at, k=k)))
+    rows = []
+    for name, at, other in others:
+        living_other = np.flatnonzero(_fires_on(run, at, other))
+        match = match_features(own.sae(at), other, living=np.flatnonzero(fires[at]), living_other=living_other)
+        for level in LEVELS:
+            share = float((match.cosine >= level).sum() / max(fires[at].sum(), 1))
+            rows.append((name, run.steps[at], int(fires[at].sum()), level, share, float(match.cosine.mean())))
+    columns = ["variant", "step", "features", "level", "matched", "cosine"]
+    return pl.DataFrame(rows, schema=columns, orient="row")
+
+
+def _chains(run: Run) -> Iterator[tuple[str, list[int], "SAESeries"]]:
+    """Name, snapshots and SAEs of the series itself and of its controls."""
+    from ontogeny.dictionaries.sae_series import SAESeries
+    from ontogeny.dictionaries.variants import series
+
+    own, n = run.dictionary(), len(run.steps)
+    assert isinstance(own, SAESeries)
+    places = list(range(n))
+    settings = run.study.series
+    yield settings.direction, places, own
+    folder = run.folder / "variants"
+    if "reverse" in run.study.analysis.track_controls:
+        other = "reverse" if settings.direction == "forward" else "forward"
+        yield other, places, series(run, folder / other, direction=other)
+    if "null" in run.study.analysis.track_controls:
+        yield "null", [n - 1] * n, series(run, folder / "null", places=[n - 1] * n)
+    if "order" in run.study.analysis.track_controls:
+        order = np.random.default_rng([run.study.analysis.seed, 6]).permutation(n).tolist()
+        yield "order", order, series(run, folder / "order", places=order)
+
+
+def _directions(series: "SAESeries") -> "Tensor":
+    import torch
+
+    return torch.nn.functional.normalize(series.W_dec.detach(), dim=2)
+
+
+def _fires(run: Run, series: "SAESeries", places: list[int]) -> np.ndarray:
+    """Which features each SAE has that are active on the sampled tokens [link, feature]."""
+    return np.stack([_fires_on(run, place, series.sae(number)) for number, place in enumerate(places)])
+
+
+def _fires_on(run: Run, place: int, sae: "Crosscoder") -> np.ndarray:
+    """Which features of an SAE are active on the sampled tokens at a snapshot [feature]."""
+    import torch
+
+    from ontogeny.features.codes import stored_codes
+    from ontogeny.features.sample import stored_activations
+
+    x = stored_activations(run, place, stored_codes(run).sequences) * sae.norm_scale
+    with torch.no_grad():
+        return torch.stack([(sae.encode(rows[:, None]) > 0).any(0) for rows in x.split(4096)]).any(0).numpy()
+
+
+def _angles(run: Run, series: "SAESeries", places: list[int]) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Steps of each link and the degrees by which the features turn that are active at both its ends."""
+    unit, fires = _directions(series).numpy(), _fires(run, series, places)
+    for a, b in pairwise(range(len(places))):
+        both = fires[a] & fires[b]
+        chords = np.linalg.norm(unit[b, both] - unit[a, both], axis=1)
+        yield run.steps[places[a]], run.steps[places[b]], np.degrees(2 * np.arcsin(np.minimum(chords / 2, 1)))
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else np.nan
+
+
+def _interval(values: np.ndarray, samples: int, seed: int) -> tuple[float, float]:
+    """95 % interval of a mean over features."""
+    if len(values) == 0:
+        return np.nan, np.nan
+    return bootstrap_mean(values, np.ones(len(values)), np.arange(len(values)), samples=samples, seed=seed)
+
+
+def _beyond(angles: np.ndarray, floor: np.ndarray, *, samples: int, seed: int) -> dict[str, float]:
+    """Mean angle less the null's, with a 95 % interval over features of both."""
+    rng = np.random.default_rng(seed)
+    drawn = [
+        rng.choice(angles, len(angles)).mean() - rng.choice(floor, min(len(floor), 20_000)).mean()
+        for _ in range(samples if len(angles) and len(floor) else 0)
+    ]
+    low, high = np.quantile(drawn, [0.025, 0.975]) if drawn else (np.nan, np.nan)
+    return {"beyond": _mean(angles) - _mean(floor), "beyond_ci_low": float(low), "beyond_ci_high": float(high)}

@@ -1,0 +1,45 @@
+"""Which features of two dictionaries are counterparts of each other."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from ontogeny.dictionaries.dictionary import Dictionary
+
+LEVELS = (0.7, 0.9)
+"""Cosines from which on features of two dictionaries count as the same."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """Features of one dictionary and their counterparts in another, one to one.
+
+    Attributes:
+        feature, other: matched features [pair].
+        cosine: of the decoder rows over all snapshots in one vector [pair].
+    """
+
+    feature: np.ndarray
+    other: np.ndarray
+    cosine: np.ndarray
+
+
+def match_features(a: Dictionary, b: Dictionary, *, living: np.ndarray, living_other: np.ndarray) -> Match:
+    """Assign the living features of two dictionaries one to one, the sum of cosines greatest (the Hungarian method).
+
+    Cosines are of decoder rows in normalised units, [snapshot · d_model] as one vector.
+    """
+    rows, others = _rows(a)[living], _rows(b)[living_other]
+    cosine = (rows @ others.T).numpy()
+    own, other = linear_sum_assignment(-cosine)
+    return Match(living[own], living_other[other], cosine[own, other])
+
+
+def _rows(dictionary: Dictionary) -> Tensor:
+    rows = dictionary.W_dec.detach()
+    if dictionary.folded:
+        rows = rows * dictionary.norm_scale[:, None, None]
+    return torch.nn.functional.normalize(rows.transpose(0, 1).flatten(1), dim=1)
