@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ontogeny.dictionaries.train import train_crosscoder as train_crosscoder
     from ontogeny.errors import InputError as InputError
     from ontogeny.errors import OntogenyError as OntogenyError
+    from ontogeny.models.callback import SnapshotCallback as SnapshotCallback
+    from ontogeny.models.snapshots import save_snapshot as save_snapshot
     from ontogeny.run import open_run as open_run
     from ontogeny.study import run_study as run_study
     from ontogeny.suites.suite import open_suite as open_suite
@@ -41,6 +43,8 @@ _PLACES = {
     "train_sae_series": "ontogeny.dictionaries.track",
     "SAESeriesConfig": "ontogeny.config",
     "StudyConfig": "ontogeny.config",
+    "SnapshotCallback": "ontogeny.models.callback",
+    "save_snapshot": "ontogeny.models.snapshots",
     "relie": "ontogeny.causal.relie",
     "reldec": "ontogeny.causal.relie",
     "plant": "ontogeny.truth.planted",
@@ -58,6 +62,7 @@ __all__ = [
     "OntogenyError",
     "SAESeries",
     "SAESeriesConfig",
+    "SnapshotCallback",
     "StudyConfig",
     "crosscoder_losses",
     "load_dictionary",
@@ -68,6 +73,7 @@ __all__ = [
     "reldec",
     "relie",
     "run_study",
+    "save_snapshot",
     "score_recovery",
     "stream_activations",
     "train_crosscoder",

@@ -166,6 +166,43 @@ def train(study: StudyArgument, out: OutOption = None, as_json: JsonOption = Fal
 
 
 @app.command()
+def track(
+    study: StudyArgument,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+    follow: Annotated[
+        Path | None, typer.Option("--follow", help="A folder that a pre-training saves its snapshots in: read along.")
+    ] = None,
+    until: Annotated[int | None, typer.Option("--until", help="With --follow: end after this step.")] = None,
+    idle: Annotated[
+        float | None, typer.Option("--idle", help="With --follow: end when nothing new has come for so many seconds.")
+    ] = None,
+) -> None:
+    """Run a study whose dictionary is an SAE series, or extend it while its suite is still being pre-trained.
+
+    Example: ontogeny track study.yaml --follow runs/pretraining
+    """
+    from ontogeny.errors import ConfigError
+    from ontogeny.live import follow as follow_suite
+
+    config, out = _load(study, out)
+    if config.dictionary.kind != "sae_series":
+        raise ConfigError(f"{study}: track is for an SAE series: set dictionary.kind: sae_series, or use ontogeny run")
+    if follow is None:
+        _run(config, out, "report", as_json)
+        return
+    run = follow_suite(
+        config, follow, out=out, until=until, idle=idle, say=lambda line: print(line, file=sys.stderr, flush=True)
+    )
+    if run is None:
+        print(f"{follow} has no whole snapshot yet: nothing was done", file=sys.stderr)
+    elif as_json:
+        print(json.dumps({"run": str(run.folder), "stages": run.manifest["stages"]}))
+    else:
+        print(f"wrote {run.report_path}")
+
+
+@app.command()
 def measure(study: StudyArgument, out: OutOption = None, as_json: JsonOption = False) -> None:
     """Measure a study's features (after what comes before it) and print the dictionary's quality.
 

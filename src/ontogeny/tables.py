@@ -1,5 +1,6 @@
 """Columns, dtypes and units of every table that a run holds. The one place; the documentation is made from it."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -472,6 +473,14 @@ CHECKS: tuple[str, ...] = ("stability", "seed_matches", "nulls", "recovery", "tr
 MEASURES: tuple[str, ...] = ("features", "trajectories", "examples", "logit_effects", "quality", "codes")
 FOLDERS = {**dict.fromkeys(MEASURES, ""), **dict.fromkeys(CHECKS, "truth/")}
 FILES = {name: f"{FOLDERS.get(name, 'analyses/')}{name}.parquet" for name in TABLES}
+
+
+def from_rows(name: str, rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
+    """The table `name` of some rows, or of none; what a row lacks, and nan, becomes null."""
+    schema = {column: spec.dtype for column, spec in TABLES[name].items()}
+    values = [[row.get(column) for column in schema] for row in rows]
+    table = pl.DataFrame(values, schema=schema, orient="row", strict=False)
+    return table.with_columns(pl.col(pl.Float32, pl.Float64).fill_nan(None))
 
 
 def conform(name: str, table: pl.DataFrame) -> pl.DataFrame:

@@ -7,6 +7,7 @@ import polars as pl
 from ontogeny.features.life import alive_mask, life_history
 from ontogeny.intervals import wilson_count
 from ontogeny.run import Run
+from ontogeny.tables import from_rows
 
 
 def emergence(run: Run) -> pl.DataFrame:
@@ -39,7 +40,7 @@ def emergence(run: Run) -> pl.DataFrame:
                     "mean_strength_relative": float((strength[snapshot] / greatest).mean()) if total else 0.0,
                 }
             )
-    return pl.DataFrame(rows)
+    return from_rows("emergence", rows)
 
 
 def births(run: Run) -> pl.DataFrame:
@@ -51,8 +52,7 @@ def births(run: Run) -> pl.DataFrame:
         for row in pl.concat([kinds, totals.select(kinds.columns)], how="vertical_relaxed").iter_rows(named=True):
             low, high = wilson_count(row["features"], len(life))
             rows.append({"alive_threshold": threshold, **row, "ci_low": low, "ci_high": high})
-    table = pl.DataFrame(rows, infer_schema_length=None)
-    return table.sort("alive_threshold", "origin", "fate", "birth_step", nulls_last=False)
+    return from_rows("births", rows).sort("alive_threshold", "origin", "fate", "birth_step", nulls_last=False)
 
 
 def _lives(run: Run) -> tuple[np.ndarray, dict[float, pl.DataFrame]]:

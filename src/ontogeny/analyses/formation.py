@@ -12,6 +12,7 @@ import polars as pl
 from ontogeny.intervals import bootstrap_mean
 from ontogeny.progress import progress_bar
 from ontogeny.run import Run
+from ontogeny.tables import from_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,10 +95,8 @@ def similarity(run: Run) -> pl.DataFrame:
                 "tokens": len(chance),
             }
         )
-    table = pl.DataFrame(rows)
-    return table.with_columns(
-        collapsed=pl.Series(collapsed(table["random"].to_numpy(), table["participation_ratio"].to_numpy()))
-    )
+    found = (np.array([row[name] for row in rows]) for name in ("random", "participation_ratio"))
+    return from_rows("similarity", (row | {"collapsed": one} for row, one in zip(rows, collapsed(*found), strict=True)))
 
 
 def progress(run: Run) -> pl.DataFrame:
@@ -127,7 +126,7 @@ def progress(run: Run) -> pl.DataFrame:
                 "expected_slope": np.polyfit(expected, values, 1)[0] if spread > 0 else np.nan,
             }
         )
-    return pl.DataFrame(rows).with_columns(pl.col(pl.Float64).fill_nan(None)).sort("snapshot")
+    return from_rows("progress", rows).sort("snapshot")
 
 
 def collapsed(random: np.ndarray, participation: np.ndarray) -> np.ndarray:

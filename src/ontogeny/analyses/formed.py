@@ -12,7 +12,7 @@ import polars as pl
 from ontogeny.analyses.three_phases import find_phases_of
 from ontogeny.intervals import wilson_count
 from ontogeny.run import Run
-from ontogeny.tables import TABLES
+from ontogeny.tables import from_rows
 
 SAME_DIRECTION = 0.9
 RISEN, LEAST_RISE = 0.9, 0.1
@@ -63,9 +63,7 @@ def formed(run: Run) -> pl.DataFrame:
         if shape is not None:
             row |= {"shape": shape.shape, "rise_from": steps[shape.rise_from], "rise_to": steps[shape.rise_to]}
         rows.append(row)
-    columns = TABLES["formed"]
-    table = pl.DataFrame([{name: row.get(name) for name in columns} for row in rows], infer_schema_length=None)
-    return table.with_columns(pl.col(pl.Float64).fill_nan(None))
+    return from_rows("formed", rows)
 
 
 def patterns(run: Run) -> pl.DataFrame:
@@ -75,8 +73,9 @@ def patterns(run: Run) -> pl.DataFrame:
         count = int((found["pattern"] == pattern).sum())
         low, high = wilson_count(count, len(found))
         share = count / len(found)
-        rows.append((pattern, count, share, low / len(found), high / len(found)))
-    return pl.DataFrame(rows, schema=["pattern", "features", "share", "share_ci_low", "share_ci_high"], orient="row")
+        ends = {"share_ci_low": low / len(found), "share_ci_high": high / len(found)}
+        rows.append({"pattern": pattern, "features": count, "share": share, **ends})
+    return from_rows("patterns", rows)
 
 
 def pattern_of(level: np.ndarray, meaning: np.ndarray, *, same: float) -> str:

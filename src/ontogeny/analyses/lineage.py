@@ -1,15 +1,13 @@
 """Where emergent features come from: for each birth the nearest feature that was there before, and what was one and
 became two."""
 
-from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import polars as pl
 
 from ontogeny.run import Run
-from ontogeny.tables import TABLES
+from ontogeny.tables import from_rows
 
 LABELS = ("novel", "split", "handover", "absorption")
 
@@ -33,9 +31,8 @@ def lineage(run: Run) -> pl.DataFrame:
         birth=np.array([-1 if step is None else steps.index(step) for step in features["birth_step"]]),
         kin_threshold=run.study.analysis.kin_threshold,
     )
-    return _table(
-        "lineage", ({**asdict(one), "birth_step": steps[one.snapshot], "kinship": one.kinship} for one in kin)
-    )
+    rows = ({**asdict(one), "birth_step": steps[one.snapshot], "kinship": one.kinship} for one in kin)
+    return from_rows("lineage", rows).sort("feature")
 
 
 def partings(run: Run) -> pl.DataFrame:
@@ -44,19 +41,10 @@ def partings(run: Run) -> pl.DataFrame:
     from ontogeny.features.codes import stored_codes
 
     found = kinship.partings(run.dictionary().W_dec, stored_codes(run).codes, relative=_relative(run))
-    return _table("partings", ({**asdict(pair), "step": run.steps[pair.snapshot]} for pair in found))
+    rows = ({**asdict(pair), "step": run.steps[pair.snapshot]} for pair in found)
+    return from_rows("partings", rows).sort("feature")
 
 
 def _relative(run: Run) -> np.ndarray:
     """Relative strength, 0 for dead features [snapshot, feature]."""
     return run.matrix("strength_relative") * ~run.features.sort("feature")["dead"].to_numpy()
-
-
-def _table(name: str, rows: Iterable[dict[str, Any]]) -> pl.DataFrame:
-    """Rows with the columns of a table, by feature."""
-    columns = TABLES[name]
-    table = pl.DataFrame(
-        [{column: row[column] for column in columns} for row in rows],
-        schema={column: spec.dtype for column, spec in columns.items()},
-    )
-    return table.sort("feature")

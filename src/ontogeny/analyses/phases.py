@@ -12,6 +12,7 @@ from ontogeny.intervals import bootstrap_mean
 from ontogeny.progress import progress_bar
 from ontogeny.run import Run
 from ontogeny.suites.suite import Snapshot, suite_of
+from ontogeny.tables import from_rows
 
 SEQUENCES_AT_ONCE = 16
 KL_ROWS_AT_ONCE = 512
@@ -59,7 +60,7 @@ def phases(run: Run) -> pl.DataFrame:
                 }
             )
             bar.advance(1, loss=rows[-1]["loss"])
-    return pl.DataFrame(rows)
+    return from_rows("phases", rows)
 
 
 def _sequences(corpus: Corpus, tokens: int, seed: int) -> np.ndarray:

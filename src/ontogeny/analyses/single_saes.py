@@ -5,6 +5,7 @@ import polars as pl
 from ontogeny.corpus.pack import Corpus
 from ontogeny.run import Run
 from ontogeny.suites.suite import suite_of
+from ontogeny.tables import from_rows
 
 
 def single_saes(run: Run) -> pl.DataFrame:
@@ -39,7 +40,7 @@ def single_saes(run: Run) -> pl.DataFrame:
                 "sae_silent_share": measured.silent_share,
             }
         )
-    return pl.DataFrame(rows)
+    return from_rows("single_saes", rows)
 
 
 def _places(run: Run) -> list[int]:

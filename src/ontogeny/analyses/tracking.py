@@ -14,6 +14,7 @@ import polars as pl
 
 from ontogeny.intervals import bootstrap_mean
 from ontogeny.run import Run
+from ontogeny.tables import from_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +42,7 @@ def gaps(run: Run) -> pl.DataFrame:
             }
         )
         before = x
-    return pl.DataFrame(rows)
+    return from_rows("gaps", rows)
 
 
 def linear_cka(x: "Tensor", y: "Tensor") -> float:
@@ -74,8 +75,7 @@ def track_drift(run: Run) -> pl.DataFrame:
             if floor is not None and name != "null":
                 row |= _beyond(angles, floor, samples=settings.bootstrap, seed=settings.seed)
             rows.append(row)
-    columns = ("beyond", "beyond_ci_low", "beyond_ci_high")
-    return pl.DataFrame([row | {name: row.get(name) for name in columns} for row in rows], infer_schema_length=None)
+    return from_rows("track_drift", rows)
 
 
 def identity(run: Run) -> pl.DataFrame:
@@ -92,9 +92,18 @@ def identity(run: Run) -> pl.DataFrame:
             nearest = torch.cat([(block @ unit[b, both].T).argmax(1) for block in unit[a, both].split(4096)])
             same = (nearest.numpy() == np.arange(len(both))).astype(float)
             low, high = _interval(same, settings.bootstrap, settings.seed)
-            rows.append((name, run.steps[places[a]], run.steps[places[b]], len(both), same.mean(), low, high))
-    columns = ["variant", "step_a", "step_b", "features", "same", "same_ci_low", "same_ci_high"]
-    return pl.DataFrame(rows, schema=columns, orient="row")
+            rows.append(
+                {
+                    "variant": name,
+                    "step_a": run.steps[places[a]],
+                    "step_b": run.steps[places[b]],
+                    "features": len(both),
+                    "same": same.mean(),
+                    "same_ci_low": low,
+                    "same_ci_high": high,
+                }
+            )
+    return from_rows("identity", rows)
 
 
 def track_matches(run: Run) -> pl.DataFrame:
@@ -119,10 +128,17 @@ def track_matches(run: Run) -> pl.DataFrame:
         living_other = np.flatnonzero(_fires_on(run, at, other))
         match = match_features(own.sae(at), other, living=np.flatnonzero(fires[at]), living_other=living_other)
         for level in LEVELS:
-            share = float((match.cosine >= level).sum() / max(fires[at].sum(), 1))
-            rows.append((name, run.steps[at], int(fires[at].sum()), level, share, float(match.cosine.mean())))
-    columns = ["variant", "step", "features", "level", "matched", "cosine"]
-    return pl.DataFrame(rows, schema=columns, orient="row")
+            rows.append(
+                {
+                    "variant": name,
+                    "step": run.steps[at],
+                    "features": int(fires[at].sum()),
+                    "level": level,
+                    "matched": (match.cosine >= level).sum() / max(fires[at].sum(), 1),
+                    "cosine": _mean(match.cosine),
+                }
+            )
+    return from_rows("track_matches", rows)
 
 
 def _chains(run: Run) -> Iterator[tuple[str, list[int], "SAESeries"]]:

@@ -12,7 +12,7 @@ from ontogeny.analyses.change_point import find_change, turning_rates
 from ontogeny.features.life import alive_mask, log_steps
 from ontogeny.intervals import bootstrap_mean
 from ontogeny.run import Run
-from ontogeny.tables import TABLES
+from ontogeny.tables import TABLES, from_rows
 
 
 def cosines(run: Run) -> pl.DataFrame:
@@ -22,9 +22,9 @@ def cosines(run: Run) -> pl.DataFrame:
         for b in range(a, len(steps)):
             cosine = _cosines(directions, a, b)
             mean, low, high = _mean(cosine, samples=settings.bootstrap, seed=settings.seed)
-            rows.append((a, b, steps[a], steps[b], int((~np.isnan(cosine)).sum()), mean, low, high))
-    columns = ["snapshot_a", "snapshot_b", "step_a", "step_b", "features", "cosine", "cosine_ci_low", "cosine_ci_high"]
-    return pl.DataFrame(rows, schema=columns, orient="row").fill_nan(None)
+            values = (a, b, steps[a], steps[b], int((~np.isnan(cosine)).sum()), mean, low, high)
+            rows.append(dict(zip(TABLES["cosines"], values, strict=True)))
+    return from_rows("cosines", rows)
 
 
 def drift(run: Run) -> pl.DataFrame:
@@ -51,7 +51,7 @@ def drift(run: Run) -> pl.DataFrame:
                     "per_thousand_steps": 1000 * mean / (next_step - step),
                 }
             )
-    return pl.DataFrame(rows).fill_nan(None)
+    return from_rows("drift", rows)
 
 
 def turning_point(run: Run) -> pl.DataFrame:
@@ -82,8 +82,7 @@ def turning_point(run: Run) -> pl.DataFrame:
                 "shift": change.shift,
             }
         rows.append(row)
-    columns = TABLES["turning_point"]
-    return pl.DataFrame([{name: row.get(name) for name in columns} for row in rows], infer_schema_length=None)
+    return from_rows("turning_point", rows)
 
 
 def _variants(run: Run) -> Iterator[tuple[str, Sequence[int], np.ndarray]]:

@@ -16,6 +16,7 @@ from ontogeny.corpus.pack import Corpus
 from ontogeny.errors import ConfigError, SuiteError
 from ontogeny.loop import Checkpoint, run_loop, warmup_cosine
 from ontogeny.models.load import quiet
+from ontogeny.models.snapshots import save_snapshot
 from ontogeny.progress import Events
 from ontogeny.run import atomic_path, write_json
 from ontogeny.settings import fingerprint
@@ -155,9 +156,7 @@ class _LanguageModel:
         if step not in self.config.schedule or any(entry["step"] == step for entry in self.log):
             return
         self.log.append({"step": step, "held_out_loss": self.held_out_loss()})
-        with atomic_path(self.folder / f"step{step}") as temporary:
-            self.model.save_pretrained(temporary)
-            self.corpus.tokenizer.save_pretrained(temporary)
+        save_snapshot(self.model, self.folder, step=step, tokenizer=self.corpus.tokenizer)
 
     @torch.no_grad()
     def held_out_loss(self) -> float:

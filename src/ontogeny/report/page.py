@@ -24,7 +24,7 @@ def write_figures(run: Run, folder: Path) -> list[Path]:
     import vl_convert
 
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = {folder / f"{name}.svg": draw for name, draw in figures.drawn(run.study).items()}
+    drawn = {folder / f"{name}.svg": draw for name, draw in figures.drawn(run).items()}
     for path, draw in drawn.items():
         write_text(path, vl_convert.vegalite_to_svg(draw(run)))
     return list(drawn)
@@ -41,7 +41,7 @@ def write_report(run: Run) -> Path:
     template = Environment(autoescape=True).from_string((assets / "report.html.j2").read_text(encoding="utf-8"))
     tokenizer = Tokenizer.from_file(str(run.corpus_folder / "tokenizer" / "tokenizer.json"))
     analyses = run.study.analyses
-    drawn = figures.drawn(run.study)
+    drawn = figures.drawn(run)
     specs = {name: draw(run) for name, draw in drawn.items()}
     cards = _cards(run, tokenizer)
     specs |= {f"feature-{card['feature']}": card.pop("spec") for card in cards}

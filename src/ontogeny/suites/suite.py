@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from ontogeny.run import Run
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+SETTLED_SECONDS = 10.0
 STEP_IN_NAME = re.compile(r"^(?:step|checkpoint|global_step|ckpt)[-_]?(\d+)$")
 WEIGHT_FILES = (
     "model.safetensors",
@@ -142,6 +144,59 @@ def open_suite(source: str | Path, *, steps: Sequence[int] | None = None) -> Sui
         for step in wanted
     )
     return Suite(name=folder.resolve().name, snapshots=snapshots)
+
+
+def complete_steps(folder: str | Path) -> list[int]:
+    """Steps of the snapshots in a folder whose files are all there in full, ascending; the folder need not exist yet.
+
+    For a suite that is still being written: a snapshot counts once its configuration is there and its weights are as
+    long as their own header says; files without one once they have not changed for a while.
+    """
+    folder = Path(folder)
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = STEP_IN_NAME.match(path.name)
+        if match is not None and path.is_dir() and _is_complete(path):
+            found.append(int(match[1]))
+    return sorted(found)
+
+
+def _is_complete(snapshot: Path) -> bool:
+    weights = next((snapshot / name for name in WEIGHT_FILES if (snapshot / name).is_file()), None)
+    config = snapshot / "config.json"
+    if weights is None or not config.is_file() or not _is_settled(config):
+        return False
+    files = [weights]
+    if weights.suffix == ".json":
+        if not _is_settled(weights):
+            return False
+        names = set(json.loads(weights.read_text(encoding="utf-8"))["weight_map"].values())
+        files = [snapshot / name for name in names]
+    return all(file.is_file() and _is_whole(file) for file in files)
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a safetensors file is as long as its header says; another file, whether it has settled."""
+    if file.suffix != ".safetensors":
+        return _is_settled(file)
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = opened.read(length)
+    if len(header) < max(length, 1):
+        return False
+    ends = [entry["data_offsets"][1] for name, entry in json.loads(header).items() if name != "__metadata__"]
+    return file.stat().st_size == 8 + length + max(ends, default=0)
+
+
+def _is_settled(file: Path) -> bool:
+    """Whether a file has not changed for a while; a small text file, whether it can be read."""
+    if file.suffix == ".json":
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            return False
+        return True
+    return time.time() - file.stat().st_mtime > SETTLED_SECONDS
 
 
 def _neighbours(step: int, steps: list[int]) -> str:

@@ -15,6 +15,7 @@ from ontogeny.features.life import alive_mask, life_history
 from ontogeny.intervals import wilson_count
 from ontogeny.run import Run
 from ontogeny.suites.suite import suite_of
+from ontogeny.tables import from_rows
 
 if TYPE_CHECKING:
     from ontogeny.dictionaries.crosscoder import Crosscoder
@@ -61,7 +62,7 @@ def stability(run: Run) -> pl.DataFrame:
         for level in LEVELS:
             found = agreement(match, *births, n_features=len(_living(run)), level=level)
             rows.append({"seed": seed, "cosine": level, **found})
-    return pl.DataFrame(rows).with_columns(pl.col(pl.Float64).fill_nan(None))
+    return from_rows("stability", rows)
 
 
 def _living(run: Run) -> np.ndarray:
@@ -111,7 +112,7 @@ def nulls(run: Run) -> pl.DataFrame:
         batch = next(batches().starting_at(steps))
         fires = (dictionary.encode(batch * dictionary.norm_scale[:, None]) > 0).flatten(0, -2).any(0)
         rows.append(_null_row(run, name, dictionary.strength()[:, fires].numpy()))
-    return pl.DataFrame(rows)
+    return from_rows("nulls", rows)
 
 
 def _null_row(run: Run, name: str, strength: np.ndarray) -> dict[str, Any]:

@@ -3,7 +3,6 @@ of the page."""
 
 from collections.abc import Callable
 
-from ontogeny.config import StudyConfig
 from ontogeny.report.figures.axes import Spec
 from ontogeny.report.figures.lives import births, kin, strengths, thresholds
 from ontogeny.report.figures.lives import trajectory as trajectory
@@ -13,6 +12,7 @@ from ontogeny.report.figures.turning import cosines, drift
 from ontogeny.run import Run
 
 ALWAYS, TRUTH = "", "truth"
+BETWEEN_SNAPSHOTS = ("births", "kin", "drift")
 FIGURES: dict[str, tuple[str, Callable[[Run], Spec]]] = {
     "loss": ("phases", loss),
     "divergences": ("phases", divergences),
@@ -28,7 +28,8 @@ FIGURES: dict[str, tuple[str, Callable[[Run], Spec]]] = {
 }
 
 
-def drawn(study: StudyConfig) -> dict[str, Callable[[Run], Spec]]:
-    """The figures that a study has the tables for."""
-    there = {ALWAYS, *study.analyses, *([TRUTH] if study.truth is not None else [])}
-    return {name: draw for name, (needed, draw) in FIGURES.items() if needed in there}
+def drawn(run: Run) -> dict[str, Callable[[Run], Spec]]:
+    """The figures that a run has the tables for; some need two snapshots."""
+    there = {ALWAYS, *run.study.analyses, *([TRUTH] if run.study.truth is not None else [])}
+    left_out = BETWEEN_SNAPSHOTS if len(run.steps) == 1 else ()
+    return {name: draw for name, (needed, draw) in FIGURES.items() if needed in there and name not in left_out}

@@ -1,0 +1,168 @@
+"""Reading along with a pre-training: what counts as a whole snapshot, who saves them, and what following leaves."""
+
+import json
+import shutil
+import threading
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, Trainer, TrainingArguments
+
+import ontogeny as og
+from conftest import Command
+from ontogeny import live
+from ontogeny.errors import ConfigError
+from ontogeny.live import follow
+from ontogeny.models.snapshots import powers_of_two
+from ontogeny.run import Run
+from ontogeny.study import run_study
+from ontogeny.suites import suite as suites
+from ontogeny.suites.suite import complete_steps
+from test_series_study import series_study
+
+
+def tiny_model() -> torch.nn.Module:
+    config = GPTNeoXConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=50
+    )
+    return AutoModelForCausalLM.from_config(config)
+
+
+def test_a_snapshot_counts_when_all_of_it_is_there(small_run: Run, tmp_path: Path) -> None:
+    assert complete_steps(tmp_path / "nothing") == []
+    for step in (0, 10):
+        shutil.copytree(small_run.suite_folder / f"step{step}", tmp_path / f"step{step}")
+    assert complete_steps(tmp_path) == [0, 10]
+    whole = (tmp_path / "step10" / "model.safetensors").read_bytes()
+    for size in (0, 4, 30, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "step10" / "model.safetensors").write_bytes(whole[:size])
+        assert complete_steps(tmp_path) == [0], size
+    (tmp_path / "step10" / "model.safetensors").write_bytes(whole)
+    config = (tmp_path / "step10" / "config.json").read_text()
+    (tmp_path / "step10" / "config.json").write_text(config[:-5])
+    assert complete_steps(tmp_path) == [0]
+    (tmp_path / "step10" / "config.json").write_text(config)
+    assert complete_steps(tmp_path) == [0, 10]
+    (tmp_path / ".step20.1.partial").mkdir()
+    (tmp_path / "step30").mkdir()
+    assert complete_steps(tmp_path) == [0, 10]
+
+
+def test_a_snapshot_in_shards_counts_when_all_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_model().save_pretrained(tmp_path / "step5", max_shard_size="5KB")  # type: ignore[operator]
+    shards = sorted((tmp_path / "step5").glob("*.safetensors"))
+    assert len(shards) > 1
+    assert complete_steps(tmp_path) == [5]
+    shards[-1].rename(tmp_path / "elsewhere")
+    assert complete_steps(tmp_path) == []
+    torch.save({}, tmp_path / "step5" / "pytorch_model.bin")
+    (tmp_path / "step5" / "model.safetensors.index.json").unlink()
+    assert complete_steps(tmp_path) == []
+    monkeypatch.setattr(suites, "SETTLED_SECONDS", -1)
+    assert complete_steps(tmp_path) == [5]
+
+
+def test_any_loop_saves_snapshots_on_a_schedule(tmp_path: Path) -> None:
+    model = tiny_model()
+    saved = [og.save_snapshot(model, tmp_path, step=step, schedule=powers_of_two) for step in range(10)]  # type: ignore[arg-type]
+    assert [path and path.name for path in saved if path] == ["step0", "step1", "step2", "step4", "step8"]
+    assert og.save_snapshot(model, tmp_path, step=4) is None  # type: ignore[arg-type]
+    assert og.save_snapshot(model, tmp_path, step=9, schedule=[9]) == tmp_path / "step9"  # type: ignore[arg-type]
+    assert og.open_suite(tmp_path).steps == [0, 1, 2, 4, 8, 9] == complete_steps(tmp_path)
+
+
+def test_the_callback_saves_them_from_a_real_trainer(tmp_path: Path) -> None:
+    tokens = torch.randint(0, 50, (64, 12), generator=torch.Generator().manual_seed(0))
+    rows = [{"input_ids": row, "labels": row} for row in tokens]
+
+    def train(steps: int) -> None:
+        torch.manual_seed(0)
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path / "trainer"), max_steps=steps, per_device_train_batch_size=4, report_to=[],
+            save_strategy="no", use_cpu=True, disable_tqdm=True, learning_rate=0.01, logging_strategy="no",
+        )  # fmt: skip
+        callback = og.SnapshotCallback(tmp_path / "suite", schedule=lambda step: step in (2, 3))
+        Trainer(model=tiny_model(), args=arguments, train_dataset=rows, callbacks=[callback]).train()  # type: ignore[arg-type]
+
+    train(5)
+    suite = og.open_suite(tmp_path / "suite")
+    assert suite.steps == [0, 2, 3, 5] == complete_steps(tmp_path / "suite")
+    models = [AutoModelForCausalLM.from_pretrained(snapshot.path) for snapshot in suite.snapshots]
+    for before, after in pairwise(model.gpt_neox.embed_in.weight for model in models):
+        assert not torch.equal(before, after)
+
+
+def test_following_gives_what_a_run_of_the_whole_suite_gives(
+    small_run: Run, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "POLL_SECONDS", 0.05)
+    suite = tmp_path / "suite"
+    said: list[str] = []
+    study = series_study(small_run.suite_folder, text_file)
+    study = study.model_copy(update={"analyses": ["emergence", "turning_point", "formation"], "report": True})
+
+    def pretraining() -> None:
+        for step in (0, 10, 25, 60):
+            shutil.copytree(small_run.suite_folder / f"step{step}", suite / f".part{step}")
+            (suite / f".part{step}").rename(suite / f"step{step}")
+            while sum(line.startswith("report") for line in said) < (0, 10, 25, 60).index(step) + 1:
+                if stopped.wait(0.05):
+                    return
+
+    suite.mkdir()
+    stopped = threading.Event()
+    trainer = threading.Thread(target=pretraining)
+    trainer.start()
+    try:
+        run = follow(study, suite, out=tmp_path / "run", until=60, say=said.append)
+    finally:
+        stopped.set()
+        trainer.join()
+    assert run is not None
+    assert [line for line in said if line.startswith("follow")] == [f"follow: step {step}" for step in (0, 10, 25, 60)]
+    whole = run_study(
+        study.model_copy(update={"suite": run.study.suite.model_copy(update={"steps": "all"})}),
+        out=tmp_path / "whole", say=lambda line: None,
+    )  # fmt: skip
+    for name in ("features", "trajectories", "quality", "codes", "emergence", "formed", "levels"):
+        assert run.table(name).equals(whole.table(name)), name
+    assert run.report_path.is_file()
+
+
+def test_following_goes_on_after_it_was_stopped(
+    small_run: Run, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "POLL_SECONDS", 0.05)
+    suite = tmp_path / "suite"
+    study = series_study(small_run.suite_folder, text_file).model_copy(update={"analyses": ["emergence"]})
+    for step in (0, 10):
+        shutil.copytree(small_run.suite_folder / f"step{step}", suite / f"step{step}")
+
+    def stop(line: str) -> None:
+        if line.startswith("train"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        follow(study, suite, out=tmp_path / "run", idle=0.0, say=stop)
+    shutil.copytree(small_run.suite_folder / "step25", suite / "step25")
+    said: list[str] = []
+    run = follow(study, suite, out=tmp_path / "run", idle=0.0, say=said.append)
+    assert said[0] == "follow: steps 0, 10, 25"
+    assert run is not None
+    assert run.steps == [0, 10, 25]
+    again = follow(study, suite, out=tmp_path / "run", idle=0.0, say=said.append)
+    assert again is not None
+    assert said[-1].endswith("done already")
+    assert follow(study, tmp_path / "none", out=tmp_path / "other", idle=0.0) is None
+
+
+def test_what_cannot_follow_is_refused(command: Command, small_run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="only an SAE series can follow"):
+        follow(small_run.study, tmp_path, idle=0.0)
+    code, lines = command("track", small_run.folder, "--follow", tmp_path)
+    assert code == 2
+    said = f"{small_run.folder}: track is for an SAE series: set dictionary.kind: sae_series, or use ontogeny run"
+    assert lines == [f"ontogeny: {said}"]
+    assert json.loads((small_run.folder / "manifest.json").read_text())["name"] == "small"
