@@ -8,7 +8,7 @@ import yaml
 from ontogeny.config import dump_study, load_study
 from ontogeny.errors import ConfigError
 from ontogeny.settings import fingerprint
-from ontogeny.study import check_study, preset
+from ontogeny.study import check_study, preset, presets
 
 STUDY = {
     "name": "s",
@@ -129,3 +129,15 @@ def test_presets_load_and_unknown_ones_are_named() -> None:
     assert preset("demo").name == "demo"
     with pytest.raises(ConfigError, match="no preset 'dmo' \\(did you mean demo\\?\\)"):
         preset("dmo")
+
+
+def test_the_preset_of_sae_track_has_the_published_schedule() -> None:
+    study = preset("sae-track-pythia-410m")
+    pythia = [0, *(2**n for n in range(10)), *range(1000, 144_000, 1000)]
+    assert len(pythia) == 154
+    chosen = [*range(12), *range(13, 33, 2), *range(33, 154, 20)]
+    assert study.suite.steps == [pythia[place] for place in chosen]
+    steps, n = study.sae_series, len(chosen)
+    tokens = [steps.steps_of(place) * study.train.batch_size for place in range(n)]
+    assert sum(tokens) == pytest.approx(300e6 + 4 * 5e6 + 24 * 15e6, rel=1e-3)
+    assert presets() == ["demo", "sae-track-pythia-410m"]

@@ -182,7 +182,10 @@ def test_drift_of_the_series_and_its_controls(series_run: Run) -> None:
     same = series_run.table("identity")
     assert float(same.filter(variant="null")["same"].min()) > 0.9  # type: ignore[arg-type]
     matches = series_run.table("track_matches")
-    assert set(matches["variant"]) == {"reverse", "cold"}
+    assert set(matches["variant"]) == {"reverse"}
+    single = series_run.table("single_saes")
+    assert single["matched_0.9"][0] <= single["matched_0.7"][0] <= 1
+    assert single["features"][0] > 10
     assert matches["matched"].is_between(0, 1).all()
     gaps = series_run.table("gaps")
     assert gaps["step_b"].to_list() == [10, 25, 60]

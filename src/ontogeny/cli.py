@@ -33,7 +33,7 @@ store_app = typer.Typer(
 app.add_typer(store_app, name="store")
 
 StudyArgument = Annotated[
-    Path, typer.Argument(metavar="STUDY", help="A study file (YAML), or the folder of a run that has one.")
+    Path, typer.Argument(metavar="STUDY", help="A study file (YAML), a preset's name, or the folder of a run.")
 ]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/NAME.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
@@ -78,7 +78,10 @@ def _run(study: "Path | StudyConfig", out: Path | None, until: str, as_json: boo
 def _load(study: Path, out: Path | None) -> "tuple[StudyConfig, Path | None]":
     """A study and its run folder; None for the default."""
     from ontogeny.config import load_study
+    from ontogeny.study import preset, presets
 
+    if str(study) in presets() and not study.exists():
+        return preset(str(study)), out
     return (load_study(study / "study.yaml"), out or study) if study.is_dir() else (load_study(study), out)
 
 

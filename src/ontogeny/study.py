@@ -142,9 +142,13 @@ def _analyse(run: Run) -> list[Path]:
     for name in ANALYSES.keys() - set(run.study.analyses):
         for table in ANALYSES[name]:
             (run.folder / tables.FILES[table]).unlink(missing_ok=True)
-    return [
-        run.write_table(table, analyse(run)) for name in run.study.analyses for table, analyse in ANALYSES[name].items()
-    ]
+    key = fingerprint(run.study.analysis, _measure_key(run))
+    for name in run.study.analyses:
+        if not run.stage_done(record := f"analyse {name}", key):
+            started = time.monotonic()
+            written = [run.write_table(table, analyse(run)) for table, analyse in ANALYSES[name].items()]
+            run.finish_stage(record, key, written, time.monotonic() - started)
+    return [run.folder / tables.FILES[table] for name in run.study.analyses for table in ANALYSES[name]]
 
 
 def _truth_key(run: Run) -> str:
@@ -304,8 +308,12 @@ def preset(name: str) -> StudyConfig:
     Raises:
         ConfigError: there is no such preset.
     """
-    folder = files("ontogeny") / "presets"
-    names = sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
-    if name not in names:
+    if name not in (names := presets()):
         raise ConfigError(f"no preset '{name}'{did_you_mean(name, names)}: there are {', '.join(names)}")
-    return load_study(Path(str(folder / f"{name}.yaml")))
+    return load_study(Path(str(files("ontogeny") / "presets" / f"{name}.yaml")))
+
+
+def presets() -> list[str]:
+    """Names of the studies that come with the package."""
+    folder = files("ontogeny") / "presets"
+    return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))

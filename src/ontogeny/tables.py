@@ -210,6 +210,9 @@ TABLES: dict[str, dict[str, Column]] = {
         ),
         "l0": Column(pl.Float64, "features", "of the dictionary at this snapshot"),
         "sae_l0": Column(pl.Float64, "features", "of the SAE by the inference rule"),
+        "features": Column(pl.Int64, "features", "of the dictionary that are alive there"),
+        "matched_0.7": Column(pl.Float64, "share", "of them with a counterpart in the SAE at a cosine of .7 or more"),
+        "matched_0.9": Column(pl.Float64, "share", "the same at .9"),
         "silent_share": Column(pl.Float64, "share", "features of the dictionary silent on the held-out tokens"),
         "sae_silent_share": Column(pl.Float64, "share", "the same of the SAE"),
     },
@@ -329,7 +332,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "same_ci_high": Column(pl.Float64, "share", "95 % interval over features, bootstrap"),
     },
     "track_matches": {
-        "variant": Column(pl.String, "", "`reverse` series, or `cold`: an SAE of this snapshot trained from the start"),
+        "variant": CHAIN,
         "step": STEP,
         "features": Column(pl.Int64, "features", "of the series that are active here"),
         "level": Column(pl.Float64, "cosine", "from which on features count as counterparts"),

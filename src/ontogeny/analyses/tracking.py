@@ -107,37 +107,29 @@ def identity(run: Run) -> pl.DataFrame:
 
 
 def track_matches(run: Run) -> pl.DataFrame:
-    """The table `track_matches`: how many features of the series have a counterpart in SAEs that came another way.
+    """The table `track_matches`: how many features of the series have a counterpart in the one in the other direction.
 
-    That is in the reverse series, and in SAEs trained on one snapshot from the start, where the study has them.
+    SAEs of single snapshots trained from the start are in the table `single_saes`.
     """
-    from ontogeny.dictionaries.variants import single_sae
     from ontogeny.features.matching import LEVELS, match_features
 
     (_, places, own), *controls = _chains(run)
-    fires, last = _fires(run, own, places), len(run.steps) - 1
-    others = []
+    fires, last, rows = _fires(run, own, places), len(run.steps) - 1, []
     for name, _, other in controls:
-        if name in ("forward", "reverse"):
-            others += [(name, at, other.sae(at)) for at in sorted({0, last // 2, last})]
-    if "single_saes" in run.study.analyses:
-        for at, k in run.analysis("single_saes").select("snapshot", "k").iter_rows():
-            others.append(("cold", at, single_sae(run, at, k=k)))
-    rows = []
-    for name, at, other in others:
-        living_other = np.flatnonzero(_fires_on(run, at, other))
-        match = match_features(own.sae(at), other, living=np.flatnonzero(fires[at]), living_other=living_other)
-        for level in LEVELS:
-            rows.append(
-                {
-                    "variant": name,
-                    "step": run.steps[at],
-                    "features": int(fires[at].sum()),
-                    "level": level,
-                    "matched": (match.cosine >= level).sum() / max(fires[at].sum(), 1),
-                    "cosine": _mean(match.cosine),
-                }
-            )
+        for at in sorted({0, last // 2, last}) if name in ("forward", "reverse") else ():
+            living, living_other = (np.flatnonzero(one) for one in (fires[at], _fires_on(run, at, other.sae(at))))
+            match = match_features(own.sae(at), other.sae(at), living=living, living_other=living_other)
+            for level in LEVELS:
+                rows.append(
+                    {
+                        "variant": name,
+                        "step": run.steps[at],
+                        "features": len(living),
+                        "level": level,
+                        "matched": (match.cosine >= level).sum() / max(len(living), 1),
+                        "cosine": _mean(match.cosine),
+                    }
+                )
     return from_rows("track_matches", rows)
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -32,14 +33,27 @@ def match_features(a: Dictionary, b: Dictionary, *, living: np.ndarray, living_o
 
     Cosines are of decoder rows in normalised units, [snapshot · d_model] as one vector.
     """
-    rows, others = _rows(a)[living], _rows(b)[living_other]
-    cosine = (rows @ others.T).numpy()
+    return match_rows(_rows(a), _rows(b), living=living, living_other=living_other)
+
+
+def match_rows(
+    rows: Float[Tensor, "feature width"],
+    others: Float[Tensor, "other width"],
+    *,
+    living: Int[np.ndarray, " living"],
+    living_other: Int[np.ndarray, " living_other"],
+) -> Match:
+    """The same of any rows, such as the directions at one snapshot."""
+    unit, unit_other = (
+        torch.nn.functional.normalize(one[kept], dim=1) for one, kept in ((rows, living), (others, living_other))
+    )
+    cosine = (unit @ unit_other.T).numpy()
     own, other = linear_sum_assignment(-cosine)
     return Match(living[own], living_other[other], cosine[own, other])
 
 
-def _rows(dictionary: Dictionary) -> Tensor:
+def _rows(dictionary: Dictionary) -> Float[Tensor, "feature width"]:
     rows = dictionary.W_dec.detach()
     if dictionary.folded:
         rows = rows * dictionary.norm_scale[:, None, None]
-    return torch.nn.functional.normalize(rows.transpose(0, 1).flatten(1), dim=1)
+    return rows.transpose(0, 1).flatten(1)

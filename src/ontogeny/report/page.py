@@ -53,6 +53,9 @@ def write_report(run: Run) -> Path:
         quality=run.table("quality").to_dicts(),
         turning=run.analysis("turning_point").to_dicts() if "turning_point" in analyses else [],
         saes=run.analysis("single_saes").to_dicts() if "single_saes" in analyses else [],
+        patterns=run.table("patterns").to_dicts() if "formation" in analyses else [],
+        track=_track(run) if "tracking" in analyses else [],
+        matches=run.table("track_matches").to_dicts() if "tracking" in analyses else [],
         stability=run.table("stability").to_dicts() if run.study.truth is not None else [],
         nulls=run.table("nulls").to_dicts() if run.study.truth is not None else [],
         warmup_end=run.study.suite.warmup_end,
@@ -69,6 +72,14 @@ def write_report(run: Run) -> Path:
     )
     write_text(run.report_path, page)
     return run.report_path
+
+
+def _track(run: Run) -> list[dict[str, Any]]:
+    """The links of the series, and of its null, with the share of features that are nearest to themselves."""
+    keys = ["variant", "step_a", "step_b"]
+    table = run.table("track_drift").filter(pl.col("variant").is_in([run.study.series.direction, "null"]))
+    same = run.table("identity").unique(keys, maintain_order=True).select(*keys, "same")
+    return table.join(same, on=keys, how="left", maintain_order="left").unique(keys, maintain_order=True).to_dicts()
 
 
 def embeddable(values: Any) -> str:

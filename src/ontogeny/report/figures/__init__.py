@@ -4,6 +4,7 @@ of the page."""
 from collections.abc import Callable
 
 from ontogeny.report.figures.axes import Spec
+from ontogeny.report.figures.formation import formed, gaps, levels, progress, track
 from ontogeny.report.figures.lives import births, kin, strengths, thresholds
 from ontogeny.report.figures.lives import trajectory as trajectory
 from ontogeny.report.figures.models import divergences, loss, quality, splices
@@ -12,7 +13,7 @@ from ontogeny.report.figures.turning import cosines, drift
 from ontogeny.run import Run
 
 ALWAYS, TRUTH = "", "truth"
-BETWEEN_SNAPSHOTS = ("births", "kin", "drift")
+BETWEEN_SNAPSHOTS = ("births", "kin", "drift", "gaps", "track")
 FIGURES: dict[str, tuple[str, Callable[[Run], Spec]]] = {
     "loss": ("phases", loss),
     "divergences": ("phases", divergences),
@@ -24,6 +25,11 @@ FIGURES: dict[str, tuple[str, Callable[[Run], Spec]]] = {
     "strengths": (ALWAYS, strengths),
     "drift": ("turning_point", drift),
     "cosines": ("turning_point", cosines),
+    "progress": ("formation", progress),
+    "levels": ("formation", levels),
+    "formed": ("formation", formed),
+    "gaps": ("tracking", gaps),
+    "track": ("tracking", track),
     "trust": (TRUTH, trust),
 }
 

@@ -1,0 +1,186 @@
+"""How features form, what they are about, and how far a series can be trusted."""
+
+import altair as alt
+import polars as pl
+
+from ontogeny.analyses.formed import RISEN, SAME_DIRECTION
+from ontogeny.report.figures.axes import (
+    BLUE,
+    GREEN,
+    GREY,
+    HEIGHT,
+    ORANGE,
+    PINK,
+    SKY,
+    VERMILION,
+    WIDTH,
+    Spec,
+    finished,
+    step_axis,
+)
+from ontogeny.run import Run
+
+LEVELS = {"token": BLUE, "weak_concept": SKY, "concept": GREEN, "noise": ORANGE, "too few examples": GREY}
+CHAINS = {"forward": BLUE, "reverse": GREEN, "order": PINK, "null": ORANGE}
+
+
+def progress(run: Run) -> Spec:
+    """Mean progress of formation, what tokens alone would give, and random tokens' similarity."""
+    table = run.analysis("progress").join(run.table("similarity").select("snapshot", "random"), on="snapshot")
+    names = {
+        "progress": "progress of formation, mean",
+        "normalised": "the same, of what it can be at most",
+        "expected": "what the tokens alone would give",
+        "random": "similarity of random tokens",
+    }
+    long = table.unpivot(
+        list(names), index=["step", "collapsed"], variable_name="name", value_name="value"
+    ).drop_nulls()
+    long = long.with_columns(
+        measure=pl.col("name").replace_strict(names),
+        value=pl.when(pl.col("collapsed") & (pl.col("name") != "random")).then(None).otherwise("value"),
+    )
+    scale = alt.Scale(domain=list(names.values()), range=[BLUE, SKY, ORANGE, GREY])
+    lines = (
+        alt.Chart(long)
+        .mark_line(point=True)
+        .encode(
+            x=step_axis(run.steps),
+            y=alt.Y("value:Q", title="cosine"),
+            color=alt.Color("measure:N", title=None, scale=scale, legend=alt.Legend(labelLimit=260)),
+            tooltip=["step:Q", "measure:N", alt.Tooltip("value:Q", format=".3f")],
+        )
+    )
+    band = (
+        alt.Chart(table.filter(~pl.col("collapsed")))
+        .mark_area(opacity=0.25, color=BLUE)
+        .encode(x=step_axis(run.steps), y="progress_ci_low:Q", y2="progress_ci_high:Q")
+    )
+    layers = [band, lines]
+    if table["collapsed"].any():
+        rules = alt.Chart(table.filter("collapsed")).mark_rule(strokeDash=[3, 3], color=VERMILION)
+        layers.append(rules.encode(x="step:Q", tooltip=[alt.Tooltip("step:Q", title="collapsed at step")]))
+    title = alt.Title(
+        "How alike the activations at features' examples are",
+        subtitle="examples: leading tokens at the last snapshot; dashed: snapshots at which all activations are alike"
+        if table["collapsed"].any()
+        else "examples: leading tokens at the last snapshot",
+    )
+    return finished(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=title))
+
+
+def levels(run: Run) -> Spec:
+    """Share of features at each level, snapshot by snapshot."""
+    table = run.table("levels").with_columns(pl.col("level").fill_null("too few examples"))
+    counts = table.group_by("step", "level").agg(features=pl.len()).sort("step")
+    order = {level: place for place, level in enumerate(LEVELS)}
+    counts = counts.with_columns(
+        share=pl.col("features") / len(run.features), order=pl.col("level").replace_strict(order)
+    )
+    chart = (
+        alt.Chart(counts)
+        .mark_bar()
+        .encode(
+            x=alt.X("step:O", title="pre-training step of the snapshot", sort=run.steps, axis=alt.Axis(labelAngle=-45)),
+            y=alt.Y("share:Q", title="features (share)", scale=alt.Scale(domain=[0, 1])),
+            color=alt.Color(
+                "level:N", title="leading tokens", scale=alt.Scale(domain=list(LEVELS), range=list(LEVELS.values()))
+            ),
+            order="order:Q",
+            tooltip=["step:O", "level:N", "features:Q", alt.Tooltip("share:Q", format=".3f")],
+        )
+    )
+    title = "What features are about"
+    return finished(chart.properties(width=WIDTH, height=HEIGHT, title=title))
+
+
+def formed(run: Run) -> Spec:
+    """Share of features whose meaning, direction and progress have settled by each step."""
+    table = run.table("formed").filter(pl.col("pattern") != "dead")
+    names = {"meaning_step": "meaning", "direction_step": "direction", "progress_step": "progress of formation"}
+    rows = []
+    for column, name in names.items():
+        known = table[column].drop_nulls()
+        for step in run.steps:
+            rows.append(
+                {"step": step, "what": f"{name} ({len(known):,})", "share": (known <= step).sum() / max(len(known), 1)}
+            )
+    shown = list(dict.fromkeys(row["what"] for row in rows))
+    chart = (
+        alt.Chart(pl.DataFrame(rows))
+        .mark_line(point=True, interpolate="step-after")
+        .encode(
+            x=step_axis(run.steps),
+            y=alt.Y("share:Q", title="settled by then (share)", scale=alt.Scale(domain=[0, 1])),
+            color=alt.Color(
+                "what:N", title="as at the last snapshot", scale=alt.Scale(domain=shown, range=[BLUE, ORANGE, GREEN])
+            ),
+            tooltip=["step:Q", "what:N", alt.Tooltip("share:Q", format=".3f")],
+        )
+    )
+    title = alt.Title(
+        "When features have formed",
+        subtitle=f"meaning: codes correlate by {run.study.analysis.same_meaning:g} with the last one's; direction: "
+        f"cosine of {SAME_DIRECTION:g}; progress: {RISEN:.0%} of its rise",
+    )
+    return finished(chart.properties(width=WIDTH, height=HEIGHT, title=title))
+
+
+def track(run: Run) -> Spec:
+    """By which angle directions turn at each link of the series, and of its controls."""
+    table = run.table("track_drift").drop_nulls("angle")
+    middle = ((1 + pl.col("step_a")) * (1 + pl.col("step_b"))).sqrt() - 1
+    moving = table.filter(~pl.col("variant").is_in(["null", "order"])).with_columns(step=middle)
+    null = table.filter(pl.col("variant") == "null")
+    shown = [name for name in CHAINS if name in table["variant"].to_list() and name != "order"]
+    colour = alt.Color(
+        "variant:N", title="chain", scale=alt.Scale(domain=shown, range=[CHAINS[name] for name in shown])
+    )
+    title_y = "turning (degrees / link)"
+    tooltip = ["variant:N", "step_a:Q", "step_b:Q", alt.Tooltip("angle:Q", format=".2f"), "features:Q"]
+    base = alt.Chart(moving).encode(x=step_axis(run.steps), color=colour, tooltip=tooltip)
+    layers = [
+        base.mark_area(opacity=0.2).encode(y=alt.Y("angle_ci_low:Q", title=title_y), y2="angle_ci_high:Q"),
+        base.mark_line(point=True).encode(y=alt.Y("angle:Q", title=title_y)),
+    ]
+    if len(null):
+        spread = null.select(
+            variant=pl.first("variant"),
+            low=pl.col("angle").min(),
+            mean=pl.col("angle").mean(),
+            high=pl.col("angle").max(),
+        )
+        ends = [run.steps[0], run.steps[-1]]
+        band = pl.concat([spread.with_columns(step=pl.lit(step, pl.Int64)) for step in ends])
+        of_null = alt.Chart(band).encode(x=step_axis(run.steps), color=colour)
+        layers += [
+            of_null.mark_area(opacity=0.25).encode(y=alt.Y("low:Q", title=title_y), y2="high:Q"),
+            of_null.mark_line(strokeDash=[6, 4]).encode(y=alt.Y("mean:Q", title=title_y)),
+        ]
+    title = alt.Title(
+        "How far directions turn from one SAE to the next",
+        subtitle="null: the same chain on the last snapshot again and again, its mean and range: retraining alone",
+    )
+    return finished(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=title))
+
+
+def gaps(run: Run) -> Spec:
+    """How far activations move between neighbouring snapshots."""
+    names = {"moved": "‖Δx‖ / ‖x‖", "cka_distance": "1 − CKA"}
+    table = run.table("gaps").with_columns(step=((1 + pl.col("step_a")) * (1 + pl.col("step_b"))).sqrt() - 1)
+    long = table.unpivot(list(names), index=["step", "step_a", "step_b"], variable_name="name", value_name="value")
+    long = long.with_columns(measure=pl.col("name").replace_strict(names, return_dtype=pl.String))
+    chart = (
+        alt.Chart(long)
+        .mark_line(point=True)
+        .encode(
+            x=step_axis(run.steps),
+            y=alt.Y("value:Q", title="share"),
+            color=alt.Color(
+                "measure:N", title=None, scale=alt.Scale(domain=list(names.values()), range=[BLUE, ORANGE])
+            ),
+            tooltip=["step_a:Q", "step_b:Q", "measure:N", alt.Tooltip("value:Q", format=".3f")],
+        )
+    )
+    title = "How far the same tokens' activations move between snapshots"
+    return finished(chart.properties(width=WIDTH, height=HEIGHT // 2, title=title))
