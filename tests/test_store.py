@@ -72,6 +72,22 @@ def test_a_float32_store_gives_the_streams_batches_bit_for_bit_and_harvests_once
         assert torch.equal(take(one)[:, :, 0], expected[:, :, place])
 
 
+def test_one_of_many_snapshots_is_harvested_again_and_rounded_alike(
+    small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = store(small_run, tmp_path, dtype="float16")
+    take(stream(small_run, kept))
+    stored = take(stream(small_run, kept, snapshots=[1]))
+    monkeypatch.setattr("ontogeny.activations.store.MANY", len(small_run.steps))
+    one = stream(small_run, kept, snapshots=[1])
+    forbid_harvest(one, monkeypatch)
+    with pytest.raises(AssertionError, match="harvested again"):
+        take(one, 1)
+    before = kept.nbytes
+    torch.testing.assert_close(take(stream(small_run, kept, snapshots=[1])), stored, rtol=2**-10, atol=1e-3)
+    assert kept.nbytes == before
+
+
 def test_another_order_is_served_from_the_same_store(small_run: Run, tmp_path: Path) -> None:
     kept = store(small_run, tmp_path)
     take(stream(small_run, kept), 5)

@@ -220,20 +220,27 @@ class ActivationStore:
         return (path.absolute(), shard["sha256"], *changed)
 
 
+MANY = 8
+"""A view of one in as many snapshots does not read."""
 _VERIFIED: set[tuple[object, ...]] = set()
 """Shards as this process has read and found them."""
 
 
 class StoreView:
-    """A store as a stream of some of its snapshots sees it; only a stream of all adds to it."""
+    """A store as a stream of some of its snapshots sees it; only a stream of all adds to it.
+
+    All snapshots of a token lie side by side, so one in many is harvested again rather than read past the others.
+    """
 
     def __init__(self, store: ActivationStore, snapshots: list[int]) -> None:
         self.store, self.snapshots = store, snapshots
-        self.all = snapshots == list(range(len(store.about["steps"])))
+        n = len(store.about["steps"])
+        self.all = snapshots == list(range(n))
+        self.reads = len(snapshots) * MANY > n
 
     def has(self, sequences: Int[np.ndarray, " sequence"]) -> np.ndarray:
-        """Whether sequences are kept [sequence]."""
-        return self.store.has(sequences)
+        """Whether sequences are kept and worth reading [sequence]."""
+        return self.store.has(sequences) & self.reads
 
     def read(self, sequence: int) -> Float[Tensor, "row snapshot d_model"]:
         """The rows of a sequence."""
