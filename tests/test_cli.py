@@ -133,7 +133,8 @@ def test_changing_a_setting_redoes_only_what_depends_on_it(small_run: Run, tmp_p
 
 def test_stage_commands_print_json_or_tables(small_run: Run) -> None:
     done = run("measure", small_run.folder, "--json")
-    assert set(json.loads(done.stdout)["stages"]) == set(STAGES)
+    analyses = {f"analyse {name}" for name in ("emergence", "single_saes", "turning_point", "phases")}
+    assert set(json.loads(done.stdout)["stages"]) == {*STAGES, *analyses}
     shown = run("suites", "show", small_run.suite_folder)
     assert [line.split()[0] for line in shown.stdout.splitlines()] == ["step", "0", "10", "25", "60"]
     rows = json.loads(run("suites", "show", small_run.suite_folder, "--json").stdout)
@@ -197,9 +198,10 @@ def test_importing_and_reading_a_run_load_no_torch(small_run: Run) -> None:
 
 def test_the_public_names_are_these() -> None:
     assert sorted(ontogeny.__all__) == sorted(dir(ontogeny)) == [
-        "Crosscoder", "CrosscoderConfig", "InputError", "OntogenyError", "SAESeries", "SAESeriesConfig", "StudyConfig",
-        "crosscoder_losses", "load_dictionary", "open_corpus", "open_run", "open_suite", "plant", "reldec", "relie",
-        "run_study", "score_recovery", "stream_activations", "train_crosscoder", "train_sae_series",
+        "Crosscoder", "CrosscoderConfig", "InputError", "OntogenyError", "SAESeries", "SAESeriesConfig",
+        "SnapshotCallback", "StudyConfig", "crosscoder_losses", "load_dictionary", "open_corpus", "open_run",
+        "open_suite", "plant", "reldec", "relie", "run_study", "save_snapshot", "score_recovery",
+        "stream_activations", "train_crosscoder", "train_sae_series",
     ]  # fmt: skip
     for name in ontogeny.__all__:
         assert getattr(ontogeny, name).__doc__, name

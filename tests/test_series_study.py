@@ -30,7 +30,7 @@ def series_study(suite: Path, text_file: Path) -> StudyConfig:
         "corpus": {"files": str(text_file), "sequence_length": 64},
         "dictionary": {"kind": "sae_series", "n_features": 64, "k": 6},
         "series": {"next_tokens": [20_000], "next_learning_rate": 0.3},
-        "analyses": ["emergence", "turning_point", "single_saes", "probes", "formation", "tracking"],
+        "analyses": ["emergence", "turning_point", "single_saes", "probes", "formation", "tracking", "directions"],
         "analysis": {"bootstrap": 100, "single_sae_steps": [60], "track_controls": ["reverse", "null", "order"]},
         "report": False,
     }
@@ -143,6 +143,23 @@ def test_formation_of_a_real_series(series_run: Run) -> None:
     formed = series_run.table("formed")
     alive = formed.filter(pl.col("pattern") != "dead")
     assert alive["meaning_step"].is_not_null().all()
+
+
+def test_directions_by_their_cosines_and_in_one_plane(series_run: Run) -> None:
+    table = series_run.table("directions").sort("snapshot", "feature")
+    unit = torch.nn.functional.normalize(series_run.dictionary().W_dec, dim=2).numpy()
+    fires = series_run.matrix("firing_rate") > 0
+    cosine = np.where(fires & fires[-1], np.einsum("sfd,fd->sf", unit, unit[-1]), np.nan)
+    np.testing.assert_allclose(table["cosine_last"].fill_null(np.nan).to_numpy().reshape(4, -1), cosine, atol=1e-5)
+    known = unit[fires]
+    _, spread, axes = np.linalg.svd(known - known.mean(0), full_matrices=False)
+    places = table.drop_nulls("component_1")
+    for name, axis in (("component_1", axes[0]), ("component_2", axes[1])):
+        expected = (known - known.mean(0)) @ axis
+        found = places[name].to_numpy()
+        assert min(np.abs(found - expected).max(), np.abs(found + expected).max()) < 1e-3
+    explained = series_run.table("direction_components")["explained"].to_list()
+    np.testing.assert_allclose(explained, (spread**2 / (spread**2).sum())[:8], rtol=1e-4)
 
 
 def test_cka_is_that_of_the_kernels() -> None:

@@ -139,7 +139,7 @@ class Plan:
 
     @property
     def _read_by_seeds(self) -> float:
-        return 0 if self.study.truth is None else len(self.study.truth.seeds) * self._trained
+        return 0.0 if self.study.truth is None else len(self.study.truth.seeds) * self._trained
 
     @property
     def _read_by_nulls(self) -> float:

@@ -302,6 +302,18 @@ TABLES: dict[str, dict[str, Column]] = {
         "share_ci_low": Column(pl.Float64, "share", "95 % interval (Wilson) over features"),
         "share_ci_high": Column(pl.Float64, "share", "95 % interval (Wilson) over features"),
     },
+    "directions": {
+        "feature": FEATURE,
+        "snapshot": SNAPSHOT,
+        "step": STEP,
+        "cosine_last": Column(pl.Float32, "cosine", "of its decoder direction here and at the last snapshot"),
+        "component_1": Column(pl.Float32, "unit direction", "place along the first principal component of all"),
+        "component_2": Column(pl.Float32, "unit direction", "along the second"),
+    },
+    "direction_components": {
+        "component": Column(pl.Int16, "", "principal component of all living directions at all snapshots, 1-based"),
+        "explained": Column(pl.Float64, "share", "of their variance"),
+    },
     "gaps": {
         "step_a": STEP,
         "step_b": Column(pl.Int64, "step", "the next snapshot's"),

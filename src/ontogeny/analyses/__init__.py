@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import polars as pl
 
+from ontogeny.analyses.directions import direction_components, directions
 from ontogeny.analyses.emergence import births, emergence
 from ontogeny.analyses.formation import formation, progress, similarity
 from ontogeny.analyses.formed import formed, patterns
@@ -25,6 +26,7 @@ ANALYSES: dict[str, dict[str, Callable[[Run], pl.DataFrame]]] = {
     "phases": {"phases": phases},
     "probes": {"probes": probes},
     "single_saes": {"single_saes": single_saes},
+    "directions": {"directions": directions, "direction_components": direction_components},
     "formation": {
         "similarity": similarity,
         "formation": formation,

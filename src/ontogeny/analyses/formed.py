@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from ontogeny.analyses.directions import unit_directions
 from ontogeny.analyses.three_phases import find_phases_of
 from ontogeny.intervals import wilson_count
 from ontogeny.run import Run
@@ -32,7 +33,7 @@ def formed(run: Run) -> pl.DataFrame:
     meaning = np.stack([code_correlations(stored_codes(run, snapshot=place).codes, last) for place in range(n)])
     level = run.table("levels").sort("snapshot", "feature")["level"].to_numpy().reshape(n, n_features)
     progress = run.table("formation").sort("snapshot", "feature")["progress"].to_numpy().reshape(n, n_features)
-    directions = _unit_directions(run)
+    directions = unit_directions(run)
     cosine = np.einsum("sfd,fd->sf", directions, directions[-1])
     angles = np.degrees(2 * np.arcsin(np.minimum(np.linalg.norm(np.diff(directions, axis=0), axis=2) / 2, 1)))
     seen = progress.copy()
@@ -119,9 +120,3 @@ def _lag(steps: np.ndarray, sem: int, direction: int) -> dict[str, float | None]
         "lag_low": None if direction == 0 else float(at[direction - 1] - at[sem]),
         "lag_high": None if sem == 0 else float(at[direction] - at[sem - 1]),
     }
-
-
-def _unit_directions(run: Run) -> np.ndarray:
-    """Unit decoder directions [snapshot, feature, d_model], nan where a feature is never active."""
-    W_dec = run.dictionary().W_dec.numpy()
-    return W_dec / np.where(run.matrix("firing_rate") > 0, np.linalg.norm(W_dec, axis=2), np.nan)[..., None]

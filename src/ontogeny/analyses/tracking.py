@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 def gaps(run: Run) -> pl.DataFrame:
     """The table `gaps`: how far the same tokens' activations move from one snapshot to the next."""
-    from ontogeny.features.codes import stored_codes
+    from ontogeny.features.codes import sampled_sequences
     from ontogeny.features.sample import stored_activations
 
-    stored, rows = stored_codes(run), []
-    before = stored_activations(run, 0, stored.sequences)
+    sequences, rows = sampled_sequences(run), []
+    before = stored_activations(run, 0, sequences)
     for place in range(1, len(run.steps)):
-        x = stored_activations(run, place, stored.sequences)
+        x = stored_activations(run, place, sequences)
         rows.append(
             {
                 "step_a": run.steps[place - 1],
@@ -169,10 +169,10 @@ def _fires_on(run: Run, place: int, sae: "Crosscoder") -> np.ndarray:
     """Which features of an SAE are active on the sampled tokens at a snapshot [feature]."""
     import torch
 
-    from ontogeny.features.codes import stored_codes
+    from ontogeny.features.codes import sampled_sequences
     from ontogeny.features.sample import stored_activations
 
-    x = stored_activations(run, place, stored_codes(run).sequences) * sae.norm_scale
+    x = stored_activations(run, place, sampled_sequences(run)) * sae.norm_scale
     with torch.no_grad():
         return torch.stack([(sae.encode(rows[:, None]) > 0).any(0) for rows in x.split(4096)]).any(0).numpy()
 

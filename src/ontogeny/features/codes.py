@@ -104,7 +104,7 @@ def stored_codes(run: Run, *, snapshot: int = -1) -> StoredCodes:
     snapshot %= len(run.steps)
     table = run.scan("codes").filter(pl.col("snapshot").is_null() | (pl.col("snapshot") == snapshot)).collect()
     corpus = Corpus(run.corpus_folder / "held_out")
-    sequences = np.sort(run.scan("codes").select(pl.col("sequence").unique()).collect()["sequence"].to_numpy())
+    sequences = sampled_sequences(run)
     usable = corpus.lengths[sequences].astype(np.int64) - 1
     starts = usable.cumsum() - usable
     place = np.searchsorted(sequences, table["sequence"].to_numpy())
@@ -115,6 +115,11 @@ def stored_codes(run: Run, *, snapshot: int = -1) -> StoredCodes:
     codes = torch.sparse_coo_tensor(places, values, size, check_invariants=True).coalesce()
     token = np.concatenate([corpus.tokens[sequence, 1 : 1 + n] for sequence, n in zip(sequences, usable, strict=True)])
     return StoredCodes(codes, sequences, token.astype(np.int64), np.repeat(np.arange(len(sequences)), usable))
+
+
+def sampled_sequences(run: Run) -> Int[np.ndarray, " sequence"]:
+    """Indices of the held-out sequences whose codes a run kept, ascending."""
+    return run.scan("codes").select(pl.col("sequence").unique()).collect()["sequence"].sort().to_numpy()
 
 
 def code_correlations(a: Tensor, b: Tensor) -> np.ndarray:

@@ -96,7 +96,8 @@ class Measurement:
         x_products: sum of their outer products, for a PCA [snapshot, d_model, d_model].
         x_sum_where_active: sum of the normalised activations where each feature is active [feature, snapshot·d_model].
         top, quantile: leading and randomly drawn contexts by the code.
-        own: leading contexts by each snapshot's own part of the code, one `Leaders` per snapshot.
+        own: leading contexts by each snapshot's own part of the code, one `Leaders` per snapshot; empty where there is
+            one, whose own part is the code.
     """
 
     def __init__(self, crosscoder: Crosscoder, config: MeasureConfig) -> None:
@@ -127,9 +128,10 @@ class Measurement:
         for snapshot in range(crosscoder.n_snapshots):
             part = crosscoder.own_parts(chunk.x[:, snapshot], snapshot)
             pre += part
-            part = part.view(sequences, positions, -1)
-            part[unusable] = -torch.inf
-            self.own[snapshot].update(part.amax(1), part, chunk.sequences)
+            if crosscoder.n_snapshots > 1:
+                part = part.view(sequences, positions, -1)
+                part[unusable] = -torch.inf
+                self.own[snapshot].update(part.amax(1), part, chunk.sequences)
         pre.view(sequences, positions, -1)[unusable] = -torch.inf
         code = crosscoder.widest_code(pre).nan_to_num_(0).view(sequences, positions, -1)
         flat = code.flatten(0, 1)

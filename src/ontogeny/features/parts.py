@@ -113,7 +113,7 @@ def joined(parts: list[Tables], config: MeasureConfig) -> Tables:
     return {
         "found": found,
         "trajectories": _trajectories([part["trajectories"] for part in parts]),
-        "examples": _examples([part["examples"] for part in parts], config),
+        "examples": _examples({part["quality"]["snapshot"][0]: part["examples"] for part in parts}, config),
         **{name: pl.concat([part[name] for part in parts]) for name in ("logit_effects", "codes", "quality")},
     }
 
@@ -125,9 +125,9 @@ def _trajectories(parts: list[pl.DataFrame]) -> pl.DataFrame:
     return table.with_columns(relative).sort("feature", "snapshot")
 
 
-def _examples(parts: list[pl.DataFrame], config: MeasureConfig) -> pl.DataFrame:
-    """Of parts with one snapshot each."""
-    of_part = [part.with_columns(pl.col("snapshot").max()) for part in parts]
+def _examples(parts: dict[int, pl.DataFrame], config: MeasureConfig) -> pl.DataFrame:
+    """Of parts with one snapshot each, by that."""
+    of_part = [part.with_columns(snapshot=pl.lit(snapshot, pl.Int16)) for snapshot, part in parts.items()]
     table = pl.concat(of_part).with_columns(peak=pl.col("activations").list.max())
     top, drawn = table.filter(kind="top"), table.filter(kind="quantile")
     own = top.filter(pl.col("rank") < config.snapshot_examples).with_columns(kind=pl.lit("own"))

@@ -57,7 +57,8 @@ def _passing(phases: pl.DataFrame, bound: str) -> str:
 def _dictionary(run: Run) -> Sentence:
     quality, n_features = run.table("quality").sort("snapshot"), len(run.features)
     ahead = int((quality["explained_variance"] > quality["pca_explained_variance"]).sum())
-    last = quality.row(-1, named=True)
+    last, worst = quality.row(-1, named=True), quality.sort("dead_share", descending=True).row(0, named=True)
+    dead = float(run.features["dead"].mean() or 0)  # pyright: ignore[reportArgumentType]
     recovered = last["loss_recovered"]
     l0 = (
         f"{last['l0']:.1f}"
@@ -70,7 +71,8 @@ def _dictionary(run: Run) -> Sentence:
         f"variance on held-out tokens, more than a PCA with as many components at {ahead} of {len(quality)} snapshots. "
         f"With its reconstruction spliced in, the last snapshot loses {last['delta_ce']:.3f} nat a token"
         + (f" and keeps {recovered:.1%} of what the activations are worth" if recovered is not None else "")
-        + f". {int(run.features['dead'].sum()):,} of the features are dead.",
+        + f". {int(run.features['dead'].sum()):,} of the features are dead"
+        + (f", {worst['dead_share']:.1%} at step {worst['step']:,}." if worst["dead_share"] > dead else "."),
         ("quality", "features"),
     )
 

@@ -9,11 +9,11 @@ from ontogeny.report.figures.lives import births, kin, strengths, thresholds
 from ontogeny.report.figures.lives import trajectory as trajectory
 from ontogeny.report.figures.models import divergences, loss, quality, splices
 from ontogeny.report.figures.truth import trust
-from ontogeny.report.figures.turning import cosines, drift
+from ontogeny.report.figures.turning import cosines, drift, paths, settling
 from ontogeny.run import Run
 
 ALWAYS, TRUTH = "", "truth"
-BETWEEN_SNAPSHOTS = ("births", "kin", "drift", "gaps", "track")
+BETWEEN_SNAPSHOTS = ("births", "kin", "drift", "settling", "paths", "gaps", "track")
 FIGURES: dict[str, tuple[str, Callable[[Run], Spec]]] = {
     "loss": ("phases", loss),
     "divergences": ("phases", divergences),
@@ -25,6 +25,8 @@ FIGURES: dict[str, tuple[str, Callable[[Run], Spec]]] = {
     "strengths": (ALWAYS, strengths),
     "drift": ("turning_point", drift),
     "cosines": ("turning_point", cosines),
+    "settling": ("directions", settling),
+    "paths": ("directions", paths),
     "progress": ("formation", progress),
     "levels": ("formation", levels),
     "formed": ("formation", formed),

@@ -51,8 +51,11 @@ def progress(run: Run) -> Spec:
             tooltip=["step:Q", "measure:N", alt.Tooltip("value:Q", format=".3f")],
         )
     )
+    ends = [
+        pl.when("collapsed").then(None).otherwise(end).alias(end) for end in ("progress_ci_low", "progress_ci_high")
+    ]
     band = (
-        alt.Chart(table.filter(~pl.col("collapsed")))
+        alt.Chart(table.with_columns(ends))
         .mark_area(opacity=0.25, color=BLUE)
         .encode(x=step_axis(run.steps), y="progress_ci_low:Q", y2="progress_ci_high:Q")
     )
@@ -159,7 +162,9 @@ def track(run: Run) -> Spec:
         ]
     title = alt.Title(
         "How far directions turn from one SAE to the next",
-        subtitle="null: the same chain on the last snapshot again and again, its mean and range: retraining alone",
+        subtitle="null: the same chain on the last snapshot again and again, its mean and range: retraining alone"
+        if len(null)
+        else "features active at both; without a null track, part of it may be retraining alone",
     )
     return finished(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=title))
 

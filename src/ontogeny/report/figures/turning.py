@@ -1,9 +1,10 @@
 """How decoder directions turn."""
 
 import altair as alt
+import numpy as np
 import polars as pl
 
-from ontogeny.report.figures.axes import BLUE, GREEN, HEIGHT, ORANGE, WIDTH, Spec, finished, step_axis
+from ontogeny.report.figures.axes import BLUE, GREEN, GREY, HEIGHT, ORANGE, WIDTH, Spec, finished, step_axis
 from ontogeny.run import Run
 
 
@@ -48,6 +49,62 @@ def drift(run: Run) -> Spec:
         layers.append(rules)
     title = "How fast directions turn (features alive at both ends of an interval)"
     return finished(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=title))
+
+
+def settling(run: Run) -> Spec:
+    """How near directions are to where they end: their cosines with the last ones, snapshot by snapshot."""
+    table = run.table("directions").drop_nulls("cosine_last").filter(pl.col("snapshot") < len(run.steps) - 1)
+    width = 0.05
+    bins = (pl.col("cosine_last").clip(-1, 1 - 1e-6) / width).floor() * width
+    counts = table.group_by("step", low=bins).agg(features=pl.len())
+    counts = counts.with_columns(high=pl.col("low") + width, share=pl.col("features") / pl.sum("features").over("step"))
+    middles = table.group_by("step").agg(median=pl.col("cosine_last").median())
+    x = alt.X("step:O", title="pre-training step", sort=run.steps[:-1], axis=alt.Axis(labelAngle=-45))
+    cells = (
+        alt.Chart(counts)
+        .mark_bar()
+        .encode(
+            x=x,
+            y=alt.Y("low:Q", title="cosine with the last direction"),
+            y2="high:Q",
+            color=alt.Color("share:Q", title="features (share)", scale=alt.Scale(scheme="viridis", type="sqrt")),
+            tooltip=["step:O", alt.Tooltip("low:Q", format=".2f"), "features:Q", alt.Tooltip("share:Q", format=".3f")],
+        )
+    )
+    line = (
+        alt.Chart(middles)
+        .mark_line(color=ORANGE, point={"color": ORANGE, "filled": True})
+        .encode(x=x, y=alt.Y("median:Q"), tooltip=["step:O", alt.Tooltip("median:Q", format=".3f")])
+    )
+    title = alt.Title("How near directions are to where they end", subtitle="line: the median feature")
+    return finished(alt.layer(cells, line).properties(width=WIDTH, height=HEIGHT, title=title))
+
+
+def paths(run: Run) -> Spec:
+    """The ways of a few features' directions in the plane of the first two principal components of all."""
+    table = run.table("directions").drop_nulls()
+    length = (pl.col("component_1").diff().pow(2) + pl.col("component_2").diff().pow(2)).sqrt().sum()
+    moved = table.group_by("feature").agg(path=length, snapshots=pl.len())
+    whole = moved.filter(pl.col("snapshots") == pl.col("snapshots").max()).sort("path", "feature")
+    chosen = whole["feature"].gather(np.linspace(0, len(whole) - 1, min(6, len(whole))).round().astype(int)).to_list()
+    shown = table.filter(pl.col("feature").is_in(chosen)).sort("feature", "snapshot")
+    explained = run.table("direction_components").sort("component")["explained"]
+    axes = [f"component {place} ({explained[place - 1]:.0%} of the variance)" for place in (1, 2)]
+    base = alt.Chart(shown).encode(
+        x=alt.X("component_1:Q", title=axes[0]),
+        y=alt.Y("component_2:Q", title=axes[1]),
+        detail="feature:N",
+        tooltip=["feature:N", "step:Q", alt.Tooltip("cosine_last:Q", format=".2f")],
+    )
+    ways = base.mark_line(strokeWidth=1, color=GREY, opacity=0.6).encode(order="snapshot:Q")
+    points = base.mark_point(filled=True, size=36, opacity=1).encode(
+        color=alt.Color("snapshot:Q", title="snapshot (0 is the first)", scale=alt.Scale(scheme="viridis"))
+    )
+    title = alt.Title(
+        "Where directions go",
+        subtitle=f"{len(chosen)} features, from the one that moves least in this plane to the one that moves farthest",
+    )
+    return finished(alt.layer(ways, points).properties(width=WIDTH, height=420, title=title))
 
 
 def cosines(run: Run) -> Spec:
