@@ -145,6 +145,22 @@ def test_formation_of_a_real_series(series_run: Run) -> None:
     assert alive["meaning_step"].is_not_null().all()
 
 
+def test_formation_and_directions_of_a_crosscoder(small_run: Run, tmp_path: Path) -> None:
+    shutil.copytree(small_run.folder, tmp_path / "run")
+    study = small_run.study.model_copy(update={"analyses": ["formation", "directions"]})
+    said: list[str] = []
+    run = run_study(study, out=tmp_path / "run", say=said.append)
+    assert [line for line in said if line.endswith("done already")] == [
+        "pack: done already", "pretrain: done already", "train: done already", "measure: done already"
+    ]  # fmt: skip
+    found = run.table("formed")  # one code for all snapshots always means the same
+    assert set(found["pattern"]) <= {"maintaining", "unformed", "dead"}
+    assert set(found.filter(pl.col("pattern") != "dead")["meaning_step"]) == {0}
+    assert run.table("progress").row(0, named=True)["expected_correlation"] > 0.8
+    assert run.table("directions").filter(snapshot=3).drop_nulls()["cosine_last"].min() > 0.999  # type: ignore[operator]
+    assert run.report_path.is_file()
+
+
 def test_directions_by_their_cosines_and_in_one_plane(series_run: Run) -> None:
     table = series_run.table("directions").sort("snapshot", "feature")
     unit = torch.nn.functional.normalize(series_run.dictionary().W_dec, dim=2).numpy()
