@@ -3,8 +3,8 @@
 Usage: python -m benchmarks.activations [--tokens N] [--only NAME]
 
 Every dictionary is trained on the same rows in the same order. They are harvested once and kept in the cache in half
-precision. λ of the penalised ones is found by a secant search in log λ against log L0, with trainings of a fifth the
-length, so that each ends near the same L0.
+precision. λ of the penalised ones is found by a secant search in log λ against log L0, first with trainings of a fifth
+the length and then with whole ones, so that each ends near the same L0.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -98,23 +99,29 @@ def trained(rows: Rows, settings: dict[str, object], steps: int, cache: Path) ->
 
 
 def with_weight(name: str, rows: Rows, steps: int, held_out: Tensor, cache: Path) -> dict[str, object]:
-    """The settings of a case, λ such that a short training ends near the wanted L0."""
+    """The settings of a case, λ such that its training ends near the wanted L0."""
     settings = CASES[name]
     if "sparsity_weight" not in settings:
         return settings
-    path = cache / f"weight-{fingerprint(name, settings, steps)}.json"
 
-    def l0_of(weight: float) -> float:
-        with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-            crosscoder = trained(rows, settings | {"sparsity_weight": weight}, steps // 5, Path(folder))
+    def l0_of(weight: float, *, short: bool) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            where, length = (Path(folder), steps // 5) if short else (cache, steps)
+            crosscoder = trained(rows, settings | {"sparsity_weight": weight}, length, where)
+        with torch.no_grad():
             code = crosscoder.encode(held_out * crosscoder.norm_scale[:, None])
         l0 = float((code > 0).double().sum(-1).mean())
-        print(f"{name}: λ = {weight:.4g} gives L0 = {l0:.1f}", flush=True)
+        print(f"{name}: λ = {weight:.4g} gives L0 = {l0:.1f} after {length} steps", flush=True)
         return l0
 
+    path = cache / f"weight-{fingerprint(name, settings, steps)}.json"
     if not path.is_file():
-        write_json(path, weight_for(l0_of, wanted=L0, start=float(str(settings["sparsity_weight"])), tolerance=0.1))
-    return settings | {"sparsity_weight": json.loads(path.read_text())}
+        start = float(str(settings["sparsity_weight"]))
+        # trained five times as long, the first penalised ones ended with half the L0
+        write_json(path, weight_for(partial(l0_of, short=True), wanted=2 * L0, start=start, tolerance=0.15))
+    start = json.loads(path.read_text())
+    whole = partial(l0_of, short=False)
+    return settings | {"sparsity_weight": weight_for(whole, wanted=L0, start=start, tolerance=0.15, tries=3)}
 
 
 def row(name: str, settings: dict[str, object], crosscoder: Crosscoder, suite: Suite, held_out: Corpus) -> str:

@@ -20,7 +20,7 @@ def weight_for(
         tried.append((math.log(weight), off))
         if abs(off) < tolerance:
             break
-        slope = -1.0
+        slope = -1.4
         if len(tried) > 1 and tried[-1][0] != tried[-2][0]:
             slope = min((tried[-1][1] - tried[-2][1]) / (tried[-1][0] - tried[-2][0]), -0.2)
         weight *= math.exp(max(-1.5, min(1.5, -off / slope)))

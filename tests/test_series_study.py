@@ -206,9 +206,15 @@ def test_drift_of_the_series_and_its_controls(series_run: Run) -> None:
     null = drift.filter(variant="null")
     assert null["step_a"].unique().to_list() == [60]
     assert null["beyond"].is_null().all()
-    floor = np.average(null["angle"].to_numpy(), weights=null["features"].to_numpy())
-    first = drift.row(0, named=True)
-    assert first["beyond"] == pytest.approx(first["angle"] - floor, abs=1e-4)
+    for name, floor in (("forward", null), ("order", null), ("reverse", null.reverse())):  # trained in that order
+        own = drift.filter(variant=name)
+        np.testing.assert_allclose(own["beyond"], own["angle"] - floor["angle"], atol=1e-4)
+    last = series_run.table("directions").filter(snapshot=1)["cosine_last"].mean()
+    assert drift.filter(variant="forward")["cosine_last"][1] == pytest.approx(last, rel=0.05)
+    formed = series_run.table("formed").drop_nulls("path_after")
+    places = [series_run.steps.index(step) for step in formed["meaning_step"]]
+    turned = [null["angle"].to_numpy()[place:].sum() for place in places]
+    np.testing.assert_allclose(formed["path_beyond"], formed["path_after"] - np.array(turned), atol=1e-3)
     assert null["angle"].max() < drift.filter(variant="forward")["angle"].max()
     order = drift.filter(variant="order")
     assert order["step_b"].to_list()[:-1] == order["step_a"].to_list()[1:]

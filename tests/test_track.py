@@ -11,6 +11,7 @@ from torch import Tensor
 import ontogeny as og
 from ontogeny.dictionaries import track
 from ontogeny.dictionaries.sae_series import with_mean_code
+from ontogeny.dictionaries.train import carry_over, moments_of
 from ontogeny.errors import ConfigError
 from ontogeny.truth.planted import Planted, plant
 
@@ -101,6 +102,39 @@ def test_reverse_starts_at_the_end(planted: Planted) -> None:
     assert not torch.allclose(unit(forward.W_dec[3], dim=1), unit(alone.W_dec[0], dim=1), atol=0.01)
 
 
+@pytest.mark.parametrize("apply_b_dec_to_input", [False, True])
+def test_what_deviates_alike_has_the_same_code(apply_b_dec_to_input: bool) -> None:
+    draw = torch.Generator().manual_seed(1)
+    tensors = {
+        "W_enc": torch.randn(2, 8, 12, generator=draw),
+        "W_dec": torch.randn(2, 12, 8, generator=draw),
+        "b_enc": torch.randn(12, generator=draw),
+        "b_dec": torch.randn(2, 8, generator=draw),
+        "threshold": torch.full((12,), 3.0),
+    }
+    sae = og.Crosscoder(**tensors, activation="jumprelu", apply_b_dec_to_input=apply_b_dec_to_input)
+    x, mean = torch.randn(50, 2, 8, generator=draw), torch.randn(2, 8, generator=draw)
+    code, x_hat = sae(x)
+    carry_over(sae, moments_of(x), moments_of(x * 0.3 + mean))
+    carried = sae(x * 0.3 + mean)
+    torch.testing.assert_close(carried.code, code, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(carried.x_hat, x_hat * 0.3 + mean, atol=1e-4, rtol=1e-4)
+    assert 0.1 < float((code > 0).float().mean()) < 0.6
+
+
+def test_a_series_follows_a_mean_that_jumps(planted: Planted) -> None:
+    class Jumped(Of):
+        def starting_at(self, batch: int) -> Iterator[Tensor]:
+            return (x + 5.0 for x in super().starting_at(batch))
+
+    config = og.SAESeriesConfig(**SETTINGS | {"steps": [400, 1], "next_learning_rate": 1e-9})
+    series = og.train_sae_series([Of(planted, 0), Jumped(planted, 0)], config)
+    x = torch.stack([next(iter(one(planted, 0, two_axes=True))) for one in (Of, Jumped)], dim=1)
+    code, _ = series(x * series.norm_scale[:, None])
+    fires = (code > 0).float().mean(0)
+    torch.testing.assert_close(fires[1], fires[0], atol=0.08, rtol=0)  # 256 tokens
+
+
 @pytest.mark.parametrize("activation", ["relu", "jumprelu", "topk", "batch_topk"])
 def test_a_mean_code_of_one_changes_sizes_and_nothing_else(activation: str) -> None:
     draw = torch.Generator().manual_seed(0)
@@ -142,10 +176,10 @@ def test_batches_that_can_be_read_once_are_refused(planted: Planted) -> None:
 def test_a_killed_series_goes_on_where_it_stopped(
     planted: Planted, series: og.SAESeries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(sae: object, mean: object, folder: Path, key: str) -> None:
+    def killed(trained: object, folder: Path, key: str) -> None:
         if folder.name == "sae-0002":
             raise KeyboardInterrupt
-        keep(sae, mean, folder, key)  # type: ignore[arg-type]
+        keep(trained, folder, key)  # type: ignore[arg-type]
 
     batches = [Of(planted, place) for place in range(4)]
     keep = track._keep

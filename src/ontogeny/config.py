@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from ontogeny.errors import ConfigError
+from ontogeny.errors import ConfigError, did_you_mean
 from ontogeny.settings import Settings, parse
+from ontogeny.suites.schedules import SCHEDULES
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -106,7 +107,13 @@ class SuiteConfig(Settings):
 
     folder: Path | None = None
     pretrain: PretrainConfig | None = None
-    steps: Literal["all"] | list[Annotated[int, Field(ge=0)]] = "all"
+    steps: list[Annotated[int, Field(ge=0)]] | str = "all"
+    """The snapshots to study: their steps, `all` that are there, or a schedule by its name, such as `pythia`."""
+    missing: Literal["refuse", "skip"] = "refuse"
+    """What to do where a step asked for has no snapshot."""
+    drift: Annotated[float, Field(gt=0)] | None = None
+    """Of those snapshots, study the first, the last, and each at which activations have moved by this share of their
+    norm since the one studied before; None: all."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """The dtype that weights are loaded in, whatever the files hold."""
     memory_gb: Annotated[float, Field(gt=0)] | None = None
@@ -119,6 +126,22 @@ class SuiteConfig(Settings):
     def warmup_end(self) -> int | None:
         """Step at which the models' learning rate stopped rising, where known."""
         return self.warmup_steps if self.pretrain is None else self.pretrain.warmup_steps
+
+    @property
+    def asked_steps(self) -> list[int] | None:
+        """The steps asked for; None for all that are there."""
+        if isinstance(self.steps, str):
+            return SCHEDULES.get(self.steps)
+        return self.steps
+
+    @field_validator("steps")
+    @classmethod
+    def _known_schedule(cls, steps: list[int] | str) -> list[int] | str:
+        names = ["all", *SCHEDULES]
+        if isinstance(steps, str) and steps not in names:
+            near = did_you_mean(steps, names)
+            raise ConfigError(f"no schedule '{steps}'{near}: give a list of steps or one of {', '.join(names)}")
+        return steps
 
     @model_validator(mode="after")
     def _one_source(self) -> "SuiteConfig":

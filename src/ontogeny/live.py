@@ -45,7 +45,7 @@ def follow(
         )
     done: list[int] = []
     run, since = None, time.monotonic()
-    wanted = None if study.suite.steps == "all" else set(study.suite.steps)
+    wanted = None if study.suite.asked_steps is None else set(study.suite.asked_steps)
     while True:
         steps = [step for step in complete_steps(folder) if wanted is None or step in wanted]
         if steps != done:

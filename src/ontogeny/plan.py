@@ -329,7 +329,7 @@ def plan_study(study: StudyConfig, out: str | Path | None = None) -> Plan:
         config, n_snapshots = suite.model_config(), len(suite.snapshots)
     else:
         config = DEFAULT_MODEL | {"vocab_size": _vocabulary(study, corpus)} | pretrain.model
-        n_snapshots = len(pretrain.schedule if study.suite.steps == "all" else study.suite.steps)
+        n_snapshots = len(study.suite.asked_steps or pretrain.schedule)
     return Plan(study, run.folder, model_sizes(config, study.hookpoint), n_snapshots, corpus, config)
 
 

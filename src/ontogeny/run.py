@@ -234,6 +234,11 @@ class Run:
     # where things are
 
     @property
+    def schedule_path(self) -> Path:
+        """Where the snapshots are named that were chosen by how far activations move."""
+        return self.folder / "schedule.json"
+
+    @property
     def corpus_folder(self) -> Path:
         return self.folder / "corpus"
 

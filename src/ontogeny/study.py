@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ontogeny import tables
-from ontogeny.activations.key import activations_key, pretrain_key
-from ontogeny.analyses import ANALYSES
+from ontogeny.activations.key import activations_key, pretrain_key, suite_key
+from ontogeny.analyses import ANALYSES, READS
 from ontogeny.config import StudyConfig, TruthConfig, load_study
 from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
 from ontogeny.errors import ConfigError, CorpusError, RunError, did_you_mean
 from ontogeny.models.names import check_hookpoint, parse_hookpoint
 from ontogeny.plan import plan_study
-from ontogeny.run import Run, remove, run_folder
+from ontogeny.run import Run, remove, run_folder, write_json
 from ontogeny.settings import fingerprint
-from ontogeny.suites.suite import study_suite, suite_of
+from ontogeny.suites.suite import candidates_of, study_suite, suite_of
 from ontogeny.truth.checks import CHECKS
 
 if TYPE_CHECKING:
@@ -71,6 +71,33 @@ def _pretrain(run: Run) -> list[Path]:
     corpora = _corpus(run, "train"), _corpus(run, "held_out")
     pretrain(settings, *corpora, run.suite_folder, checkpoint=run.checkpoints / "pretrain.pt", events=run.events)
     return [run.suite_folder]
+
+
+# schedule
+
+
+def _schedule_key(run: Run) -> str:
+    """The snapshots that are there count only where they are to be chosen from."""
+    study = run.study
+    if study.suite.drift is None:
+        return fingerprint(None)
+    held_out = _corpus(run, "held_out").fingerprint
+    return fingerprint(suite_key(run, candidates_of(run)), study.suite.drift, study.hookpoint, held_out)
+
+
+def _schedule(run: Run) -> list[Path]:
+    drift = run.study.suite.drift
+    if drift is None:
+        run.schedule_path.unlink(missing_ok=True)
+        return []
+    from ontogeny.activations.schedule import moved_steps
+
+    suite = run.study.suite
+    steps = moved_steps(
+        candidates_of(run), _corpus(run, "held_out"), hookpoint=run.study.hookpoint, drift=drift, dtype=suite.dtype
+    )
+    write_json(run.schedule_path, {"steps": steps})
+    return [run.schedule_path]
 
 
 # train
@@ -142,8 +169,9 @@ def _analyse(run: Run) -> list[Path]:
     for name in ANALYSES.keys() - set(run.study.analyses):
         for table in ANALYSES[name]:
             (run.folder / tables.FILES[table]).unlink(missing_ok=True)
-    key = fingerprint(run.study.analysis, _measure_key(run))
-    for name in run.study.analyses:
+    for name in sorted(run.study.analyses, key=list(ANALYSES).index):
+        read = [other for other in READS.get(name, ()) if other in run.study.analyses]
+        key = fingerprint(run.study.analysis, _measure_key(run), *read)
         if not run.stage_done(record := f"analyse {name}", key):
             started = time.monotonic()
             written = [run.write_table(table, analyse(run)) for table, analyse in ANALYSES[name].items()]
@@ -178,6 +206,7 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage("pack", _pack_key, _pack),
         Stage("pretrain", pretrain_key, _pretrain),
+        Stage("schedule", _schedule_key, _schedule),
         Stage("train", _train_key, _train),
         Stage("measure", _measure_key, _measure),
         Stage("analyse", _analyse_key, _analyse),
@@ -239,7 +268,7 @@ def run_study(
     Args:
         study: a YAML file, or a loaded study.
         out: the run folder; None for `runs/NAME` below the working directory.
-        until: the last stage to run: pack, pretrain, train, measure, analyse, truth or report.
+        until: the last stage to run: pack, pretrain, schedule, train, measure, analyse, truth or report.
         say: takes one line per stage.
     Returns:
         The run.
@@ -262,7 +291,7 @@ def run_study(
                 if is_new and stage.name == "pack":
                     shutil.rmtree(run.folder)
                 raise
-            if stage.name == "pretrain":
+            if stage.name == "schedule":
                 suite = suite_of(run)
                 name = suite.name if config.suite.pretrain is None else config.name
                 run.update_manifest(suite=name, snapshots=[asdict(snapshot) for snapshot in suite.snapshots])

@@ -284,13 +284,16 @@ TABLES: dict[str, dict[str, Column]] = {
         "same_as_first": Column(pl.Float32, "correlation", "of its codes there and at the last snapshot"),
         "meaning_step": Column(pl.Int64, "step", "from which on its codes are like those at the last snapshot"),
         "meaning_after": Column(pl.Int64, "step", "the snapshot before, null where that is the first"),
-        "direction_step": Column(pl.Int64, "step", "from which on its direction is within a cosine of .9 of the last"),
+        "direction_step": Column(
+            pl.Int64, "step", "from which on its direction is as near to the last as .9, or as retraining leaves it"
+        ),
         "direction_after": Column(pl.Int64, "step", "the snapshot before, null where that is the first"),
         "progress_step": Column(pl.Int64, "step", "first with nine tenths of its rise in progress, if that is .1"),
         "progress_after": Column(pl.Int64, "step", "the snapshot before, null where that is the first"),
         "lag_low": Column(pl.Float32, "log-steps", "least by which its direction settles after its meaning"),
         "lag_high": Column(pl.Float32, "log-steps", "most by which it does"),
         "path_after": Column(pl.Float32, "degree", "that its direction turns, all intervals after its meaning settled"),
+        "path_beyond": Column(pl.Float32, "degree", "that less what directions turn there in the null track"),
         "shape": Column(pl.String, "", "of its progress: `flat`, `linear`, `two_piece` or `three_phases`"),
         "rise_from": Column(pl.Int64, "step", "where the rise of the likeliest three phases begins"),
         "rise_to": Column(pl.Int64, "step", "where it ends"),
@@ -330,7 +333,10 @@ TABLES: dict[str, dict[str, Column]] = {
         "angle": Column(pl.Float64, "degree", "mean over them of the angle between their two decoder directions"),
         "angle_ci_low": Column(pl.Float64, "degree", "95 % interval over features, bootstrap"),
         "angle_ci_high": Column(pl.Float64, "degree", "95 % interval over features, bootstrap"),
-        "beyond": Column(pl.Float64, "degree", "that less the null's mean angle: drift beyond retraining"),
+        "cosine_last": Column(pl.Float64, "cosine", "mean over features of the first direction and the chain's last"),
+        "beyond": Column(
+            pl.Float64, "degree", "that less the angle of the null's link with the same tokens: drift beyond retraining"
+        ),
         "beyond_ci_low": Column(pl.Float64, "degree", "95 % interval over features of both, bootstrap"),
         "beyond_ci_high": Column(pl.Float64, "degree", "95 % interval over features of both, bootstrap"),
     },

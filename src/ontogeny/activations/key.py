@@ -3,7 +3,7 @@
 from ontogeny.corpus.pack import Corpus
 from ontogeny.run import Run, content_state
 from ontogeny.settings import fingerprint
-from ontogeny.suites.suite import Snapshot, suite_of
+from ontogeny.suites.suite import Snapshot, Suite, suite_of
 
 
 def pretrain_key(run: Run) -> str:
@@ -12,9 +12,9 @@ def pretrain_key(run: Run) -> str:
     return fingerprint(run.study.suite.pretrain, tuple(corpora))
 
 
-def suite_key(run: Run) -> str:
-    """Fingerprint of the snapshots studied: of what made them where that was us, else of their files."""
-    study, suite = run.study, suite_of(run)
+def suite_key(run: Run, suite: Suite) -> str:
+    """Fingerprint of some snapshots of a run: of what made them where that was us, else of their files."""
+    study = run.study
     if study.suite.pretrain is not None:
         return fingerprint(pretrain_key(run), suite.steps, study.suite.dtype)
     files = [state for snapshot in suite.snapshots for state in _files(snapshot)]
@@ -42,4 +42,6 @@ def _files(snapshot: Snapshot) -> list[tuple[int | str, ...]]:
 
 def activations_key(run: Run) -> str:
     """Fingerprint of the snapshots, the hookpoint and the training corpus."""
-    return fingerprint(suite_key(run), run.study.hookpoint, Corpus(run.corpus_folder / "train").fingerprint)
+    return fingerprint(
+        suite_key(run, suite_of(run)), run.study.hookpoint, Corpus(run.corpus_folder / "train").fingerprint
+    )

@@ -1,6 +1,7 @@
 """Analyses: functions from a run to a table. ANALYSES lists them; none loads torch before it is called.
 
-A study asks for an analysis by its name and gets all its tables.
+A study asks for an analysis by its name and gets all its tables. They run in the order of the list; READS names those
+whose tables another one reads where the study asks for them too.
 """
 
 from collections.abc import Callable
@@ -27,6 +28,12 @@ ANALYSES: dict[str, dict[str, Callable[[Run], pl.DataFrame]]] = {
     "probes": {"probes": probes},
     "single_saes": {"single_saes": single_saes},
     "directions": {"directions": directions, "direction_components": direction_components},
+    "tracking": {
+        "gaps": gaps,
+        "track_drift": track_drift,
+        "identity": identity,
+        "track_matches": track_matches,
+    },
     "formation": {
         "similarity": similarity,
         "formation": formation,
@@ -35,10 +42,5 @@ ANALYSES: dict[str, dict[str, Callable[[Run], pl.DataFrame]]] = {
         "formed": formed,
         "patterns": patterns,
     },
-    "tracking": {
-        "gaps": gaps,
-        "track_drift": track_drift,
-        "identity": identity,
-        "track_matches": track_matches,
-    },
 }
+READS: dict[str, tuple[str, ...]] = {"formation": ("tracking",)}

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MOST_ALIKE, JUMP = 0.9, 5.0
 """Mean similarity of random tokens, and its jump in median absolute deviations, at which activations have collapsed."""
+RANDOM_CODES = 1000
+"""Random tokens whose codes are compared with each other."""
 
 
 def formation(run: Run) -> pl.DataFrame:
@@ -32,7 +34,7 @@ def formation(run: Run) -> pl.DataFrame:
     import torch
 
     from ontogeny.features.codes import stored_codes
-    from ontogeny.features.formation import expected_at_start, random_set, same_token_share, set_cosines
+    from ontogeny.features.formation import expected_at_start, same_token_share, set_cosines
     from ontogeny.features.sample import leading_of, stored_activations
 
     settings, stored = run.study.analysis, stored_codes(run)
@@ -59,7 +61,7 @@ def formation(run: Run) -> pl.DataFrame:
                         "snapshot": snapshot,
                         "step": step,
                         "within": within,
-                        "progress": within - random_set(x[chance], samples=1).mean,
+                        "progress": within - row["random"],
                         "expected": expected_at_start(share, row["same_token_share"], row["between_tokens"]),
                         "points": points,
                         **of_codes,
@@ -81,22 +83,23 @@ def similarity(run: Run) -> pl.DataFrame:
     token = stored.token[chance]
     for snapshot, step in enumerate(run.steps):
         x = stored_activations(run, snapshot, stored.sequences)
-        found = random_set(x[chance], samples=settings.bootstrap, seed=settings.seed)
+        random = random_set(x[chance], samples=settings.bootstrap, seed=settings.seed)
         rows.append(
             {
                 "snapshot": snapshot,
                 "step": step,
-                "random": found.mean,
-                "random_ci_low": found.low,
-                "random_ci_high": found.high,
+                "random": random.mean,
+                "random_ci_low": random.low,
+                "random_ci_high": random.high,
                 "participation_ratio": participation_ratio(x),
                 "same_token_share": same_token_share(token),
                 "between_tokens": between_tokens(x[chance], token),
                 "tokens": len(chance),
             }
         )
-    found = (np.array([row[name] for row in rows]) for name in ("random", "participation_ratio"))
-    return from_rows("similarity", (row | {"collapsed": one} for row, one in zip(rows, collapsed(*found), strict=True)))
+    curves = (np.array([row[name] for row in rows]) for name in ("random", "participation_ratio"))
+    flags = collapsed(*curves)
+    return from_rows("similarity", (row | {"collapsed": flag} for row, flag in zip(rows, flags, strict=True)))
 
 
 def progress(run: Run) -> pl.DataFrame:
@@ -179,7 +182,7 @@ def _feature_space(
         return torch.from_numpy(by_token[tokens.ravel()].toarray()).view(*tokens.shape, -1)
 
     found = {}
-    random = rows(chance[:1000])
+    random = rows(chance[:RANDOM_CODES])
     sets = (
         [rows(block) for block in np.array_split(leading[sampled], max(1, len(sampled) // 16))] if len(sampled) else []
     )

@@ -16,6 +16,7 @@ from ontogeny.run import Run
 from ontogeny.tables import from_rows
 
 SAME_DIRECTION = 0.9
+"""Cosine with the last direction from which on a direction has settled."""
 RISEN, LEAST_RISE = 0.9, 0.1
 PATTERNS = (
     "maintaining", "shifting_to_token", "shifting_to_concept", "grouping_to_token", "grouping_to_concept",
@@ -36,13 +37,13 @@ def formed(run: Run) -> pl.DataFrame:
     directions = unit_directions(run)
     cosine = np.einsum("sfd,fd->sf", directions, directions[-1])
     angles = np.degrees(2 * np.arcsin(np.minimum(np.linalg.norm(np.diff(directions, axis=0), axis=2) / 2, 1)))
-    seen = progress.copy()
-    seen[run.table("similarity").sort("snapshot")["collapsed"].to_numpy()] = np.nan
-    shapes = find_phases_of(run.steps, seen.T)
+    near, retraining = _null_track(run)
+    progress[run.table("similarity").sort("snapshot")["collapsed"].to_numpy()] = np.nan
+    shapes = find_phases_of(run.steps, progress.T)
     rows = []
     for feature in range(n_features):
         sem = _settled(meaning[:, feature] >= settings.same_meaning)
-        direction = _settled(cosine[:, feature] >= SAME_DIRECTION)
+        direction = _settled(cosine[:, feature] >= near)
         risen = _risen(progress[:, feature])
         known = np.flatnonzero([one is not None for one in level[:, feature]])
         first = int(known[0]) if len(known) else None
@@ -54,12 +55,16 @@ def formed(run: Run) -> pl.DataFrame:
             "last_level": level[-1, feature],
             "same_as_first": None if first is None else meaning[first, feature],
         }
-        for name, place in (("meaning", sem), ("direction", direction), ("progress", risen)):
+        for name, place, seen in (
+            ("meaning", sem, None), ("direction", direction, None), ("progress", risen, progress[:, feature])
+        ):  # fmt: skip
+            before = _before(place, seen)
             row[f"{name}_step"] = None if place is None else steps[place]
-            row[f"{name}_after"] = None if not place else steps[place - 1]
+            row[f"{name}_after"] = None if before is None else steps[before]
         if sem is not None and direction is not None:
             row |= _lag(steps, sem, direction)
-            row["path_after"] = float(np.nansum(angles[sem:, feature]))
+            path = float(np.nansum(angles[sem:, feature]))
+            row |= {"path_after": path, "path_beyond": path - retraining[sem:].sum()}
         shape = shapes[feature]
         if shape is not None:
             row |= {"shape": shape.shape, "rise_from": steps[shape.rise_from], "rise_to": steps[shape.rise_to]}
@@ -106,11 +111,36 @@ def _settled(same: np.ndarray) -> int | None:
 
 
 def _risen(progress: np.ndarray) -> int | None:
-    """The first snapshot with nine tenths of the rise from the first to the last; None where that is small."""
-    rise = progress[-1] - progress[0]
-    if not rise >= LEAST_RISE:
+    """The first snapshot with nine tenths of the rise from the first to the last that are known; None where that is
+    small.
+    """
+    known = progress[np.isfinite(progress)]
+    if len(known) == 0 or known[-1] - known[0] < LEAST_RISE:
         return None
-    return int(np.flatnonzero(progress >= progress[0] + RISEN * rise)[0])
+    return int(np.flatnonzero(progress >= known[0] + RISEN * (known[-1] - known[0]))[0])
+
+
+def _before(place: int | None, curve: np.ndarray | None) -> int | None:
+    """The snapshot before, or the nearest one before at which the curve is known; None where there is none."""
+    if place is None or curve is None:
+        return place - 1 if place else None
+    known = np.flatnonzero(np.isfinite(curve[:place]))
+    return int(known[-1]) if len(known) else None
+
+
+def _null_track(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """From which cosine with the last on a direction counts as settled [snapshot], and the degrees by which retraining
+    alone turns directions [interval]; nan without a null track.
+
+    Where retraining on one snapshot leaves directions further from the last than .9, its mean cosine is the bound.
+    """
+    n = len(run.steps)
+    near, retraining = np.full(n, SAME_DIRECTION), np.full(n - 1, np.nan)
+    if "tracking" in run.study.analyses and "null" in run.study.analysis.track_controls:
+        null = run.table("track_drift").filter(pl.col("variant") == "null").sort("link")
+        near[:-1] = np.fmin(near[:-1], null["cosine_last"].cast(pl.Float64).fill_null(np.nan).to_numpy())
+        retraining = null["angle"].cast(pl.Float64).fill_null(np.nan).to_numpy()
+    return near, retraining
 
 
 def _lag(steps: np.ndarray, sem: int, direction: int) -> dict[str, float | None]:

@@ -7,7 +7,7 @@ snapshot again and again (null), backwards (reverse), and over the snapshots in 
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 def gaps(run: Run) -> pl.DataFrame:
     """The table `gaps`: how far the same tokens' activations move from one snapshot to the next."""
+    from ontogeny.activations.schedule import moved
     from ontogeny.features.codes import sampled_sequences
     from ontogeny.features.sample import stored_activations
 
@@ -36,7 +37,7 @@ def gaps(run: Run) -> pl.DataFrame:
             {
                 "step_a": run.steps[place - 1],
                 "step_b": run.steps[place],
-                "moved": float((x - before).norm(dim=1).mean() / before.norm(dim=1).mean()),
+                "moved": moved(before, x),
                 "cka_distance": 1 - linear_cka(before, x),
                 "tokens": len(x),
             }
@@ -57,23 +58,26 @@ def linear_cka(x: "Tensor", y: "Tensor") -> float:
 def track_drift(run: Run) -> pl.DataFrame:
     """The table `track_drift`: by which angle directions turn at each link of the series and of its controls."""
     settings, rows = run.study.analysis, []
-    turned = {name: list(_angles(run, series, places)) for name, places, series in _chains(run)}
-    floor = np.concatenate([angles for _, _, angles in turned["null"]]) if "null" in turned else None
+    turned = {name: list(_links(run, series, places)) for name, places, series in _chains(run)}
     for name, links in turned.items():
-        for link, (step_a, step_b, angles) in enumerate(links):
-            low, high = _interval(angles, settings.bootstrap, settings.seed)
+        for number, link in enumerate(links):
+            low, high = _interval(link.angles, settings.bootstrap, settings.seed)
             row = {
                 "variant": name,
-                "link": link,
-                "step_a": step_a,
-                "step_b": step_b,
-                "features": len(angles),
-                "angle": _mean(angles),
+                "link": number,
+                "step_a": link.step_a,
+                "step_b": link.step_b,
+                "features": len(link.angles),
+                "angle": _mean(link.angles),
                 "angle_ci_low": low,
                 "angle_ci_high": high,
+                "cosine_last": link.cosine_last,
             }
-            if floor is not None and name != "null":
-                row |= _beyond(angles, floor, samples=settings.bootstrap, seed=settings.seed)
+            if "null" in turned and name != "null":
+                # the null's link of the same number in the order of training, with the same tokens
+                turns_back = name in ("forward", "reverse") and name != run.study.series.direction
+                floor = turned["null"][len(links) - 1 - number if turns_back else number].angles
+                row |= _beyond(link.angles, floor, samples=settings.bootstrap, seed=settings.seed)
             rows.append(row)
     return from_rows("track_drift", rows)
 
@@ -177,13 +181,29 @@ def _fires_on(run: Run, place: int, sae: "Crosscoder") -> np.ndarray:
         return torch.stack([(sae.encode(rows[:, None]) > 0).any(0) for rows in x.split(4096)]).any(0).numpy()
 
 
-def _angles(run: Run, series: "SAESeries", places: list[int]) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Steps of each link and the degrees by which the features turn that are active at both its ends."""
+class _Link(NamedTuple):
+    """From one SAE of a chain to the next.
+
+    Attributes:
+        angles: degrees by which the features turn that are active at both ends.
+        cosine_last: mean cosine of directions at the link's beginning and at the end of the chain, of features active
+            at both.
+    """
+
+    step_a: int
+    step_b: int
+    angles: np.ndarray
+    cosine_last: float
+
+
+def _links(run: Run, series: "SAESeries", places: list[int]) -> Iterator[_Link]:
     unit, fires = _directions(series).numpy(), _fires(run, series, places)
     for a, b in pairwise(range(len(places))):
-        both = fires[a] & fires[b]
+        both, last = fires[a] & fires[b], fires[a] & fires[-1]
         chords = np.linalg.norm(unit[b, both] - unit[a, both], axis=1)
-        yield run.steps[places[a]], run.steps[places[b]], np.degrees(2 * np.arcsin(np.minimum(chords / 2, 1)))
+        angles = np.degrees(2 * np.arcsin(np.minimum(chords / 2, 1)))
+        cosine_last = _mean((unit[a, last] * unit[-1, last]).sum(1))
+        yield _Link(run.steps[places[a]], run.steps[places[b]], angles, cosine_last)
 
 
 def _mean(values: np.ndarray) -> float:
@@ -201,7 +221,7 @@ def _beyond(angles: np.ndarray, floor: np.ndarray, *, samples: int, seed: int) -
     """Mean angle less the null's, with a 95 % interval over features of both."""
     rng = np.random.default_rng(seed)
     drawn = [
-        rng.choice(angles, len(angles)).mean() - rng.choice(floor, min(len(floor), 20_000)).mean()
+        rng.choice(angles, len(angles)).mean() - rng.choice(floor, len(floor)).mean()
         for _ in range(samples if len(angles) and len(floor) else 0)
     ]
     low, high = np.quantile(drawn, [0.025, 0.975]) if drawn else (np.nan, np.nan)

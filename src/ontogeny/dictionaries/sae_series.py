@@ -68,17 +68,16 @@ class SAESeries(Dictionary):
         return torch.einsum("bsf,sfd->bsd", code, self.W_dec) + self.b_dec
 
 
-def with_mean_code(sae: Crosscoder, mean: Float[Tensor, " feature"], *, wanted: float = 1.0) -> Crosscoder:
-    """The same function with other sizes of codes: a factor moved between each feature's encoder and its decoder.
+def with_mean_code(sae: Crosscoder, mean: Float[Tensor, " feature"]) -> Crosscoder:
+    """The same function with codes of mean 1 where active: a factor moved between each feature's encoder and decoder.
 
     What an SAE's loss leaves open is how a contribution is shared between code and direction. With one mean code for
     all snapshots, strength is what a feature contributes where it is active, and can be compared between them.
 
     Args:
         mean: each feature's mean code where it is active; features where it is 0 stay as they are.
-        wanted: the mean code afterwards.
     """
-    factor = torch.where(mean > 0, wanted / mean, torch.ones_like(mean))
+    factor = torch.where(mean > 0, 1 / mean, torch.ones_like(mean))
     tensors = sae.tensors()
     tensors["W_enc"], tensors["b_enc"] = tensors["W_enc"] * factor, tensors["b_enc"] * factor
     tensors["W_dec"] = tensors["W_dec"] / factor[:, None]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -13,14 +13,15 @@ from ontogeny.config import CrosscoderConfig, SAESeriesConfig
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.load import load_dictionary
 from ontogeny.dictionaries.sae_series import SAESeries, with_mean_code
-from ontogeny.dictionaries.train import learning_rate_of, train_crosscoder
+from ontogeny.dictionaries.train import Moments, learning_rate_of, moments_of, train_crosscoder
 from ontogeny.errors import ConfigError
 from ontogeny.loop import Resumable
 from ontogeny.progress import Events
 from ontogeny.run import is_kept, keeping, remove
 from ontogeny.settings import fingerprint
 
-TOKENS_FOR_MEAN_CODE = 65_536
+FIRST_TOKENS = 65_536
+"""Tokens from which the mean codes and the moments of inputs are taken."""
 
 
 def train_sae_series(
@@ -34,6 +35,8 @@ def train_sae_series(
 ) -> SAESeries:
     """Train an SAE for every snapshot on raw activations; each takes its neighbour's weights, with a fresh optimiser.
 
+    An SAE starts with its neighbour's codes for inputs that deviate alike from their snapshot's mean, as a share of
+    their spread.
     In the series every feature has a mean code of 1 where it is active, so that strengths can be compared.
 
     Args:
@@ -52,12 +55,12 @@ def train_sae_series(
     if n == 0:
         raise ConfigError("a series needs the batches of one snapshot at least, found none")
     keys = [key] * n if isinstance(key, str) else list(key)
-    saes: dict[int, tuple[Crosscoder, Tensor]] = {}
+    saes: dict[int, _Trained] = {}
     before, chain = None, ""
     for number, place in enumerate(range(n) if config.direction == "forward" else reversed(range(n))):
         own = config.of_sae(number)
         if before is not None:
-            rate = learning_rate_of(own, n_snapshots=1, d_model=before.d_model) * config.next_learning_rate
+            rate = learning_rate_of(own, n_snapshots=1, d_model=before.sae.d_model) * config.next_learning_rate
             own = own.model_copy(update={"learning_rate": rate})
         chain = fingerprint(chain, own, keys[place])
         kept = None if folder is None else folder / f"sae-{place:04d}"
@@ -65,50 +68,75 @@ def train_sae_series(
             _OneSnapshot(batches_per_snapshot[place]), own, kept, chain, start=before, events=events, device=device,
             stage=f"sae-{place}",
         )  # fmt: skip
-        before, _ = saes[place]
-    return SAESeries.of([with_mean_code(*saes[place]) for place in range(n)])
+        before = saes[place]
+    return SAESeries.of([with_mean_code(saes[place].sae, saes[place].mean_code) for place in range(n)])
+
+
+class _Trained(NamedTuple):
+    """An SAE, and what is known of the tokens it was trained on.
+
+    Attributes:
+        mean_code: of each feature where it is active [feature]; 0 where it never is.
+        inputs: of the activations, in normalised units.
+    """
+
+    sae: Crosscoder
+    mean_code: Tensor
+    inputs: Moments
 
 
 def _trained(
-    batches: "_OneSnapshot", config: CrosscoderConfig, folder: Path | None, key: str, **options: Any
-) -> tuple[Crosscoder, Tensor]:
-    """An SAE and the mean codes of its features, kept in the folder."""
+    batches: "_OneSnapshot",
+    config: CrosscoderConfig,
+    folder: Path | None,
+    key: str,
+    *,
+    start: _Trained | None,
+    **options: Any,
+) -> _Trained:
+    """An SAE that goes on from another one, kept in the folder."""
+    if start is not None:
+        options |= {"start": start.sae, "start_inputs": start.inputs}
     checkpoint = None if folder is None else folder.with_suffix(".pt")
     sae = train_crosscoder(batches, config, key=key, checkpoint=checkpoint, **options)
-    mean = _mean_code(sae, batches)
+    trained = _Trained(sae, *_on_first_tokens(sae, batches))
     if folder is not None:
-        _keep(sae, mean, folder, key)
-    return sae, mean
+        _keep(trained, folder, key)
+    return trained
 
 
 @torch.no_grad()
-def _mean_code(sae: Crosscoder, batches: "_OneSnapshot") -> Float[Tensor, " feature"]:
-    """Mean code of each feature where it is active, on the first batches; 0 where it never is."""
+def _on_first_tokens(sae: Crosscoder, batches: "_OneSnapshot") -> tuple[Tensor, Moments]:
+    """Mean code of each feature where it is active, and the inputs' moments, on the first batches."""
     total, count, tokens = torch.zeros(sae.n_features, dtype=torch.float64), torch.zeros(sae.n_features), 0
+    inputs = []
     for raw in batches.starting_at(0):
-        code = sae.encode(raw.cpu() * sae.norm_scale[:, None])
+        inputs.append(raw.cpu() * sae.norm_scale[:, None])
+        code = sae.encode(inputs[-1])
         total += code.sum(0, dtype=torch.float64)
         count += (code > 0).sum(0)
         tokens += len(code)
-        if tokens >= TOKENS_FOR_MEAN_CODE:
+        if tokens >= FIRST_TOKENS:
             break
     if tokens == 0:
         raise ConfigError("the batches of a snapshot can be read only once: give a list, a stream or a store")
-    return (total / count.clamp_min(1)).float()
+    return (total / count.clamp_min(1)).float(), moments_of(torch.cat(inputs))
 
 
-def _kept(folder: Path | None, key: str) -> tuple[Crosscoder, Tensor] | None:
-    """An SAE that is there already, and its mean codes."""
+def _kept(folder: Path | None, key: str) -> _Trained | None:
+    """An SAE that is there already."""
     if folder is None or not is_kept(folder, key):
         return None
-    mean = load_file(folder / "mean_code.safetensors")["mean_code"]
-    return cast(Crosscoder, load_dictionary(folder / "dictionary")), mean
+    seen = load_file(folder / "first_tokens.safetensors")
+    sae = cast(Crosscoder, load_dictionary(folder / "dictionary"))
+    return _Trained(sae, seen["mean_code"], Moments(seen["mean"], seen["spread"]))
 
 
-def _keep(sae: Crosscoder, mean: Tensor, folder: Path, key: str) -> None:
+def _keep(trained: _Trained, folder: Path, key: str) -> None:
     with keeping(folder, key) as temporary:
-        sae.save(temporary / "dictionary")
-        save_file({"mean_code": mean}, temporary / "mean_code.safetensors")
+        trained.sae.save(temporary / "dictionary")
+        seen = {"mean_code": trained.mean_code, **trained.inputs._asdict()}
+        save_file(seen, temporary / "first_tokens.safetensors")
     remove(folder.with_suffix(".pt"))
 
 

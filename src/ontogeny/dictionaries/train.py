@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -84,6 +84,43 @@ def initial_crosscoder(
             best, best_error = crosscoder, error
     assert best is not None
     return best
+
+
+class Moments(NamedTuple):
+    """Where activations lie.
+
+    Attributes:
+        mean: [snapshot, d_model].
+        spread: root mean square distance from it [snapshot].
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+
+def moments_of(x: Float[Tensor, "batch snapshot d_model"]) -> Moments:
+    mean = x.mean(0)
+    return Moments(mean, (x - mean).square().sum(-1).mean(0).sqrt())
+
+
+@torch.no_grad()
+def carry_over(crosscoder: Crosscoder, before: Moments, now: Moments) -> None:
+    """Change a crosscoder such that inputs now get the codes that those before had which deviate alike from their mean,
+    as a share of their spread; and are decoded alike.
+
+    Learned thresholds are exact for one snapshot, and those of several scaled by the mean.
+    """
+    n, d = crosscoder.n_snapshots, crosscoder.d_model
+    device = crosscoder.b_dec.device
+    mean_before, mean_now = before.mean.to(device), now.mean.to(device)
+    ratio = now.spread.to(device) / before.spread.to(device)
+    at_mean = crosscoder.pre_activations(mean_before[None])[0]
+    crosscoder.encoder_rows.view(-1, n, d).div_(ratio[:, None])
+    crosscoder.decoder_rows.view(-1, n, d).mul_(ratio[:, None])
+    crosscoder.b_dec.copy_(mean_now + (crosscoder.b_dec - mean_before) * ratio[:, None])
+    crosscoder.b_enc.add_(at_mean - crosscoder.pre_activations(mean_now[None])[0])
+    if crosscoder.threshold is not None:
+        crosscoder.threshold.mul_(ratio.mean())
 
 
 class _CrosscoderLearner:
@@ -283,6 +320,7 @@ def train_crosscoder(
     device: torch.device | str | None = None,
     stage: str = "train",
     start: Crosscoder | None = None,
+    start_inputs: Moments | None = None,
 ) -> Crosscoder:
     """Train a crosscoder on raw activations; it scales them itself and keeps the scale as `norm_scale`.
 
@@ -293,6 +331,7 @@ def train_crosscoder(
         key: fingerprint of what the batches depend on; a checkpoint of other settings or batches is ignored.
         stage: what progress and events call this training.
         start: a crosscoder to take weights and learned thresholds from, in place of random ones.
+        start_inputs: of what `start` reads, in its normalised units; it is carried over to those of these batches.
     Returns:
         The trained crosscoder on the CPU, its inference threshold set.
     Raises:
@@ -307,7 +346,7 @@ def train_crosscoder(
     with numerics():
         saved = kept.read()
         if saved is None:
-            source, learner = _start(batches, config, device, start)
+            source, learner = _start(batches, config, device, start, start_inputs)
         else:
             source, learner = batches, _restored(saved["learner"], config, device)
         del saved
@@ -336,7 +375,11 @@ def _restored(state: dict[str, Any], config: CrosscoderConfig, device: torch.dev
 
 
 def _start(
-    batches: Iterable[Tensor], config: CrosscoderConfig, device: torch.device, start: Crosscoder | None
+    batches: Iterable[Tensor],
+    config: CrosscoderConfig,
+    device: torch.device,
+    start: Crosscoder | None,
+    start_inputs: Moments | None,
 ) -> tuple[_Replayed, _CrosscoderLearner]:
     """Look at the first batches to measure norm_scale and to initialise."""
     replayed = _Replayed(batches, config.norm_tokens)
@@ -348,4 +391,6 @@ def _start(
     if start is None:
         return replayed, _CrosscoderLearner(config, initial_crosscoder(config, x, scale), x[:8].clone())
     crosscoder = Crosscoder(**start.tensors() | {"norm_scale": scale.cpu()}, **_settings(config)).to(device)
+    if start_inputs is not None:
+        carry_over(crosscoder, start_inputs, moments_of(raw * scale[:, None]))
     return replayed, _CrosscoderLearner(config, crosscoder, x[:8].clone())

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ontogeny.config import StudyConfig
 from ontogeny.errors import SuiteError
@@ -96,12 +96,15 @@ class Suite:
         raise SuiteError(f"suite {self.name}: no snapshot has a tokenizer.json")
 
 
-def open_suite(source: str | Path, *, steps: Sequence[int] | None = None) -> Suite:
+def open_suite(
+    source: str | Path, *, steps: Sequence[int] | None = None, missing: Literal["refuse", "skip"] = "refuse"
+) -> Suite:
     """Open a folder with one saved transformers checkpoint per snapshot (step0/, step512/, checkpoint-500/, …).
 
     Args:
         source: the folder.
         steps: only these, in ascending order; None for all that exist.
+        missing: whether steps without a snapshot are refused or left out.
     Raises:
         SuiteError: the folder is missing or holds no snapshot, a step is missing (its neighbours are named), two
             snapshots have the same step, or a snapshot lacks its configuration or weights.
@@ -124,6 +127,10 @@ def open_suite(source: str | Path, *, steps: Sequence[int] | None = None) -> Sui
         names = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
         raise SuiteError(f"{folder} holds no snapshot: expected folders such as step0, found {names}")
     wanted = sorted(found if steps is None else set(steps))
+    if missing == "skip":
+        wanted = [step for step in wanted if step in found]
+        if not wanted:
+            raise SuiteError(f"{folder} has none of the steps asked for (ontogeny suites show {folder})")
     for step in wanted:
         if step not in found:
             raise SuiteError(
@@ -221,11 +228,11 @@ def study_suite(study: StudyConfig) -> Suite:
         SuiteError: the folder or one of its snapshots is missing.
     """
     assert study.suite.folder is not None
-    return open_suite(study.suite.folder, steps=None if study.suite.steps == "all" else study.suite.steps)
+    return open_suite(study.suite.folder, steps=study.suite.asked_steps, missing=study.suite.missing)
 
 
-def suite_of(run: Run) -> Suite:
-    """The suite that a run studies: its own pre-training's, or the folder its study names.
+def candidates_of(run: Run) -> Suite:
+    """The suite that a run's study names: of its own pre-training, or of a folder.
 
     Raises:
         SuiteError: the folder or one of its snapshots is missing.
@@ -233,4 +240,18 @@ def suite_of(run: Run) -> Suite:
     settings = run.study.suite
     if settings.pretrain is None:
         return study_suite(run.study)
-    return open_suite(run.suite_folder, steps=settings.pretrain.schedule if settings.steps == "all" else settings.steps)
+    steps = settings.asked_steps or settings.pretrain.schedule
+    return open_suite(run.suite_folder, steps=steps, missing=settings.missing)
+
+
+def suite_of(run: Run) -> Suite:
+    """The suite that a run studies: all its study names, or those chosen by how far activations move.
+
+    Raises:
+        SuiteError: the folder or one of its snapshots is missing.
+    """
+    candidates = candidates_of(run)
+    if run.study.suite.drift is None:
+        return candidates
+    chosen = set(json.loads(run.schedule_path.read_text(encoding="utf-8"))["steps"])
+    return candidates.only([place for place, step in enumerate(candidates.steps) if step in chosen])

@@ -1,0 +1,28 @@
+"""Steps at which published suites have snapshots, and selections of them, by name.
+
+Sources: Biderman et al. 2023, arXiv 2304.01373 (Pythia); CRFM's GPT-2 runs (Mistral); SAE-Track, arXiv 2412.17626, for
+the selections.
+"""
+
+from collections.abc import Iterable
+
+PYTHIA = [0, *(2**power for power in range(10)), *range(1000, 143_001, 1000)]
+CRFM_GPT2 = [*range(0, 100, 10), *range(100, 2000, 50), *range(2000, 20_000, 100), *range(20_000, 400_001, 1000)]
+
+
+def _chosen(steps: list[int], *places: Iterable[int]) -> list[int]:
+    return sorted(steps[place] for part in places for place in part)
+
+
+_OF_PYTHIA = range(12), range(13, 33, 2), range(33, 154, 20)
+
+SCHEDULES: dict[str, list[int]] = {
+    "pythia": PYTHIA,
+    "crfm-gpt2": CRFM_GPT2,
+    "sae-track-pythia-410m": _chosen(PYTHIA, *_OF_PYTHIA),
+    "sae-track-pythia-160m": _chosen(PYTHIA, *_OF_PYTHIA, [12]),
+    "sae-track-pythia-1.4b": _chosen(PYTHIA, *_OF_PYTHIA, [12]),
+    "sae-track-crfm-gpt2": _chosen(
+        CRFM_GPT2, range(11), range(11, 31, 5), range(31, 181, 10), range(181, 608, 30), [608]
+    ),
+}
