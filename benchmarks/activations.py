@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ontogeny.activations.harvest import Harvester
 from ontogeny.activations.stream import ActivationStream
-from ontogeny.config import CorpusConfig, CrosscoderConfig, MeasureConfig
+from ontogeny.config import CorpusConfig, MeasureConfig
 from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.load import load_dictionary
@@ -30,6 +30,7 @@ from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.features.codes import sample_codes
 from ontogeny.features.quality import reconstruct_held_out
 from ontogeny.features.splice import measure_splices
+from ontogeny.learner_config import CrosscoderConfig
 from ontogeny.loop import numerics
 from ontogeny.progress import progress_bar
 from ontogeny.run import atomic_path, default_cache, write_json

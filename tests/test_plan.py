@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
 from conftest import Command, small_study
 from ontogeny import plan as plan_module
-from ontogeny.config import CrosscoderConfig, DictionaryConfig, load_study
+from ontogeny.config import load_study
 from ontogeny.dictionaries.train import train_crosscoder
+from ontogeny.learner_config import CrosscoderConfig, DictionaryConfig
 from ontogeny.machine import Room
 from ontogeny.models.hookpoints import truncate
 from ontogeny.models.names import parse_hookpoint

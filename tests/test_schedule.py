@@ -17,8 +17,8 @@ from ontogeny.models.hookpoints import read_hookpoint
 from ontogeny.models.load import load_snapshot
 from ontogeny.models.names import parse_hookpoint
 from ontogeny.run import Run
+from ontogeny.schedules import SCHEDULES
 from ontogeny.study import run_study
-from ontogeny.suites.schedules import SCHEDULES
 from ontogeny.suites.suite import suite_of
 
 

@@ -15,6 +15,7 @@ from ontogeny.analyses.tracking import linear_cka
 from ontogeny.config import StudyConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries import track
+from ontogeny.errors import ConfigError
 from ontogeny.features import parts
 from ontogeny.features.codes import stored_codes
 from ontogeny.features.measure import chosen_sequences, chunks_of
@@ -30,7 +31,16 @@ def series_study(suite: Path, text_file: Path) -> StudyConfig:
         "corpus": {"files": str(text_file), "sequence_length": 64},
         "dictionary": {"kind": "sae_series", "n_features": 64, "k": 6},
         "series": {"next_tokens": [20_000], "next_learning_rate": 0.3},
-        "analyses": ["emergence", "turning_point", "single_saes", "probes", "formation", "tracking", "directions"],
+        "analyses": [
+            "emergence",
+            "turning_point",
+            "single_saes",
+            "probes",
+            "formation",
+            "tracking",
+            "directions",
+            "umap",
+        ],
         "analysis": {"bootstrap": 100, "single_sae_steps": [60], "track_controls": ["reverse", "null", "order"]},
         "report": False,
     }
@@ -178,6 +188,32 @@ def test_directions_by_their_cosines_and_in_one_plane(series_run: Run) -> None:
     np.testing.assert_allclose(explained, (spread**2 / (spread**2).sum())[:8], rtol=1e-4)
 
 
+def test_datapoints_lie_in_one_plane_for_all_snapshots(series_run: Run) -> None:
+    table = series_run.table("umap")
+    assert table["step"].unique(maintain_order=True).to_list() == series_run.steps
+    parts = [part for _, part in table.group_by("snapshot", maintain_order=True)]
+    for part in parts[1:]:
+        assert part.select("feature", "token").equals(parts[0].select("feature", "token"))
+    features = parts[0].drop_nulls("feature").group_by("feature").len()
+    assert 2 <= len(features) <= 6
+    assert features["len"].max() <= series_run.study.analysis.formation_examples  # type: ignore[operator]
+    assert parts[0]["feature"].is_null().sum() > 100
+    last = parts[-1]
+    places = last.select("x", "y").to_numpy()
+    spread = np.linalg.norm(places - places.mean(0), axis=1).mean()
+    for feature in features["feature"]:
+        own = places[(last["feature"] == feature).fill_null(value=False).to_numpy()]
+        assert np.linalg.norm(own - np.median(own, axis=0), axis=1).mean() < spread
+
+
+def test_an_analysis_without_its_extra_is_refused_in_one_line(
+    text_file: Path, small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ontogeny.study.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"the analysis umap needs an extra: pip install 'ontogeny\[umap\]'"):
+        run_study(series_study(small_run.suite_folder, text_file), out=tmp_path / "run")
+
+
 def test_cka_is_that_of_the_kernels() -> None:
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(40, 6, generator=draw, dtype=torch.float64)
@@ -226,6 +262,19 @@ def test_drift_of_the_series_and_its_controls(series_run: Run) -> None:
     assert single["matched_0.9"][0] <= single["matched_0.7"][0] <= 1
     assert single["features"][0] > 10
     assert matches["matched"].is_between(0, 1).all()
+    gate = series_run.table("gate")
+    assert gate["tokens"].to_list() == [60_000 // 512 * 512, *[20_000 // 512 * 512] * 3]
+    cold = gate.filter(step=60).row(0, named=True)
+    assert cold["cold_explained_variance"] == single["sae_explained_variance"][0]
+    for row in gate.iter_rows(named=True):
+        fails = {
+            "dead": row["dead_share"] > 0.1,
+            "variance": row["explained_variance"] < (row["cold_explained_variance"] or 0) - 0.02,
+            "active features": not 5.4 <= row["l0"] <= 6.6,
+            "loss": (row["loss_recovered"] or 1) < 0.9,
+        }
+        assert row["failed"] == (", ".join(name for name, fail in fails.items() if fail) or None)
+        assert row["passed"] == (row["failed"] is None)
     gaps = series_run.table("gaps")
     assert gaps["step_b"].to_list() == [10, 25, 60]
     assert (gaps["moved"] > 0).all()

@@ -173,11 +173,35 @@ def test_batches_that_can_be_read_once_are_refused(planted: Planted) -> None:
         og.train_sae_series([islice(Of(planted, 0), 40)], og.SAESeriesConfig(**SETTINGS | {"steps": [40]}))
 
 
+def test_a_snapshot_takes_its_tokens_again_while_that_helps(planted: Planted, tmp_path: Path) -> None:
+    batches = [Of(planted, place) for place in range(2)]
+    settings = SETTINGS | {"steps": [50, 20]}
+    evs = {}
+    for rounds, gain in ((1, 0.005), (2, 0.005), (8, 0.05), (8, 10.0)):
+        folder = tmp_path / f"{rounds}-{gain}"
+        config = og.SAESeriesConfig(**settings, rounds=rounds, gain=gain)
+        series = og.train_sae_series(batches, config, folder=folder)
+        x = next(iter(planted.batches(4096, seed=1)))[:, :2] * series.norm_scale[:, None]
+        explained = [og.crosscoder_losses(series.sae(at), x[:, at : at + 1]).explained_variance for at in range(2)]
+        taken = [len(list(folder.glob(f"sae-{place:04d}-*"))) for place in range(2)]
+        evs[rounds, gain] = taken, [float(one) for one in explained]
+    assert [taken for taken, _ in evs.values()][:2] == [[1, 1], [2, 2]]
+    assert evs[2, 0.005][1][1] > evs[1, 0.005][1][1]
+    first, second = evs[8, 0.05][0]
+    assert 2 <= first < 8
+    assert 2 <= second < 8
+    assert evs[8, 10.0][0] == [2, 2]
+    again = og.train_sae_series(batches, og.SAESeriesConfig(**settings, rounds=2), folder=tmp_path / "1-0.005")
+    straight = og.train_sae_series(batches, og.SAESeriesConfig(**settings, rounds=2))
+    for name, tensor in straight.tensors().items():
+        assert torch.equal(again.tensors()[name], tensor), name
+
+
 def test_a_killed_series_goes_on_where_it_stopped(
     planted: Planted, series: og.SAESeries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(trained: object, folder: Path, key: str) -> None:
-        if folder.name == "sae-0002":
+        if folder.name == "sae-0002-0":
             raise KeyboardInterrupt
         keep(trained, folder, key)  # type: ignore[arg-type]
 
@@ -187,7 +211,7 @@ def test_a_killed_series_goes_on_where_it_stopped(
     monkeypatch.setattr("ontogeny.loop.CHECKPOINT_SECONDS", 0.05)
     with pytest.raises(KeyboardInterrupt):
         og.train_sae_series(batches, og.SAESeriesConfig(**SETTINGS), folder=tmp_path)
-    assert (tmp_path / "sae-0002.pt").is_file()
+    assert (tmp_path / "sae-0002-0.pt").is_file()
     monkeypatch.setattr(track, "_keep", keep)
     trained: list[str] = []
 

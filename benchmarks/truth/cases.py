@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from benchmarks.penalty import weight_for
 
-from ontogeny.config import CrosscoderConfig
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.load import load_dictionary
 from ontogeny.dictionaries.train import train_crosscoder
+from ontogeny.learner_config import CrosscoderConfig
 from ontogeny.run import default_cache, write_json
 from ontogeny.settings import fingerprint
 from ontogeny.truth.planted import Planted, plant

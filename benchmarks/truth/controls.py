@@ -24,12 +24,12 @@ from benchmarks.truth.cases import (
 )
 from torch import Tensor
 
-from ontogeny.config import CrosscoderConfig
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.features.life import alive_mask
 from ontogeny.features.matching import match_features
 from ontogeny.features.probes import auc, confirm_births, linear_probe, refit_strength, there_before
+from ontogeny.learner_config import CrosscoderConfig
 from ontogeny.run import default_cache, write_json
 from ontogeny.settings import fingerprint
 from ontogeny.truth.nulls import NoChange, ShuffledRows, matched_lives, specific_share

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from ontogeny.activations.stream import stream_activations as stream_activations
     from ontogeny.causal.relie import reldec as reldec
     from ontogeny.causal.relie import relie as relie
-    from ontogeny.config import CrosscoderConfig as CrosscoderConfig
-    from ontogeny.config import SAESeriesConfig as SAESeriesConfig
     from ontogeny.config import StudyConfig as StudyConfig
     from ontogeny.corpus.pack import open_corpus as open_corpus
     from ontogeny.dictionaries.crosscoder import Crosscoder as Crosscoder
@@ -22,6 +20,8 @@ if TYPE_CHECKING:
     from ontogeny.dictionaries.train import train_crosscoder as train_crosscoder
     from ontogeny.errors import InputError as InputError
     from ontogeny.errors import OntogenyError as OntogenyError
+    from ontogeny.learner_config import CrosscoderConfig as CrosscoderConfig
+    from ontogeny.learner_config import SAESeriesConfig as SAESeriesConfig
     from ontogeny.models.callback import SnapshotCallback as SnapshotCallback
     from ontogeny.models.snapshots import save_snapshot as save_snapshot
     from ontogeny.run import open_run as open_run
@@ -38,10 +38,10 @@ _PLACES = {
     "crosscoder_losses": "ontogeny.dictionaries.losses",
     "load_dictionary": "ontogeny.dictionaries.load",
     "train_crosscoder": "ontogeny.dictionaries.train",
-    "CrosscoderConfig": "ontogeny.config",
+    "CrosscoderConfig": "ontogeny.learner_config",
     "SAESeries": "ontogeny.dictionaries.sae_series",
     "train_sae_series": "ontogeny.dictionaries.track",
-    "SAESeriesConfig": "ontogeny.config",
+    "SAESeriesConfig": "ontogeny.learner_config",
     "StudyConfig": "ontogeny.config",
     "SnapshotCallback": "ontogeny.models.callback",
     "save_snapshot": "ontogeny.models.snapshots",

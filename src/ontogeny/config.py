@@ -13,11 +13,15 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from ontogeny.errors import ConfigError, did_you_mean
-from ontogeny.settings import Settings, parse
-from ontogeny.suites.schedules import SCHEDULES
-
-Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+from ontogeny.learner_config import (
+    CrosscoderConfig,
+    DictionaryConfig,
+    OptimisationConfig,
+    SAESeriesConfig,
+    SeriesSettings,
+)
+from ontogeny.schedules import SCHEDULES
+from ontogeny.settings import Positive, Settings, Share, parse
 
 
 class TokenizerConfig(Settings):
@@ -148,121 +152,6 @@ class SuiteConfig(Settings):
         if (self.folder is None) == (self.pretrain is None):
             raise ConfigError("suite: give either `folder` or `pretrain`")
         return self
-
-
-class DictionaryConfig(Settings):
-    """What a dictionary is and what it is penalised for."""
-
-    kind: Literal["crosscoder", "sae_series"] = "crosscoder"
-    """`crosscoder`: one code for all snapshots; `sae_series`: an SAE for each, trained on from its neighbour's."""
-    n_features: Positive = 4096
-    activation: Literal["relu", "jumprelu", "topk", "batch_topk"] = "batch_topk"
-    k: Positive | None = 32
-    """Number of active features per token (topk), or its mean (batch_topk)."""
-    gate: Literal["shared", "per_snapshot"] = "shared"
-    score: Literal["l2", "sum", "max"] = "l2"
-    """What features compete by under topk and batch_topk: z times √Σ strength², Σ strength or max strength."""
-    encoder: Literal["sum", "mean"] = "sum"
-    """Whether encoder outputs are a sum over snapshots or their mean."""
-    sparsity: Literal["l1", "tanh", "tanh_quad", "none"] | None = None
-    """None: `l1` for relu, `tanh_quad` for jumprelu, `none` for the others."""
-    sparsity_weight: Annotated[float, Field(ge=0)] = 2.0
-    """λ; the reconstruction it stands beside is summed over d_model and snapshots, mean over tokens."""
-    apply_b_dec_to_input: bool = False
-
-    @property
-    def sparsity_loss(self) -> str:
-        return self.sparsity or {"relu": "l1", "jumprelu": "tanh_quad"}.get(self.activation, "none")
-
-    @property
-    def used_k(self) -> int | None:
-        """k where the activation takes one."""
-        return self.k if self.activation in ("topk", "batch_topk") else None
-
-    @model_validator(mode="after")
-    def _fits(self) -> "DictionaryConfig":
-        if self.activation in ("topk", "batch_topk") and (self.k is None or self.k > self.n_features):
-            raise ConfigError(
-                f"dictionary: {self.activation} needs k in 1..n_features = {self.n_features}, found {self.k}"
-            )
-        if self.gate == "per_snapshot" and self.activation != "jumprelu":
-            raise ConfigError(f"dictionary: the per_snapshot gate is for jumprelu, found {self.activation}")
-        if self.gate == "per_snapshot" and self.kind == "sae_series":
-            raise ConfigError("dictionary: the per_snapshot gate is for a crosscoder; in a series each SAE has its own")
-        return self
-
-
-class OptimisationConfig(Settings):
-    """How a dictionary is trained."""
-
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """None: 3 / (snapshots · d_model), at most 0.006 (docs/LOG.md)."""
-    warmup: Share = 0.02
-    """Share of the steps over which the learning rate rises."""
-    decay: Share = 0.2
-    """Share of the steps, at the end, over which it falls to zero."""
-    sparsity_warmup: Share = 0.1
-    """Share of the steps over which λ rises, or k falls from `k_start`."""
-    k_start: Positive | None = None
-    """Where k starts; None: at k itself, which explained more in short trainings (docs/LOG.md)."""
-    threshold_start: Annotated[float, Field(gt=0)] = 0.1
-    """Where JumpReLU's thresholds start, in units of code times strength."""
-    threshold_learning_rate: Annotated[float, Field(ge=0)] = 0.1
-    """Learning rate of JumpReLU's thresholds, as a share of the others'."""
-    threshold_parameter: Literal["log", "direct"] = "log"
-    """Whether thresholds are learned as logarithms or directly (kept at zero or above)."""
-    preactivation_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the loss that pulls dead features' encoder outputs up to their thresholds (JumpReLU)."""
-    decoder_start: Literal["shared", "independent"] = "shared"
-    """Whether one W_dec is drawn and copied to all snapshots, or one for each."""
-    bias_start: Literal["mean", "zero"] = "mean"
-    """Whether b_dec starts at the mean activation, which then is encoded as zero, or all biases at zero."""
-    normalisation: Literal["mean", "robust"] = "mean"
-    """`mean`: √d_model / mean norm; `robust`: √d_model / median norm of the centred activations."""
-    encode_dtype: Literal["float32", "bfloat16"] = "float32"
-    """`bfloat16`: which features are active is found by products of that precision, faster where a processor has them;
-    the codes of those that are found are float32."""
-    aux_k: Annotated[int, Field(ge=0)] = 256
-    """Dead features that reconstruct the residual (AuxK); 0 switches it off."""
-    aux_weight: Annotated[float, Field(ge=0)] = 1.0
-    dead_after_tokens: Positive = 50_000
-    """A feature silent on this many tokens counts as dead while training."""
-    norm_tokens: Positive = 8192
-    """Tokens from which norm_scale is measured before the first step."""
-    dtype: Literal["float32"] = "float32"
-    seed: int = 0
-
-
-class CrosscoderConfig(OptimisationConfig, DictionaryConfig):
-    """Settings of `train_crosscoder`."""
-
-    steps: Positive | None = None
-    """None: until the batches end; the learning rate then falls only if their number is known."""
-
-
-class SeriesSettings(Settings):
-    """How the SAEs of a series follow each other."""
-
-    next_learning_rate: Annotated[float, Field(gt=0)] = 0.1
-    """Learning rate of every SAE but the first, as a share of the first's."""
-    direction: Literal["forward", "reverse"] = "forward"
-    """Whether the first snapshot's SAE is trained from scratch, or the last one's."""
-
-
-class SAESeriesConfig(OptimisationConfig, DictionaryConfig, SeriesSettings):
-    """Settings of `train_sae_series`."""
-
-    steps: Annotated[list[Positive], Field(min_length=1)] = [2000, 100]
-    """Of each SAE in the order of training; the last holds for all that follow."""
-
-    def of_sae(self, place: int) -> CrosscoderConfig:
-        """What `train_crosscoder` takes for one SAE, by its place in the order of training."""
-        own = {name: getattr(self, name) for name in CrosscoderConfig.model_fields if name not in ("kind", "steps")}
-        return CrosscoderConfig(**own, steps=self.steps_of(place))
-
-    def steps_of(self, place: int) -> int:
-        """Steps of one SAE, by its place in the order of training."""
-        return self.steps[min(place, len(self.steps) - 1)]
 
 
 class SeriesConfig(SeriesSettings):

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from ontogeny.activations.store import ActivationStore, rounded
-from ontogeny.config import CrosscoderConfig
 from ontogeny.dictionaries.train import train_crosscoder
+from ontogeny.learner_config import CrosscoderConfig
 from ontogeny.loop import numerics
 from ontogeny.models.hookpoints import read_hookpoint, truncate
 from ontogeny.models.load import quiet

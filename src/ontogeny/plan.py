@@ -131,10 +131,11 @@ class Plan:
 
     @property
     def _trained(self) -> float:
-        """Tokens that the study's dictionary is trained on; of a series the mean over the snapshots."""
+        """Tokens that the study's dictionary is trained on; of a series the mean over the snapshots, at most."""
         steps = float(self.study.train.steps)
         if self.is_series:
-            steps = sum(map(self.study.sae_series.steps_of, range(self.n_snapshots))) / self.n_snapshots
+            series = self.study.sae_series
+            steps = series.rounds * sum(map(series.steps_of, range(self.n_snapshots))) / self.n_snapshots
         return steps * self.study.train.batch_size
 
     @property

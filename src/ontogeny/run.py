@@ -153,7 +153,7 @@ def run_folder(study: StudyConfig, out: str | Path | None = None) -> Path:
 class Run:
     """A folder that holds a whole study, from resolved config to report. Reading it is instant and loads no torch.
 
-    Tables are polars DataFrames with the columns of `ontogeny/tables.py`.
+    Tables are polars DataFrames with the columns of `ontogeny/columns/`.
     """
 
     def __init__(self, folder: str | Path) -> None:

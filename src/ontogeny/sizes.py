@@ -9,7 +9,7 @@ activations and [batch, feature] for codes, whose numbers come from `make bench-
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ontogeny.config import DictionaryConfig
+from ontogeny.learner_config import DictionaryConfig
 from ontogeny.models.names import check_hookpoint, parse_hookpoint
 
 FLOAT = 4

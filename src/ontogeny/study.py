@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ontogeny import tables
 from ontogeny.activations.key import activations_key, pretrain_key, suite_key
-from ontogeny.analyses import ANALYSES, READS
+from ontogeny.analyses import ANALYSES, EXTRAS, READS
 from ontogeny.config import StudyConfig, TruthConfig, load_study
 from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
 from ontogeny.errors import ConfigError, CorpusError, RunError, did_you_mean
@@ -230,6 +231,8 @@ def check_study(study: StudyConfig, *, out: str | Path | None = None, until: str
     for name in study.analyses:
         if name not in ANALYSES:
             raise ConfigError(f"no analysis '{name}'{did_you_mean(name, ANALYSES)}: there are {', '.join(ANALYSES)}")
+        if name in EXTRAS and find_spec(EXTRAS[name]) is None:
+            raise ConfigError(f"the analysis {name} needs an extra: pip install 'ontogeny[{name}]'")
     hookpoint = parse_hookpoint(study.hookpoint)
     if study.suite.pretrain is None:
         suite = study_suite(study)

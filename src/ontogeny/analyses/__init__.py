@@ -9,9 +9,11 @@ from collections.abc import Callable
 import polars as pl
 
 from ontogeny.analyses.directions import direction_components, directions
+from ontogeny.analyses.embedding import umap
 from ontogeny.analyses.emergence import births, emergence
 from ontogeny.analyses.formation import formation, progress, similarity
 from ontogeny.analyses.formed import formed, patterns
+from ontogeny.analyses.gate import gate
 from ontogeny.analyses.levels import levels
 from ontogeny.analyses.lineage import lineage, partings
 from ontogeny.analyses.phases import phases
@@ -29,6 +31,7 @@ ANALYSES: dict[str, dict[str, Callable[[Run], pl.DataFrame]]] = {
     "single_saes": {"single_saes": single_saes},
     "directions": {"directions": directions, "direction_components": direction_components},
     "tracking": {
+        "gate": gate,
         "gaps": gaps,
         "track_drift": track_drift,
         "identity": identity,
@@ -42,5 +45,12 @@ ANALYSES: dict[str, dict[str, Callable[[Run], pl.DataFrame]]] = {
         "formed": formed,
         "patterns": patterns,
     },
+    "umap": {"umap": umap},
 }
-READS: dict[str, tuple[str, ...]] = {"formation": ("tracking",)}
+READS: dict[str, tuple[str, ...]] = {
+    "tracking": ("single_saes",),
+    "formation": ("tracking",),
+    "umap": ("formation",),
+}
+EXTRAS = {"umap": "umap"}
+"""Analyses that need an extra of the same name, and the module that it brings."""

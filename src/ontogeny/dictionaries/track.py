@@ -4,17 +4,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ontogeny.config import CrosscoderConfig, SAESeriesConfig
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.load import load_dictionary
 from ontogeny.dictionaries.sae_series import SAESeries, with_mean_code
 from ontogeny.dictionaries.train import Moments, learning_rate_of, moments_of, train_crosscoder
 from ontogeny.errors import ConfigError
+from ontogeny.learner_config import CrosscoderConfig, SAESeriesConfig
 from ontogeny.loop import Resumable
 from ontogeny.progress import Events
 from ontogeny.run import is_kept, keeping, remove
@@ -63,26 +64,35 @@ def train_sae_series(
             rate = learning_rate_of(own, n_snapshots=1, d_model=before.sae.d_model) * config.next_learning_rate
             own = own.model_copy(update={"learning_rate": rate})
         chain = fingerprint(chain, own, keys[place])
-        kept = None if folder is None else folder / f"sae-{place:04d}"
-        saes[place] = _kept(kept, chain) or _trained(
-            _OneSnapshot(batches_per_snapshot[place]), own, kept, chain, start=before, events=events, device=device,
-            stage=f"sae-{place}",
-        )  # fmt: skip
-        before = saes[place]
+        rise = np.inf
+        for turn in range(config.rounds):
+            if rise < config.gain:
+                break
+            chain = fingerprint(chain, turn)
+            kept = None if folder is None else folder / f"sae-{place:04d}-{turn}"
+            batches = _OneSnapshot(batches_per_snapshot[place], first=turn * config.steps_of(number))
+            trained = _kept(kept, chain) or _trained(
+                batches, own, kept, chain, start=before, events=events, device=device, stage=f"sae-{place}"
+            )
+            if place in saes:
+                rise = trained.explained_variance - saes[place].explained_variance
+            before = saes[place] = trained
     return SAESeries.of([with_mean_code(saes[place].sae, saes[place].mean_code) for place in range(n)])
 
 
 class _Trained(NamedTuple):
-    """An SAE, and what is known of the tokens it was trained on.
+    """An SAE, and what the first tokens of its snapshot say of it.
 
     Attributes:
         mean_code: of each feature where it is active [feature]; 0 where it never is.
         inputs: of the activations, in normalised units.
+        explained_variance: of theirs.
     """
 
     sae: Crosscoder
     mean_code: Tensor
     inputs: Moments
+    explained_variance: float
 
 
 def _trained(
@@ -99,28 +109,31 @@ def _trained(
         options |= {"start": start.sae, "start_inputs": start.inputs}
     checkpoint = None if folder is None else folder.with_suffix(".pt")
     sae = train_crosscoder(batches, config, key=key, checkpoint=checkpoint, **options)
-    trained = _Trained(sae, *_on_first_tokens(sae, batches))
+    trained = _seen(sae, batches)
     if folder is not None:
         _keep(trained, folder, key)
     return trained
 
 
 @torch.no_grad()
-def _on_first_tokens(sae: Crosscoder, batches: "_OneSnapshot") -> tuple[Tensor, Moments]:
-    """Mean code of each feature where it is active, and the inputs' moments, on the first batches."""
-    total, count, tokens = torch.zeros(sae.n_features, dtype=torch.float64), torch.zeros(sae.n_features), 0
-    inputs = []
-    for raw in batches.starting_at(0):
-        inputs.append(raw.cpu() * sae.norm_scale[:, None])
-        code = sae.encode(inputs[-1])
+def _seen(sae: Crosscoder, batches: "_OneSnapshot") -> _Trained:
+    """An SAE with what the snapshot's first tokens say of it, the same in all its rounds."""
+    total, count, error = torch.zeros(sae.n_features, dtype=torch.float64), torch.zeros(sae.n_features), 0.0
+    inputs: list[Tensor] = []
+    for raw in batches.of_snapshot().starting_at(0):
+        x = raw.cpu() * sae.norm_scale[:, None]
+        code, x_hat = sae(x)
         total += code.sum(0, dtype=torch.float64)
         count += (code > 0).sum(0)
-        tokens += len(code)
-        if tokens >= FIRST_TOKENS:
+        error += float((x - x_hat).square().sum(dtype=torch.float64))
+        inputs.append(x)
+        if sum(map(len, inputs)) >= FIRST_TOKENS:
             break
-    if tokens == 0:
+    if not inputs:
         raise ConfigError("the batches of a snapshot can be read only once: give a list, a stream or a store")
-    return (total / count.clamp_min(1)).float(), moments_of(torch.cat(inputs))
+    moments, n = moments_of(torch.cat(inputs)), sum(map(len, inputs))
+    explained = 1 - error / (n * float(moments.spread.square()))
+    return _Trained(sae, (total / count.clamp_min(1)).float(), moments, explained)
 
 
 def _kept(folder: Path | None, key: str) -> _Trained | None:
@@ -129,28 +142,34 @@ def _kept(folder: Path | None, key: str) -> _Trained | None:
         return None
     seen = load_file(folder / "first_tokens.safetensors")
     sae = cast(Crosscoder, load_dictionary(folder / "dictionary"))
-    return _Trained(sae, seen["mean_code"], Moments(seen["mean"], seen["spread"]))
+    return _Trained(sae, seen["mean_code"], Moments(seen["mean"], seen["spread"]), float(seen["explained_variance"]))
 
 
 def _keep(trained: _Trained, folder: Path, key: str) -> None:
     with keeping(folder, key) as temporary:
         trained.sae.save(temporary / "dictionary")
-        seen = {"mean_code": trained.mean_code, **trained.inputs._asdict()}
+        explained = torch.tensor(trained.explained_variance, dtype=torch.float64)
+        seen = {"mean_code": trained.mean_code, "explained_variance": explained, **trained.inputs._asdict()}
         save_file(seen, temporary / "first_tokens.safetensors")
     remove(folder.with_suffix(".pt"))
 
 
 class _OneSnapshot:
-    """Batches with a snapshot axis of one; as many, and to be taken up, as far as the given ones are."""
+    """Batches with a snapshot axis of one, from number `first` on; to be taken up as far as the given ones are."""
 
-    def __init__(self, batches: Iterable[Tensor]) -> None:
-        self.batches = batches
+    def __init__(self, batches: Iterable[Tensor], *, first: int = 0) -> None:
+        self.batches, self.first = batches, first
+
+    def of_snapshot(self) -> "_OneSnapshot":
+        """All batches of the snapshot."""
+        return _OneSnapshot(self.batches)
 
     def __iter__(self) -> Iterator[Tensor]:
-        return map(_with_axis, self.batches)
+        return self.starting_at(0)
 
     def starting_at(self, batch: int) -> Iterator[Tensor]:
-        """Batches from number `batch` on."""
+        """Batches from number `first` + `batch` on."""
+        batch += self.first
         if isinstance(self.batches, Resumable):
             return map(_with_axis, self.batches.starting_at(batch))
         given = iter(self.batches)

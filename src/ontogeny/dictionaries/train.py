@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ontogeny.config import CrosscoderConfig
 from ontogeny.dictionaries.activation_functions import ACTIVATIONS
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.losses import Losses, crosscoder_losses
 from ontogeny.errors import CorpusError, TrainingError
+from ontogeny.learner_config import CrosscoderConfig
 from ontogeny.loop import Checkpoint, Resumable, numerics, run_loop, warmup_decay
 from ontogeny.progress import Events
 from ontogeny.settings import fingerprint

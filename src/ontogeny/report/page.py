@@ -55,6 +55,7 @@ def write_report(run: Run) -> Path:
         saes=run.analysis("single_saes").to_dicts() if "single_saes" in analyses else [],
         patterns=run.table("patterns").to_dicts() if "formation" in analyses else [],
         track=_track(run) if "tracking" in analyses else [],
+        gate=run.table("gate").to_dicts() if "tracking" in analyses else [],
         matches=run.table("track_matches").to_dicts() if "tracking" in analyses else [],
         stability=run.table("stability").to_dicts() if run.study.truth is not None else [],
         nulls=run.table("nulls").to_dicts() if run.study.truth is not None else [],

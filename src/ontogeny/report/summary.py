@@ -204,10 +204,14 @@ def _tracking(run: Run) -> Sentence:
     beyond = int((own["beyond_ci_low"] > 0).sum())
     links = f"; {beyond} of {len(own)} links turn more than that beyond doubt (95 %)" if len(null) else ""
     same = run.table("identity").filter(variant=name)["same"]
+    gate = run.table("gate")
+    failed = gate.filter(~pl.col("passed"))
+    steps = ", ".join(f"{step:,}" for step in failed["step"])
+    passes = f"{len(gate) - len(failed)} of {len(gate)} SAEs pass the gate" + (f" (not step {steps})" if steps else "")
     return Sentence(
-        f"From one SAE to the next directions turn by {own['angle'].mean():.1f}° in the mean{floor}{links}. In the "
-        f"worst link {same.min():.1%} of the features have themselves for nearest neighbour in the next SAE.",
-        ("track_drift", "identity"),
+        f"{passes}. From one SAE to the next directions turn by {own['angle'].mean():.1f}° in the mean{floor}{links}. "
+        f"In the worst link {same.min():.1%} of the features have themselves for nearest neighbour in the next SAE.",
+        ("gate", "track_drift", "identity"),
     )
 
 

@@ -4,7 +4,7 @@ of the page."""
 from collections.abc import Callable
 
 from ontogeny.report.figures.axes import Spec
-from ontogeny.report.figures.formation import formed, gaps, levels, progress, track
+from ontogeny.report.figures.formation import formed, gaps, levels, progress, track, umap
 from ontogeny.report.figures.lives import births, kin, strengths, thresholds
 from ontogeny.report.figures.lives import trajectory as trajectory
 from ontogeny.report.figures.models import divergences, loss, quality, splices
@@ -30,6 +30,7 @@ FIGURES: dict[str, tuple[str, Callable[[Run], Spec]]] = {
     "progress": ("formation", progress),
     "levels": ("formation", levels),
     "formed": ("formation", formed),
+    "umap": ("umap", umap),
     "gaps": ("tracking", gaps),
     "track": ("tracking", track),
     "trust": (TRUTH, trust),

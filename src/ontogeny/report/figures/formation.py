@@ -130,43 +130,71 @@ def formed(run: Run) -> Spec:
 
 
 def track(run: Run) -> Spec:
-    """By which angle directions turn at each link of the series, and of its controls."""
-    table = run.table("track_drift").drop_nulls("angle")
+    """By which angle directions turn at each link of the series and of its controls, and how far beyond the null's."""
     middle = ((1 + pl.col("step_a")) * (1 + pl.col("step_b"))).sqrt() - 1
-    moving = table.filter(~pl.col("variant").is_in(["null", "order"])).with_columns(step=middle)
-    null = table.filter(pl.col("variant") == "null")
+    table = run.table("track_drift").drop_nulls("angle").with_columns(step=middle)
+    own = table.filter(pl.col("variant") == run.study.series.direction)
+    null = table.filter(pl.col("variant") == "null").drop("step").join(own.select("link", "step"), on="link")
     shown = [name for name in CHAINS if name in table["variant"].to_list() and name != "order"]
+    moving = table.filter(pl.col("variant").is_in(shown), pl.col("variant") != "null")
     colour = alt.Color(
         "variant:N", title="chain", scale=alt.Scale(domain=shown, range=[CHAINS[name] for name in shown])
     )
-    title_y = "turning (degrees / link)"
-    tooltip = ["variant:N", "step_a:Q", "step_b:Q", alt.Tooltip("angle:Q", format=".2f"), "features:Q"]
-    base = alt.Chart(moving).encode(x=step_axis(run.steps), color=colour, tooltip=tooltip)
-    layers = [
-        base.mark_area(opacity=0.2).encode(y=alt.Y("angle_ci_low:Q", title=title_y), y2="angle_ci_high:Q"),
-        base.mark_line(point=True).encode(y=alt.Y("angle:Q", title=title_y)),
-    ]
-    if len(null):
-        spread = null.select(
-            variant=pl.first("variant"),
-            low=pl.col("angle").min(),
-            mean=pl.col("angle").mean(),
-            high=pl.col("angle").max(),
-        )
-        ends = [run.steps[0], run.steps[-1]]
-        band = pl.concat([spread.with_columns(step=pl.lit(step, pl.Int64)) for step in ends])
-        of_null = alt.Chart(band).encode(x=step_axis(run.steps), color=colour)
-        layers += [
-            of_null.mark_area(opacity=0.25).encode(y=alt.Y("low:Q", title=title_y), y2="high:Q"),
-            of_null.mark_line(strokeDash=[6, 4]).encode(y=alt.Y("mean:Q", title=title_y)),
-        ]
+
+    def curves(rows: pl.DataFrame, column: str, title: str, dash: list[int]) -> alt.LayerChart:
+        tooltip = ["variant:N", "step_a:Q", "step_b:Q", alt.Tooltip(f"{column}:Q", format=".2f"), "features:Q"]
+        base = alt.Chart(rows).encode(x=step_axis(run.steps), color=colour, tooltip=tooltip)
+        y = alt.Y(f"{column}:Q", title=title)
+        band = base.mark_area(opacity=0.2).encode(y=alt.Y(f"{column}_ci_low:Q", title=title), y2=f"{column}_ci_high:Q")
+        return band + base.mark_line(point=True, strokeDash=dash).encode(y=y)
+
+    angles = curves(moving, "angle", "turning (degrees / link)", [1, 0])
+    subtitle = "features active at both ends; bands: 95 % intervals over features"
+    if len(null) == 0:
+        title = alt.Title("How far directions turn from one SAE to the next", subtitle=subtitle)
+        return finished(angles.properties(width=WIDTH, height=HEIGHT, title=title))
+    angles += curves(null, "angle", "turning (degrees / link)", [6, 4])
+    zero = alt.Chart(pl.DataFrame({"y": [0]})).mark_rule(color=GREY).encode(y="y:Q")
+    beyond = zero + curves(moving.drop_nulls("beyond"), "beyond", "beyond the null (degrees / link)", [1, 0])
     title = alt.Title(
         "How far directions turn from one SAE to the next",
-        subtitle="null: the same chain on the last snapshot again and again, its mean and range: retraining alone"
-        if len(null)
-        else "features active at both; without a null track, part of it may be retraining alone",
+        subtitle=[f"{subtitle};", "null: the same chain, with the same tokens, on the last snapshot again and again"],
     )
-    return finished(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=title))
+    both = alt.vconcat(
+        angles.properties(width=WIDTH, height=HEIGHT), beyond.properties(width=WIDTH, height=HEIGHT // 2)
+    )
+    return finished(both.properties(title=title))
+
+
+def umap(run: Run) -> Spec:
+    """Activations at some features' examples among random ones, in one plane for all snapshots."""
+    table = run.table("umap")
+    named = table.drop_nulls("feature").with_columns(of="feature " + pl.col("feature").cast(pl.String))
+    names = named["of"].unique(maintain_order=True).to_list()
+    colours = [BLUE, ORANGE, GREEN, PINK, SKY, VERMILION][: len(names)]
+    shapes = ["circle", "square", "triangle-up", "cross", "diamond", "triangle-down"][: len(names)]
+    plain = alt.Axis(labels=False, ticks=False, grid=False)
+    panels = []
+    for step in table["step"].unique(maintain_order=True):
+        random = alt.Chart(table.filter(pl.col("step") == step, pl.col("feature").is_null()))
+        dots = random.mark_circle(size=8, color=GREY, opacity=0.5).encode(
+            x=alt.X("x:Q", title=None, axis=plain), y=alt.Y("y:Q", title=None, axis=plain)
+        )
+        examples = alt.Chart(named.filter(pl.col("step") == step)).mark_point(size=22, filled=True, opacity=0.9)
+        marks = examples.encode(
+            x="x:Q",
+            y="y:Q",
+            color=alt.Color("of:N", title="at the examples of", scale=alt.Scale(domain=names, range=colours)),
+            shape=alt.Shape("of:N", title="at the examples of", scale=alt.Scale(domain=names, range=shapes)),
+            tooltip=["of:N", "token:N"],
+        )
+        panels.append((dots + marks).properties(width=WIDTH // 3, height=WIDTH // 3, title=f"step {step:,}"))
+    grid = alt.concat(*panels, columns=3).resolve_scale(x="shared", y="shared")
+    title = alt.Title(
+        "Activations at features' examples, in one plane for all snapshots",
+        subtitle="UMAP of centred activations by their cosine; grey: random tokens",
+    )
+    return finished(grid.properties(title=title))
 
 
 def gaps(run: Run) -> Spec:

@@ -1,0 +1,66 @@
+"""Datapoints in a plane: the activations at some features' examples among random tokens, at several snapshots.
+
+Source: SAE-Track, arXiv 2412.17626 (UMAP of datapoints); McInnes, Healy and Melville 2018, arXiv 1802.03426 (UMAP).
+"""
+
+import numpy as np
+import polars as pl
+
+from ontogeny.run import Run
+from ontogeny.tables import from_rows
+
+FEATURES, BACKGROUND, SNAPSHOTS = 6, 500, 6
+
+
+def umap(run: Run) -> pl.DataFrame:
+    """The table `umap`: a row per token and snapshot, placed by one fit for all snapshots.
+
+    Activations are centred and compared by the cosine, so that the plane shows which deviate alike from their
+    snapshot's mean.
+    """
+    import torch
+    from umap import UMAP
+
+    from ontogeny.corpus.pack import Corpus
+    from ontogeny.features.codes import stored_codes
+    from ontogeny.features.sample import leading_of, stored_activations
+
+    settings, stored = run.study.analysis, stored_codes(run)
+    leading = leading_of(stored, ranks=settings.formation_examples)
+    features = _shown(run, leading)
+    random = np.random.default_rng([settings.seed, 8]).permutation(stored.tokens)[:BACKGROUND]
+    # a token that is among two features' examples stands for the first
+    places = {int(token): None for token in random}
+    places |= {int(token): int(feature) for feature in reversed(features) for token in leading[feature] if token >= 0}
+    tokens = np.array(list(places))
+    snapshots = np.unique(np.linspace(0, len(run.steps) - 1, SNAPSHOTS).round().astype(int)).tolist()
+    points = []
+    for snapshot in snapshots:
+        x = stored_activations(run, snapshot, stored.sequences)
+        points.append(torch.nn.functional.normalize(x[tokens] - x.mean(0), dim=1))
+    plane = UMAP(metric="cosine", random_state=settings.seed, n_jobs=1).fit_transform(torch.cat(points).numpy())
+    plane = np.asarray(plane).reshape(len(snapshots), len(tokens), 2)
+    tokenizer = Corpus(run.corpus_folder / "held_out").tokenizer
+    rows = [
+        {
+            "snapshot": snapshot,
+            "step": run.steps[snapshot],
+            "feature": places[int(token)],
+            "token": tokenizer.decode([int(stored.token[token])]),
+            "x": plane[number, point, 0],
+            "y": plane[number, point, 1],
+        }
+        for number, snapshot in enumerate(snapshots)
+        for point, token in enumerate(tokens)
+    ]
+    return from_rows("umap", rows)
+
+
+def _shown(run: Run, leading: np.ndarray) -> list[int]:
+    """Features to show, of those with all their examples: those that formed most, or where that is not known, some."""
+    whole = np.flatnonzero((leading >= 0).all(1))
+    if "formation" in run.study.analyses:
+        progress = run.table("formation").sort("snapshot", "feature")["progress"].to_numpy().reshape(len(run.steps), -1)
+        rise = np.nan_to_num(progress[-1] - progress[0], nan=-np.inf)
+        return whole[np.argsort(-rise[whole], kind="stable")][:FEATURES].tolist()
+    return np.random.default_rng([run.study.analysis.seed, 9]).permutation(whole)[:FEATURES].tolist()

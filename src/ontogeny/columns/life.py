@@ -1,0 +1,160 @@
+"""Columns of the tables of features' life histories, and what stands beside them."""
+
+import polars as pl
+
+from ontogeny.columns.column import FEATURE, SNAPSHOT, STEP, Column
+
+THRESHOLD = Column(pl.Float64, "share", "of its greatest strength at which a feature counts as alive")
+VARIANT = Column(
+    pl.String,
+    "",
+    "`all` snapshots; `thinned`, every second one; `independent`, another dictionary, its decoder drawn per snapshot",
+)
+
+LIFE: dict[str, dict[str, Column]] = {
+    "emergence": {
+        "alive_threshold": THRESHOLD,
+        "snapshot": SNAPSHOT,
+        "step": STEP,
+        "births": Column(pl.Int64, "features", "born in (previous step, step]; at the first snapshot: initial"),
+        "births_ci_low": Column(pl.Float64, "features", "95 % interval (Wilson) over features"),
+        "births_ci_high": Column(pl.Float64, "features", "95 % interval (Wilson) over features"),
+        "deaths": Column(pl.Int64, "features", "whose last living snapshot is the one before"),
+        "alive": Column(pl.Int64, "features", "alive at this snapshot"),
+        "alive_ci_low": Column(pl.Float64, "features", "95 % interval (Wilson) over features"),
+        "alive_ci_high": Column(pl.Float64, "features", "95 % interval (Wilson) over features"),
+        "born_share": Column(pl.Float64, "share", "of the features that are not dead: born at this step or before"),
+        "mean_strength_relative": Column(pl.Float64, "share", "mean over features that are not dead"),
+    },
+    "births": {
+        "alive_threshold": THRESHOLD,
+        "origin": Column(pl.String, "", "`initial` or `emergent`"),
+        "fate": Column(pl.String, "", "`persistent`, `transient` or `censored`"),
+        "birth_step": Column(pl.Int64, "step", "end of the interval of birth; null for all steps together"),
+        "features": Column(pl.Int64, "features", "of this kind"),
+        "ci_low": Column(pl.Float64, "features", "95 % interval (Wilson) over features"),
+        "ci_high": Column(pl.Float64, "features", "95 % interval (Wilson) over features"),
+    },
+    "lineage": {
+        "feature": FEATURE,
+        "birth_step": Column(pl.Int64, "step", "where it is born; emergent living features only"),
+        "parent": Column(pl.Int32, "index", "earlier feature of greatest kinship, there at the birth or just before"),
+        "cosine": Column(pl.Float32, "cosine", "of the two decoder directions at the snapshot of birth"),
+        "code_correlation": Column(pl.Float32, "correlation", "of their codes over the sampled held-out tokens"),
+        "kinship": Column(pl.Float32, "share", "mean of the cosine, whatever its sign, and the correlation"),
+        "lost": Column(
+            pl.Float32,
+            "share",
+            "of what the parent says (code over tokens) from where its direction goes with the birth",
+        ),
+        "label": Column(
+            pl.String,
+            "",
+            "`novel` (kinship below the threshold), `handover` (the parent fades), `absorption` (it lives on but loses "
+            "much), `split` (it lives on)",
+        ),
+    },
+    "partings": {
+        "feature": Column(pl.Int32, "index", "the one of the two whose direction turned more"),
+        "other": Column(pl.Int32, "index", "the one whose direction turned less"),
+        "step": Column(pl.Int64, "step", "first at which the cosine of their directions is below .9"),
+        "cosine_before": Column(pl.Float32, "cosine", "of their directions just before"),
+        "cosine_last": Column(pl.Float32, "cosine", "at the last snapshot; below .7"),
+        "lost": Column(pl.Float32, "share", "of what they say, from where the direction that they had in common goes"),
+        "label": Column(pl.String, "", "`absorption` where that is much, else `split`"),
+    },
+    "probes": {
+        "feature": FEATURE,
+        "snapshot": SNAPSHOT,
+        "step": STEP,
+        "strength_refit": Column(
+            pl.Float32, "normalised", "norm of the row that least squares gives the feature for what the others leave"
+        ),
+        "auc": Column(pl.Float32, "share", "of a linear probe from this snapshot's activations alone to `active`"),
+        "auc_own": Column(pl.Float32, "share", "of the snapshot's own part of the encoder output"),
+        "auc_token": Column(pl.Float32, "share", "of how often the feature is active on the current token"),
+        "positives": Column(pl.Int64, "tokens", "active tokens that areas were measured on"),
+        "tokens": Column(pl.Int64, "tokens", "tokens that areas were measured on"),
+    },
+    "single_saes": {
+        "snapshot": SNAPSHOT,
+        "step": STEP,
+        "k": Column(pl.Int64, "features", "active features a token, the dictionary's at this snapshot"),
+        "explained_variance": Column(pl.Float64, "share", "of the dictionary, held-out tokens"),
+        "sae_explained_variance": Column(
+            pl.Float64, "share", "of a BatchTopK SAE of the same size, trained on this snapshot's same tokens"
+        ),
+        "l0": Column(pl.Float64, "features", "of the dictionary at this snapshot"),
+        "sae_l0": Column(pl.Float64, "features", "of the SAE by the inference rule"),
+        "features": Column(pl.Int64, "features", "of the dictionary that are alive there"),
+        "matched_0.7": Column(pl.Float64, "share", "of them with a counterpart in the SAE at a cosine of .7 or more"),
+        "matched_0.9": Column(pl.Float64, "share", "the same at .9"),
+        "silent_share": Column(pl.Float64, "share", "features of the dictionary silent on the held-out tokens"),
+        "sae_silent_share": Column(pl.Float64, "share", "the same of the SAE"),
+    },
+    "cosines": {
+        "snapshot_a": SNAPSHOT,
+        "snapshot_b": SNAPSHOT,
+        "step_a": STEP,
+        "step_b": STEP,
+        "features": Column(pl.Int64, "features", "alive at both snapshots"),
+        "cosine": Column(pl.Float64, "cosine", "mean over them of the cosine of their two decoder directions"),
+        "cosine_ci_low": Column(pl.Float64, "cosine", "95 % interval over features, bootstrap"),
+        "cosine_ci_high": Column(pl.Float64, "cosine", "95 % interval over features, bootstrap"),
+    },
+    "drift": {
+        "variant": VARIANT,
+        "step_a": STEP,
+        "step_b": Column(pl.Int64, "step", "the next snapshot's"),
+        "features": Column(pl.Int64, "features", "alive at both"),
+        "angle": Column(pl.Float64, "degree", "mean over them of the angle between their two decoder directions"),
+        "angle_ci_low": Column(pl.Float64, "degree", "95 % interval over features, bootstrap"),
+        "angle_ci_high": Column(pl.Float64, "degree", "95 % interval over features, bootstrap"),
+        "per_log_step": Column(pl.Float64, "degree / log-step", "angle over the interval's length in log2(1 + step)"),
+        "per_log_step_ci_low": Column(pl.Float64, "degree / log-step", "95 % interval over features, bootstrap"),
+        "per_log_step_ci_high": Column(pl.Float64, "degree / log-step", "95 % interval over features, bootstrap"),
+        "per_thousand_steps": Column(pl.Float64, "degree / 1,000 steps", "angle over the interval's length in steps"),
+    },
+    "turning_point": {
+        "variant": VARIANT,
+        "intervals": Column(pl.Int64, "intervals", "between neighbouring snapshots"),
+        "features": Column(pl.Int64, "features", "alive at some pair of neighbours"),
+        "step": Column(
+            pl.Int64, "step", "snapshot at which the most likely break lies; null where there are too few to test"
+        ),
+        "step_after": Column(pl.Int64, "step", "the snapshot before: the change may lie anywhere between these two"),
+        "step_before": Column(pl.Int64, "step", "the snapshot after"),
+        "step_ci_low": Column(pl.Int64, "step", "95 % interval of `step`, were wiggles like those seen to fall anew"),
+        "step_ci_high": Column(pl.Int64, "step", "95 % interval of `step`, were wiggles like those seen to fall anew"),
+        "p_value": Column(
+            pl.Float64, "share", "of smooth (cubic) drifts with autocorrelated wiggles that look as broken"
+        ),
+        "p_value_quadratic": Column(pl.Float64, "share", "the same against quadratic drift"),
+        "p_value_quartic": Column(pl.Float64, "share", "the same against quartic drift"),
+        "explained": Column(pl.Float64, "share", "of the variance about smooth drift that the break explains"),
+        "autocorrelation": Column(pl.Float64, "correlation", "of the wiggles, from one interval to the next"),
+        "slope_before": Column(pl.Float64, "log2 rate / log-step", "of the turning rate before the break"),
+        "slope_after": Column(pl.Float64, "log2 rate / log-step", "of the turning rate after it"),
+        "shift": Column(pl.Float64, "log2 rate", "by which the rate jumps at the break"),
+    },
+    "phases": {
+        "snapshot": SNAPSHOT,
+        "step": STEP,
+        "loss": Column(pl.Float64, "nat / token", "held-out cross-entropy of the snapshot"),
+        "loss_ci_low": Column(pl.Float64, "nat / token", "95 % interval, bootstrap over documents"),
+        "loss_ci_high": Column(pl.Float64, "nat / token", "95 % interval, bootstrap over documents"),
+        "unigram": Column(pl.Float64, "nat / token", "held-out cross-entropy of the unigram model, same positions"),
+        "bigram": Column(pl.Float64, "nat / token", "the same of the interpolated Kneser-Ney bigram model"),
+        "above_unigram_ci_low": Column(
+            pl.Float64, "nat / token", "95 % interval of loss - unigram at the same positions, bootstrap over documents"
+        ),
+        "above_unigram_ci_high": Column(pl.Float64, "nat / token", "its upper end"),
+        "above_bigram_ci_low": Column(pl.Float64, "nat / token", "the same of loss - bigram"),
+        "above_bigram_ci_high": Column(pl.Float64, "nat / token", "its upper end"),
+        "kl_model_unigram": Column(pl.Float64, "nat", "mean KL(model ‖ unigram)"),
+        "kl_unigram_model": Column(pl.Float64, "nat", "mean KL(unigram ‖ model)"),
+        "kl_model_bigram": Column(pl.Float64, "nat", "mean KL(model ‖ bigram)"),
+        "kl_bigram_model": Column(pl.Float64, "nat", "mean KL(bigram ‖ model)"),
+        "tokens": Column(pl.Int64, "tokens", "predicted tokens"),
+    },
+}
