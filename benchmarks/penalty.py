@@ -17,11 +17,11 @@ def weight_for(
     tried: list[tuple[float, float]] = []
     for _ in range(tries):
         off = math.log(max(l0_of(weight), 0.05) / wanted)
-        tried.append((math.log(weight), off))
+        tried.append((weight, off))
         if abs(off) < tolerance:
             break
         slope = -1.4
         if len(tried) > 1 and tried[-1][0] != tried[-2][0]:
-            slope = min((tried[-1][1] - tried[-2][1]) / (tried[-1][0] - tried[-2][0]), -0.2)
+            slope = min((tried[-1][1] - tried[-2][1]) / math.log(tried[-1][0] / tried[-2][0]), -0.2)
         weight *= math.exp(max(-1.5, min(1.5, -off / slope)))
-    return math.exp(min(tried, key=lambda pair: abs(pair[1]))[0])
+    return min(tried, key=lambda pair: abs(pair[1]))[0]

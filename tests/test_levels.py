@@ -143,7 +143,9 @@ class PlantedRun(Run):
 
     steps = STEPS  # type: ignore[assignment]
     corpus_folder = Path()  # type: ignore[assignment]
-    study = SimpleNamespace(analysis=AnalysesConfig(feature_space_features=8, bootstrap=100))  # type: ignore[assignment]
+    study = SimpleNamespace(  # type: ignore[assignment]
+        analysis=AnalysesConfig(feature_space_features=8, bootstrap=100), analyses=["formation"]
+    )
 
     def __init__(self, *, collapse: bool = False) -> None:
         super().__init__("planted")
@@ -313,3 +315,42 @@ def test_patterns_by_hand() -> None:
     assert pattern_of(np.array([None, None, "token"], dtype=object), np.array([np.nan, np.nan, 1.0]), same=0.7) == (
         "maintaining"
     )
+
+
+def test_steps_are_found_beside_snapshots_that_are_masked() -> None:
+    nan = np.nan
+    formed_at = sys.modules["ontogeny.analyses.formed"]
+    curve = np.array([0.1, nan, nan, 0.3, 0.9, nan, 0.9])
+    place = formed_at._risen(curve)
+    assert (place, formed_at._before(place, curve)) == (4, 3)
+    late = np.array([0.1, 0.2, nan, nan, 0.9])
+    assert formed_at._before(formed_at._risen(late), late) == 1
+    assert formed_at._risen(np.array([nan, 0.5, 0.55, nan])) is None
+    assert formed_at._risen(np.full(3, nan)) is None
+    assert formed_at._before(0, np.zeros(3)) is None
+    assert formed_at._before(0, None) is None
+    assert formed_at._before(2, None) == 1
+
+
+def test_directions_settle_where_retraining_alone_would_leave_them(planted: PlantedRun) -> None:
+    formed_at = sys.modules["ontogeny.analyses.formed"]
+    low = np.linspace(0.4, 0.95, N - 1)
+    null = [
+        {"variant": "null", "link": link, "angle": 3.0 + link, "cosine_last": 0.99, "cosine_last_low": float(low[link])}
+        for link in range(N - 1)
+    ]
+    planted.held["track_drift"] = tables.from_rows("track_drift", null)
+    study = planted.study
+    try:
+        planted.study = SimpleNamespace(analysis=study.analysis, analyses=["tracking"])  # type: ignore[assignment]
+        near, retraining = formed_at._null_track(planted)
+        table = formed(planted)
+    finally:
+        planted.study = study
+        del planted.held["track_drift"]
+    np.testing.assert_allclose(near, [*np.minimum(low, 0.9), 0.9])
+    np.testing.assert_allclose(retraining, 3.0 + np.arange(N - 1))
+    path = table.drop_nulls("path_after").row(0, named=True)
+    since = STEPS.index(path["meaning_step"])
+    assert path["path_beyond"] == pytest.approx(path["path_after"] - retraining[since:].sum(), abs=1e-3)
+    assert (formed_at._null_track(planted)[0] == 0.9).all()

@@ -161,6 +161,10 @@ def test_following_goes_on_after_it_was_stopped(
 def test_what_cannot_follow_is_refused(command: Command, small_run: Run, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="only an SAE series can follow"):
         follow(small_run.study, tmp_path, idle=0.0)
+    suite = small_run.study.suite.model_copy(update={"drift": 0.1})
+    dictionary = small_run.study.dictionary.model_copy(update={"kind": "sae_series"})
+    with pytest.raises(ConfigError, match=r"leave out suite\.drift"):
+        follow(small_run.study.model_copy(update={"suite": suite, "dictionary": dictionary}), tmp_path, idle=0.0)
     code, lines = command("track", small_run.folder, "--follow", tmp_path)
     assert code == 2
     said = f"{small_run.folder}: track is for an SAE series: set dictionary.kind: sae_series, or use ontogeny run"

@@ -254,7 +254,9 @@ def test_drift_of_the_series_and_its_controls(series_run: Run) -> None:
     assert null["angle"].max() < drift.filter(variant="forward")["angle"].max()
     order = drift.filter(variant="order")
     assert order["step_b"].to_list()[:-1] == order["step_a"].to_list()[1:]
+    assert (null["cosine_last_low"] < null["cosine_last"]).all()
     same = series_run.table("identity")
+    assert same.select("variant", "link").n_unique() == len(same)
     assert float(same.filter(variant="null")["same"].min()) > 0.9  # type: ignore[arg-type]
     matches = series_run.table("track_matches")
     assert set(matches["variant"]) == {"reverse"}

@@ -11,6 +11,7 @@ from torch import Tensor
 import ontogeny as og
 from ontogeny.dictionaries import track
 from ontogeny.dictionaries.sae_series import with_mean_code
+from ontogeny.dictionaries.track import rounds_taken
 from ontogeny.dictionaries.train import carry_over, moments_of
 from ontogeny.errors import ConfigError
 from ontogeny.truth.planted import Planted, plant
@@ -110,15 +111,21 @@ def test_what_deviates_alike_has_the_same_code(apply_b_dec_to_input: bool) -> No
         "W_dec": torch.randn(2, 12, 8, generator=draw),
         "b_enc": torch.randn(12, generator=draw),
         "b_dec": torch.randn(2, 8, generator=draw),
-        "threshold": torch.full((12,), 3.0),
     }
-    sae = og.Crosscoder(**tensors, activation="jumprelu", apply_b_dec_to_input=apply_b_dec_to_input)
+    sae = og.Crosscoder(**tensors, activation="relu", apply_b_dec_to_input=apply_b_dec_to_input)
     x, mean = torch.randn(50, 2, 8, generator=draw), torch.randn(2, 8, generator=draw)
     code, x_hat = sae(x)
-    carry_over(sae, moments_of(x), moments_of(x * 0.3 + mean))
-    carried = sae(x * 0.3 + mean)
+    ratio = torch.tensor([0.3, 1.7])[:, None]
+    carry_over(sae, moments_of(x), moments_of(x * ratio + mean))
+    carried = sae(x * ratio + mean)
+    torch.testing.assert_close(carried.x_hat, x_hat * ratio + mean, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(carried.code, code, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(carried.x_hat, x_hat * 0.3 + mean, atol=1e-4, rtol=1e-4)
+    one = og.Crosscoder(**{name: tensor[:1] if name != "b_enc" else tensor for name, tensor in tensors.items()},
+                        activation="jumprelu", threshold=torch.full((12,), 2.0),
+                        apply_b_dec_to_input=apply_b_dec_to_input)  # fmt: skip
+    code = one.encode(x[:, :1])
+    carry_over(one, moments_of(x[:, :1]), moments_of(x[:, :1] * 0.3 + mean[:1]))
+    torch.testing.assert_close(one.encode(x[:, :1] * 0.3 + mean[:1]), code, atol=1e-4, rtol=1e-4)
     assert 0.1 < float((code > 0).float().mean()) < 0.6
 
 
@@ -183,17 +190,41 @@ def test_a_snapshot_takes_its_tokens_again_while_that_helps(planted: Planted, tm
         series = og.train_sae_series(batches, config, folder=folder)
         x = next(iter(planted.batches(4096, seed=1)))[:, :2] * series.norm_scale[:, None]
         explained = [og.crosscoder_losses(series.sae(at), x[:, at : at + 1]).explained_variance for at in range(2)]
-        taken = [len(list(folder.glob(f"sae-{place:04d}-*"))) for place in range(2)]
-        evs[rounds, gain] = taken, [float(one) for one in explained]
+        evs[rounds, gain] = rounds_taken(folder, 2), [float(one) for one in explained]
     assert [taken for taken, _ in evs.values()][:2] == [[1, 1], [2, 2]]
     assert evs[2, 0.005][1][1] > evs[1, 0.005][1][1]
     first, second = evs[8, 0.05][0]
     assert 2 <= first < 8
     assert 2 <= second < 8
     assert evs[8, 10.0][0] == [2, 2]
-    again = og.train_sae_series(batches, og.SAESeriesConfig(**settings, rounds=2), folder=tmp_path / "1-0.005")
-    straight = og.train_sae_series(batches, og.SAESeriesConfig(**settings, rounds=2))
-    for name, tensor in straight.tensors().items():
+    fixed = tmp_path / "fixed"
+    og.train_sae_series(batches, og.SAESeriesConfig(**settings), rounds=[3, 1], folder=fixed)
+    assert rounds_taken(fixed, 2) == [3, 1]
+    finite = [[x[:, :1] for x in islice(planted.batches(256), 70)] for _ in range(2)]
+    og.train_sae_series(finite, og.SAESeriesConfig(**settings, rounds=5, gain=1e-9), folder=tmp_path / "finite")
+    assert rounds_taken(tmp_path / "finite", 2)[0] == 2
+
+
+def test_a_series_killed_between_rounds_goes_on_where_it_stopped(
+    planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = [Of(planted, place) for place in range(2)]
+    config = og.SAESeriesConfig(**SETTINGS | {"steps": [50, 20]}, rounds=3, gain=1e-9)
+    whole = og.train_sae_series(batches, config, folder=tmp_path / "whole")
+    keep, kept = track._keep, []
+
+    def killed(trained: object, folder: Path, key: str) -> None:
+        kept.append(folder.name)
+        keep(trained, folder, key)  # type: ignore[arg-type]
+        if kept == ["sae-0000"] * 3 + ["sae-0001"] * 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(track, "_keep", killed)
+    with pytest.raises(KeyboardInterrupt):
+        og.train_sae_series(batches, config, folder=tmp_path / "killed")
+    again = og.train_sae_series(batches, config, folder=tmp_path / "killed")
+    assert kept == ["sae-0000"] * 3 + ["sae-0001"] * 3
+    for name, tensor in whole.tensors().items():
         assert torch.equal(again.tensors()[name], tensor), name
 
 
@@ -201,7 +232,7 @@ def test_a_killed_series_goes_on_where_it_stopped(
     planted: Planted, series: og.SAESeries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(trained: object, folder: Path, key: str) -> None:
-        if folder.name == "sae-0002-0":
+        if folder.name == "sae-0002":
             raise KeyboardInterrupt
         keep(trained, folder, key)  # type: ignore[arg-type]
 
@@ -211,7 +242,7 @@ def test_a_killed_series_goes_on_where_it_stopped(
     monkeypatch.setattr("ontogeny.loop.CHECKPOINT_SECONDS", 0.05)
     with pytest.raises(KeyboardInterrupt):
         og.train_sae_series(batches, og.SAESeriesConfig(**SETTINGS), folder=tmp_path)
-    assert (tmp_path / "sae-0002-0.pt").is_file()
+    assert (tmp_path / "sae-0002.pt").is_file()
     monkeypatch.setattr(track, "_keep", keep)
     trained: list[str] = []
 

@@ -41,7 +41,7 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 NEXT = {
     "pack": "pretrain",
-    "schedule": "train",
+    "pretrain": "train",
     "train": "measure",
     "measure": "analyse",
     "analyse": "report",
@@ -156,7 +156,7 @@ def pretrain(study: StudyArgument, out: OutOption = None, as_json: JsonOption = 
 
     Example: ontogeny pretrain study.yaml
     """
-    _run(study, out, "schedule", as_json)
+    _run(study, out, "pretrain", as_json)
 
 
 @app.command()

@@ -104,9 +104,9 @@ class SeriesSettings(Settings):
     next_learning_rate: Annotated[float, Field(gt=0)] = 0.1
     """Learning rate of every SAE but the first, as a share of the first's."""
     rounds: Positive = 1
-    """How often a snapshot may take its tokens: as many again as long as they raise explained variance by `gain`."""
+    """How often a snapshot may take its tokens: again until they raise explained variance by less than `gain`."""
     gain: Annotated[float, Field(gt=0)] = 0.005
-    """Rise of explained variance over a round below which it counts as level."""
+    """Rise of explained variance over a round below which it counts as level; on the snapshot's first 65,536 tokens."""
     direction: Literal["forward", "reverse"] = "forward"
     """Whether the first snapshot's SAE is trained from scratch, or the last one's."""
 

@@ -35,7 +35,7 @@ def follow(
     Returns:
         The run; None if there was no snapshot.
     Raises:
-        ConfigError: the study's dictionary is not an SAE series.
+        ConfigError: the study's dictionary is not an SAE series, or it chooses snapshots by their drift.
         InputError: as `run_study`.
     """
     if study.dictionary.kind != "sae_series":
@@ -43,6 +43,8 @@ def follow(
             "only an SAE series can follow a pre-training, a crosscoder is trained on all snapshots at once: "
             "set dictionary.kind: sae_series"
         )
+    if study.suite.drift is not None:
+        raise ConfigError("leave out suite.drift: while a suite grows, its last snapshot is always studied")
     done: list[int] = []
     run, since = None, time.monotonic()
     wanted = None if study.suite.asked_steps is None else set(study.suite.asked_steps)

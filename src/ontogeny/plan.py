@@ -1,5 +1,6 @@
 """What a study takes, before anything runs: parameters, memory, arithmetic, disk. Loads no torch."""
 
+import json
 import shutil
 from bisect import bisect_right
 from collections.abc import Iterator, Set
@@ -328,9 +329,12 @@ def plan_study(study: StudyConfig, out: str | Path | None = None) -> Plan:
     if pretrain is None:
         suite = study_suite(study)
         config, n_snapshots = suite.model_config(), len(suite.snapshots)
+        if study.suite.drift is not None and run.schedule_path.is_file():
+            n_snapshots = len(json.loads(run.schedule_path.read_text(encoding="utf-8"))["steps"])
     else:
         config = DEFAULT_MODEL | {"vocab_size": _vocabulary(study, corpus)} | pretrain.model
-        n_snapshots = len(study.suite.asked_steps or pretrain.schedule)
+        asked = study.suite.asked_steps or pretrain.schedule
+        n_snapshots = len(asked if study.suite.missing == "refuse" else set(asked) & set(pretrain.schedule))
     return Plan(study, run.folder, model_sizes(config, study.hookpoint), n_snapshots, corpus, config)
 
 

@@ -251,10 +251,15 @@ def check_study(study: StudyConfig, *, out: str | Path | None = None, until: str
         raise ConfigError(
             f"corpus.sequence_length is {study.corpus.sequence_length}, but the models read {context} tokens at most"
         )
-    if until not in ("pack", "pretrain"):
-        wanted = set(list(STAGES)[: list(STAGES).index(until) + 1])
-        done = Run(run_folder(study, out)).manifest["stages"]
-        plan_study(study, out).require_room(wanted - done.keys())
+    if until not in ("pack", "pretrain") and study.suite.drift is None:
+        _require_room(study, out, until)
+
+
+def _require_room(study: StudyConfig, out: str | Path | None, until: str) -> None:
+    """Refuse a study that does not fit, as far as its stages are still to be done."""
+    wanted = set(list(STAGES)[: list(STAGES).index(until) + 1]) - {"schedule"}
+    done = Run(run_folder(study, out)).manifest["stages"]
+    plan_study(study, out).require_room(wanted - done.keys())
 
 
 def with_truth(study: StudyConfig) -> StudyConfig:
@@ -294,10 +299,12 @@ def run_study(
                 if is_new and stage.name == "pack":
                     shutil.rmtree(run.folder)
                 raise
-            if stage.name == "schedule":
+            if stage.name == ("pretrain" if config.suite.drift is None else "schedule"):
                 suite = suite_of(run)
                 name = suite.name if config.suite.pretrain is None else config.name
                 run.update_manifest(suite=name, snapshots=[asdict(snapshot) for snapshot in suite.snapshots])
+                if config.suite.drift is not None:
+                    _require_room(config, out, until)
             if stage.name == until:
                 break
     return run

@@ -22,7 +22,7 @@ def moved_steps(
         corpus: text to read, packed with the suite's tokenizer.
     Raises:
         CorpusError: it was packed with another one.
-        SuiteError: weights cannot be loaded.
+        SuiteError: weights cannot be loaded, or activations are not finite.
     """
     require_same_tokens(suite, corpus)
     chosen: list[int] = []
@@ -48,4 +48,6 @@ def _activations(harvester: Harvester, corpus: Corpus, seed: int) -> Tensor:
     sequences = order[: int(np.searchsorted((lengths[order] - 1).cumsum(), TOKENS)) + 1]
     usable = torch.from_numpy(usable_positions(lengths[sequences], corpus.sequence_length))
     tokens = torch.from_numpy(corpus.tokens[sequences].astype(np.int64))
-    return harvester.read(0, tokens).cpu()[usable]
+    x = harvester.read(0, tokens).cpu()[usable]
+    harvester.require_finite(x[:, None])
+    return x

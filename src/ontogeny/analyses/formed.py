@@ -33,7 +33,7 @@ def formed(run: Run) -> pl.DataFrame:
     last = stored_codes(run).codes
     meaning = np.stack([code_correlations(stored_codes(run, snapshot=place).codes, last) for place in range(n)])
     level = run.table("levels").sort("snapshot", "feature")["level"].to_numpy().reshape(n, n_features)
-    progress = run.table("formation").sort("snapshot", "feature")["progress"].to_numpy().reshape(n, n_features)
+    progress = run.table("formation").sort("snapshot", "feature")["progress"].to_numpy().reshape(n, n_features).copy()
     directions = unit_directions(run)
     cosine = np.einsum("sfd,fd->sf", directions, directions[-1])
     angles = np.degrees(2 * np.arcsin(np.minimum(np.linalg.norm(np.diff(directions, axis=0), axis=2) / 2, 1)))
@@ -132,13 +132,14 @@ def _null_track(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """From which cosine with the last on a direction counts as settled [snapshot], and the degrees by which retraining
     alone turns directions [interval]; nan without a null track.
 
-    Where retraining on one snapshot leaves directions further from the last than .9, its mean cosine is the bound.
+    Where retraining on one snapshot takes directions further than .9 from the last, the bound is what all but 5 % of
+    them keep.
     """
     n = len(run.steps)
     near, retraining = np.full(n, SAME_DIRECTION), np.full(n - 1, np.nan)
     if "tracking" in run.study.analyses and "null" in run.study.analysis.track_controls:
         null = run.table("track_drift").filter(pl.col("variant") == "null").sort("link")
-        near[:-1] = np.fmin(near[:-1], null["cosine_last"].cast(pl.Float64).fill_null(np.nan).to_numpy())
+        near[:-1] = np.fmin(near[:-1], null["cosine_last_low"].cast(pl.Float64).fill_null(np.nan).to_numpy())
         retraining = null["angle"].cast(pl.Float64).fill_null(np.nan).to_numpy()
     return near, retraining
 

@@ -15,6 +15,8 @@ def gate(run: Run) -> pl.DataFrame:
 
     An SAE trained from the start is held beside it where the study asks for `single_saes`.
     """
+    from ontogeny.dictionaries.track import rounds_taken
+
     settings, rows = run.study.sae_series, []
     cold = (
         dict(run.table("single_saes").select("snapshot", "sae_explained_variance").iter_rows())
@@ -22,10 +24,12 @@ def gate(run: Run) -> pl.DataFrame:
         else {}
     )
     order = range(len(run.steps)) if settings.direction == "forward" else reversed(range(len(run.steps)))
-    number = {place: turn for turn, place in enumerate(order)}
+    number, taken = (
+        {place: turn for turn, place in enumerate(order)},
+        rounds_taken(run.folder / "series", len(run.steps)),
+    )
     for row in run.table("quality").sort("snapshot").iter_rows(named=True):
-        place = row["snapshot"]
-        rounds = len(list((run.folder / "series").glob(f"sae-{place:04d}-*/key")))
+        place, rounds = row["snapshot"], taken[row["snapshot"]]
         found = {
             "dead": row["dead_share"] > MOST_DEAD,
             "variance": place in cold and row["explained_variance"] < cold[place] - BELOW_COLD,

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from ontogeny.dictionaries.sae_series import SAESeries
 
 
+FEW = 0.05
+"""Share of a null track's features that may be further from the last direction than what counts as retraining alone."""
+
+
 def gaps(run: Run) -> pl.DataFrame:
     """The table `gaps`: how far the same tokens' activations move from one snapshot to the next."""
     from ontogeny.activations.schedule import moved
@@ -71,10 +75,11 @@ def track_drift(run: Run) -> pl.DataFrame:
                 "angle": _mean(link.angles),
                 "angle_ci_low": low,
                 "angle_ci_high": high,
-                "cosine_last": link.cosine_last,
+                "cosine_last": _mean(link.cosine_last),
+                "cosine_last_low": np.quantile(link.cosine_last, FEW) if len(link.cosine_last) else np.nan,
             }
             if "null" in turned and name != "null":
-                # the null's link of the same number in the order of training, with the same tokens
+                # the null's link of the same number in the order of training, with as many tokens
                 turns_back = name in ("forward", "reverse") and name != run.study.series.direction
                 floor = turned["null"][len(links) - 1 - number if turns_back else number].angles
                 row |= _beyond(link.angles, floor, samples=settings.bootstrap, seed=settings.seed)
@@ -99,6 +104,7 @@ def identity(run: Run) -> pl.DataFrame:
             rows.append(
                 {
                     "variant": name,
+                    "link": a,
                     "step_a": run.steps[places[a]],
                     "step_b": run.steps[places[b]],
                     "features": len(both),
@@ -140,6 +146,7 @@ def track_matches(run: Run) -> pl.DataFrame:
 def _chains(run: Run) -> Iterator[tuple[str, list[int], "SAESeries"]]:
     """Name, snapshots and SAEs of the series itself and of its controls."""
     from ontogeny.dictionaries.sae_series import SAESeries
+    from ontogeny.dictionaries.track import rounds_taken
     from ontogeny.dictionaries.variants import series
 
     own, n = run.dictionary(), len(run.steps)
@@ -151,11 +158,14 @@ def _chains(run: Run) -> Iterator[tuple[str, list[int], "SAESeries"]]:
     if "reverse" in run.study.analysis.track_controls:
         other = "reverse" if settings.direction == "forward" else "forward"
         yield other, places, series(run, folder / other, direction=other)
+    taken = rounds_taken(run.folder / "series", n)
+    if settings.direction == "reverse":
+        taken.reverse()
     if "null" in run.study.analysis.track_controls:
-        yield "null", [n - 1] * n, series(run, folder / "null", places=[n - 1] * n)
+        yield "null", [n - 1] * n, series(run, folder / "null", places=[n - 1] * n, rounds=taken)
     if "order" in run.study.analysis.track_controls:
         order = np.random.default_rng([run.study.analysis.seed, 6]).permutation(n).tolist()
-        yield "order", order, series(run, folder / "order", places=order)
+        yield "order", order, series(run, folder / "order", places=order, rounds=taken)
 
 
 def _directions(series: "SAESeries") -> "Tensor":
@@ -186,14 +196,14 @@ class _Link(NamedTuple):
 
     Attributes:
         angles: degrees by which the features turn that are active at both ends.
-        cosine_last: mean cosine of directions at the link's beginning and at the end of the chain, of features active
-            at both.
+        cosine_last: cosines of directions at the link's beginning and at the end of the chain, of features active at
+            both.
     """
 
     step_a: int
     step_b: int
     angles: np.ndarray
-    cosine_last: float
+    cosine_last: np.ndarray
 
 
 def _links(run: Run, series: "SAESeries", places: list[int]) -> Iterator[_Link]:
@@ -202,7 +212,7 @@ def _links(run: Run, series: "SAESeries", places: list[int]) -> Iterator[_Link]:
         both, last = fires[a] & fires[b], fires[a] & fires[-1]
         chords = np.linalg.norm(unit[b, both] - unit[a, both], axis=1)
         angles = np.degrees(2 * np.arcsin(np.minimum(chords / 2, 1)))
-        cosine_last = _mean((unit[a, last] * unit[-1, last]).sum(1))
+        cosine_last = (unit[a, last] * unit[-1, last]).sum(1)
         yield _Link(run.steps[places[a]], run.steps[places[b]], angles, cosine_last)
 
 

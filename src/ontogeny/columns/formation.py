@@ -82,7 +82,9 @@ FORMATION: dict[str, dict[str, Column]] = {
         ),
         "direction_after": Column(pl.Int64, "step", "the snapshot before, null where that is the first"),
         "progress_step": Column(pl.Int64, "step", "first with nine tenths of its rise in progress, if that is .1"),
-        "progress_after": Column(pl.Int64, "step", "the snapshot before, null where that is the first"),
+        "progress_after": Column(
+            pl.Int64, "step", "the snapshot before at which activations have not collapsed; null where there is none"
+        ),
         "lag_low": Column(pl.Float32, "log-steps", "least by which its direction settles after its meaning"),
         "lag_high": Column(pl.Float32, "log-steps", "most by which it does"),
         "path_after": Column(pl.Float32, "degree", "that its direction turns, all intervals after its meaning settled"),
@@ -155,14 +157,18 @@ FORMATION: dict[str, dict[str, Column]] = {
         "angle_ci_low": Column(pl.Float64, "degree", "95 % interval over features, bootstrap"),
         "angle_ci_high": Column(pl.Float64, "degree", "95 % interval over features, bootstrap"),
         "cosine_last": Column(pl.Float64, "cosine", "mean over features of the first direction and the chain's last"),
+        "cosine_last_low": Column(pl.Float64, "cosine", "that 5 % of the features are below"),
         "beyond": Column(
-            pl.Float64, "degree", "that less the angle of the null's link with the same tokens: drift beyond retraining"
+            pl.Float64,
+            "degree",
+            "that less the angle of the null's link of the same number in training: drift beyond retraining",
         ),
         "beyond_ci_low": Column(pl.Float64, "degree", "95 % interval over features of both, bootstrap"),
         "beyond_ci_high": Column(pl.Float64, "degree", "95 % interval over features of both, bootstrap"),
     },
     "identity": {
         "variant": CHAIN,
+        "link": Column(pl.Int32, "index", "of the chain, 0-based, the earlier snapshot first"),
         "step_a": STEP,
         "step_b": Column(pl.Int64, "step", "of the chain's next snapshot"),
         "features": Column(pl.Int64, "features", "active at both"),

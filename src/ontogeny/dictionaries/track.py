@@ -14,7 +14,7 @@ from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.load import load_dictionary
 from ontogeny.dictionaries.sae_series import SAESeries, with_mean_code
 from ontogeny.dictionaries.train import Moments, learning_rate_of, moments_of, train_crosscoder
-from ontogeny.errors import ConfigError
+from ontogeny.errors import ConfigError, CorpusError
 from ontogeny.learner_config import CrosscoderConfig, SAESeriesConfig
 from ontogeny.loop import Resumable
 from ontogeny.progress import Events
@@ -22,7 +22,7 @@ from ontogeny.run import is_kept, keeping, remove
 from ontogeny.settings import fingerprint
 
 FIRST_TOKENS = 65_536
-"""Tokens from which the mean codes and the moments of inputs are taken."""
+"""Tokens from which the mean codes and the explained variance are taken."""
 
 
 def train_sae_series(
@@ -31,6 +31,7 @@ def train_sae_series(
     *,
     folder: Path | None = None,
     key: str | Sequence[str] = "",
+    rounds: Sequence[int] | None = None,
     events: Events | None = None,
     device: torch.device | str | None = None,
 ) -> SAESeries:
@@ -46,6 +47,7 @@ def train_sae_series(
         folder: where finished SAEs and the state of the one in work are kept; a killed series goes on from there.
         key: fingerprint of what the batches depend on, one for all or one for each; SAEs of other settings or batches
             are trained again, and so are all that follow them.
+        rounds: in how many rounds each SAE takes its tokens, in the order of training; None for as many as help.
     Returns:
         The series on the CPU, inference thresholds set.
     Raises:
@@ -63,21 +65,24 @@ def train_sae_series(
         if before is not None:
             rate = learning_rate_of(own, n_snapshots=1, d_model=before.sae.d_model) * config.next_learning_rate
             own = own.model_copy(update={"learning_rate": rate})
-        chain = fingerprint(chain, own, keys[place])
-        rise = np.inf
-        for turn in range(config.rounds):
-            if rise < config.gain:
-                break
-            chain = fingerprint(chain, turn)
-            kept = None if folder is None else folder / f"sae-{place:04d}-{turn}"
-            batches = _OneSnapshot(batches_per_snapshot[place], first=turn * config.steps_of(number))
-            trained = _kept(kept, chain) or _trained(
-                batches, own, kept, chain, start=before, events=events, device=device, stage=f"sae-{place}"
-            )
-            if place in saes:
-                rise = trained.explained_variance - saes[place].explained_variance
-            before = saes[place] = trained
+        most, gain = (config.rounds, config.gain) if rounds is None else (rounds[number], -np.inf)
+        chain = fingerprint(chain, own, keys[place], most, gain)
+        kept = None if folder is None else folder / f"sae-{place:04d}"
+        found = _kept(kept, chain)
+        while found is None or not found.is_done:
+            found = _next_round(
+                found, batches_per_snapshot[place], own, before=before, most=most, gain=gain, folder=kept, key=chain,
+                events=events, device=device, stage=f"sae-{place}",
+            )  # fmt: skip
+        chain = fingerprint(chain, found.rounds)
+        before = saes[place] = found
     return SAESeries.of([with_mean_code(saes[place].sae, saes[place].mean_code) for place in range(n)])
+
+
+def rounds_taken(folder: Path, n_snapshots: int) -> list[int]:
+    """In how many rounds each SAE of a finished series in a folder took its tokens, in order of the snapshots."""
+    files = [folder / f"sae-{place:04d}" / "first_tokens.safetensors" for place in range(n_snapshots)]
+    return [int(load_file(file)["rounds"]) for file in files]
 
 
 class _Trained(NamedTuple):
@@ -87,53 +92,75 @@ class _Trained(NamedTuple):
         mean_code: of each feature where it is active [feature]; 0 where it never is.
         inputs: of the activations, in normalised units.
         explained_variance: of theirs.
+        rounds: in which it took its tokens.
+        is_done: whether it takes no more.
     """
 
     sae: Crosscoder
     mean_code: Tensor
     inputs: Moments
     explained_variance: float
+    rounds: int
+    is_done: bool
 
 
-def _trained(
-    batches: "_OneSnapshot",
+def _next_round(
+    found: _Trained | None,
+    batches: Iterable[Tensor],
     config: CrosscoderConfig,
+    *,
+    before: _Trained | None,
+    most: int,
+    gain: float,
     folder: Path | None,
     key: str,
-    *,
-    start: _Trained | None,
     **options: Any,
 ) -> _Trained:
-    """An SAE that goes on from another one, kept in the folder."""
+    """A snapshot's SAE after one more round, kept in the folder; the first goes on from the neighbour's."""
+    turn, start = (0, before) if found is None else (found.rounds, found)
     if start is not None:
         options |= {"start": start.sae, "start_inputs": start.inputs}
     checkpoint = None if folder is None else folder.with_suffix(".pt")
-    sae = train_crosscoder(batches, config, key=key, checkpoint=checkpoint, **options)
-    trained = _seen(sae, batches)
+    further = _OneSnapshot(batches, first=turn * (config.steps or 0))
+    try:
+        sae = train_crosscoder(further, config, key=fingerprint(key, turn), checkpoint=checkpoint, **options)
+    except CorpusError:
+        if found is None:
+            raise
+        trained = found._replace(is_done=True)  # the batches have come to their end
+    else:
+        trained = _seen(sae, _OneSnapshot(batches), head=config.norm_tokens)
+        level = found is not None and trained.explained_variance - found.explained_variance < gain
+        trained = trained._replace(rounds=turn + 1, is_done=level or turn + 1 >= most)
     if folder is not None:
         _keep(trained, folder, key)
     return trained
 
 
 @torch.no_grad()
-def _seen(sae: Crosscoder, batches: "_OneSnapshot") -> _Trained:
-    """An SAE with what the snapshot's first tokens say of it, the same in all its rounds."""
-    total, count, error = torch.zeros(sae.n_features, dtype=torch.float64), torch.zeros(sae.n_features), 0.0
-    inputs: list[Tensor] = []
-    for raw in batches.of_snapshot().starting_at(0):
+def _seen(sae: Crosscoder, batches: "_OneSnapshot", *, head: int) -> _Trained:
+    """An SAE with what its snapshot's first tokens say of it; moments are of the first `head`, as in its training."""
+    code_sum, count, n = torch.zeros(sae.n_features, dtype=torch.float64), torch.zeros(sae.n_features), 0
+    x_sum, squares, error = torch.zeros(sae.d_model, dtype=torch.float64), 0.0, 0.0
+    first: list[Tensor] = []
+    for raw in batches.starting_at(0):
         x = raw.cpu() * sae.norm_scale[:, None]
         code, x_hat = sae(x)
-        total += code.sum(0, dtype=torch.float64)
+        if n < head:
+            first.append(x)
+        code_sum += code.sum(0, dtype=torch.float64)
         count += (code > 0).sum(0)
+        x_sum += x.sum((0, 1), dtype=torch.float64)
+        squares += float(x.square().sum(dtype=torch.float64))
         error += float((x - x_hat).square().sum(dtype=torch.float64))
-        inputs.append(x)
-        if sum(map(len, inputs)) >= FIRST_TOKENS:
+        n += len(x)
+        if n >= FIRST_TOKENS:
             break
-    if not inputs:
+    if n == 0:
         raise ConfigError("the batches of a snapshot can be read only once: give a list, a stream or a store")
-    moments, n = moments_of(torch.cat(inputs)), sum(map(len, inputs))
-    explained = 1 - error / (n * float(moments.spread.square()))
-    return _Trained(sae, (total / count.clamp_min(1)).float(), moments, explained)
+    explained = 1 - error / (squares - float(x_sum.square().sum()) / n)
+    mean_code = (code_sum / count.clamp_min(1)).float()
+    return _Trained(sae, mean_code, moments_of(torch.cat(first)), explained, rounds=0, is_done=False)
 
 
 def _kept(folder: Path | None, key: str) -> _Trained | None:
@@ -141,15 +168,22 @@ def _kept(folder: Path | None, key: str) -> _Trained | None:
     if folder is None or not is_kept(folder, key):
         return None
     seen = load_file(folder / "first_tokens.safetensors")
-    sae = cast(Crosscoder, load_dictionary(folder / "dictionary"))
-    return _Trained(sae, seen["mean_code"], Moments(seen["mean"], seen["spread"]), float(seen["explained_variance"]))
+    return _Trained(
+        cast(Crosscoder, load_dictionary(folder / "dictionary")),
+        seen["mean_code"],
+        Moments(seen["mean"], seen["spread"]),
+        float(seen["explained_variance"]),
+        rounds=int(seen["rounds"]),
+        is_done=bool(seen["is_done"]),
+    )
 
 
 def _keep(trained: _Trained, folder: Path, key: str) -> None:
+    names = ("explained_variance", "rounds", "is_done")
+    numbers = {name: torch.tensor(getattr(trained, name), dtype=torch.float64) for name in names}
     with keeping(folder, key) as temporary:
         trained.sae.save(temporary / "dictionary")
-        explained = torch.tensor(trained.explained_variance, dtype=torch.float64)
-        seen = {"mean_code": trained.mean_code, "explained_variance": explained, **trained.inputs._asdict()}
+        seen = {"mean_code": trained.mean_code, **trained.inputs._asdict(), **numbers}
         save_file(seen, temporary / "first_tokens.safetensors")
     remove(folder.with_suffix(".pt"))
 
@@ -159,10 +193,6 @@ class _OneSnapshot:
 
     def __init__(self, batches: Iterable[Tensor], *, first: int = 0) -> None:
         self.batches, self.first = batches, first
-
-    def of_snapshot(self) -> "_OneSnapshot":
-        """All batches of the snapshot."""
-        return _OneSnapshot(self.batches)
 
     def __iter__(self) -> Iterator[Tensor]:
         return self.starting_at(0)

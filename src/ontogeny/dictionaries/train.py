@@ -91,7 +91,7 @@ class Moments(NamedTuple):
 
     Attributes:
         mean: [snapshot, d_model].
-        spread: root mean square distance from it [snapshot].
+        spread: median distance from it [snapshot], which a few massive tokens do not move.
     """
 
     mean: Tensor
@@ -100,7 +100,7 @@ class Moments(NamedTuple):
 
 def moments_of(x: Float[Tensor, "batch snapshot d_model"]) -> Moments:
     mean = x.mean(0)
-    return Moments(mean, (x - mean).square().sum(-1).mean(0).sqrt())
+    return Moments(mean, (x - mean).norm(dim=-1).median(0).values)
 
 
 @torch.no_grad()

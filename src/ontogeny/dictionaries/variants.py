@@ -55,18 +55,26 @@ def single_sae(run: Run, snapshot: int, *, k: int) -> Crosscoder:
     )  # fmt: skip
 
 
-def series(run: Run, folder: Path, *, places: Sequence[int] | None = None, **changes: Any) -> SAESeries:
+def series(
+    run: Run,
+    folder: Path,
+    *,
+    places: Sequence[int] | None = None,
+    rounds: Sequence[int] | None = None,
+    **changes: Any,
+) -> SAESeries:
     """An SAE series on a run's snapshots; its SAEs stay in the folder and are not trained again.
 
     Each SAE reads on in the corpus where the one before it in the chain stopped.
 
     Args:
         places: snapshots in the order of the series, which may repeat or be permuted; None for the run's own order.
+        rounds: in how many each SAE takes its tokens, in the order of training; None for as many as help.
         changes: settings of `SAESeriesConfig`.
     """
     places = range(len(run.steps)) if places is None else places
     config = SAESeriesConfig(**run.study.sae_series.model_dump() | changes)
-    firsts = [0, *accumulate(config.steps_of(number) for number in range(len(places) - 1))]
+    firsts = [0, *accumulate(config.rounds * config.steps_of(number) for number in range(len(places) - 1))]
     if config.direction == "reverse":
         firsts.reverse()
     keys = snapshot_keys(run)
@@ -74,6 +82,7 @@ def series(run: Run, folder: Path, *, places: Sequence[int] | None = None, **cha
         [SnapshotStream(run, place, first=first) for place, first in zip(places, firsts, strict=True)],
         config,
         folder=folder,
+        rounds=rounds,
         key=[fingerprint(keys[place], run.study.train, first) for place, first in zip(places, firsts, strict=True)],
         events=run.events,
     )

@@ -77,10 +77,11 @@ def write_report(run: Run) -> Path:
 
 def _track(run: Run) -> list[dict[str, Any]]:
     """The links of the series, and of its null, with the share of features that are nearest to themselves."""
-    keys = ["variant", "step_a", "step_b"]
+    keys = ["variant", "link"]
     table = run.table("track_drift").filter(pl.col("variant").is_in([run.study.series.direction, "null"]))
-    same = run.table("identity").unique(keys, maintain_order=True).select(*keys, "same")
-    return table.join(same, on=keys, how="left", maintain_order="left").unique(keys, maintain_order=True).to_dicts()
+    return table.join(
+        run.table("identity").select(*keys, "same"), on=keys, how="left", maintain_order="left"
+    ).to_dicts()
 
 
 def embeddable(values: Any) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ontogeny.config import StudyConfig
-from ontogeny.errors import SuiteError
+from ontogeny.errors import RunError, SuiteError
 from ontogeny.run import Run
 
 if TYPE_CHECKING:
@@ -249,9 +249,12 @@ def suite_of(run: Run) -> Suite:
 
     Raises:
         SuiteError: the folder or one of its snapshots is missing.
+        RunError: they are not chosen yet.
     """
     candidates = candidates_of(run)
     if run.study.suite.drift is None:
         return candidates
+    if not run.schedule_path.is_file():
+        raise RunError(f"{run.folder} has not chosen its snapshots yet (suite.drift): ontogeny run {run.folder}")
     chosen = set(json.loads(run.schedule_path.read_text(encoding="utf-8"))["steps"])
     return candidates.only([place for place, step in enumerate(candidates.steps) if step in chosen])

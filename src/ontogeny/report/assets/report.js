@@ -10,7 +10,7 @@ function withAxis(spec) {
       if (node.type === "symlog") { node.type = "linear"; delete node.constant; }
       Object.values(node).forEach(visit);
     };
-    visit([copy.encoding, copy.layer]);
+    visit([copy.encoding, copy.layer, copy.vconcat]);
   }
   return copy;
 }

@@ -124,7 +124,7 @@ def formed(run: Run) -> Spec:
     title = alt.Title(
         "When features have formed",
         subtitle=f"meaning: codes correlate by {run.study.analysis.same_meaning:g} with the last one's; direction: "
-        f"cosine of {SAME_DIRECTION:g}; progress: {RISEN:.0%} of its rise",
+        f"cosine of {SAME_DIRECTION:g}, or what retraining leaves; progress: {RISEN:.0%} of its rise",
     )
     return finished(chart.properties(width=WIDTH, height=HEIGHT, title=title))
 
@@ -141,27 +141,28 @@ def track(run: Run) -> Spec:
         "variant:N", title="chain", scale=alt.Scale(domain=shown, range=[CHAINS[name] for name in shown])
     )
 
-    def curves(rows: pl.DataFrame, column: str, title: str, dash: list[int]) -> alt.LayerChart:
+    def curves(rows: pl.DataFrame, column: str, title: str, dash: list[int]) -> list[alt.Chart]:
         tooltip = ["variant:N", "step_a:Q", "step_b:Q", alt.Tooltip(f"{column}:Q", format=".2f"), "features:Q"]
         base = alt.Chart(rows).encode(x=step_axis(run.steps), color=colour, tooltip=tooltip)
         y = alt.Y(f"{column}:Q", title=title)
         band = base.mark_area(opacity=0.2).encode(y=alt.Y(f"{column}_ci_low:Q", title=title), y2=f"{column}_ci_high:Q")
-        return band + base.mark_line(point=True, strokeDash=dash).encode(y=y)
+        return [band, base.mark_line(point=True, strokeDash=dash).encode(y=y)]
 
     angles = curves(moving, "angle", "turning (degrees / link)", [1, 0])
     subtitle = "features active at both ends; bands: 95 % intervals over features"
     if len(null) == 0:
         title = alt.Title("How far directions turn from one SAE to the next", subtitle=subtitle)
-        return finished(angles.properties(width=WIDTH, height=HEIGHT, title=title))
+        return finished(alt.layer(*angles).properties(width=WIDTH, height=HEIGHT, title=title))
     angles += curves(null, "angle", "turning (degrees / link)", [6, 4])
     zero = alt.Chart(pl.DataFrame({"y": [0]})).mark_rule(color=GREY).encode(y="y:Q")
-    beyond = zero + curves(moving.drop_nulls("beyond"), "beyond", "beyond the null (degrees / link)", [1, 0])
+    beyond = curves(moving.drop_nulls("beyond"), "beyond", "beyond the null (degrees / link)", [1, 0])
     title = alt.Title(
         "How far directions turn from one SAE to the next",
-        subtitle=[f"{subtitle};", "null: the same chain, with the same tokens, on the last snapshot again and again"],
+        subtitle=[f"{subtitle};", "null: the same chain, with as many tokens, on the last snapshot again and again"],
     )
     both = alt.vconcat(
-        angles.properties(width=WIDTH, height=HEIGHT), beyond.properties(width=WIDTH, height=HEIGHT // 2)
+        alt.layer(*angles).properties(width=WIDTH, height=HEIGHT),
+        alt.layer(zero, *beyond).properties(width=WIDTH, height=HEIGHT // 2),
     )
     return finished(both.properties(title=title))
 

@@ -4,7 +4,7 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from ontogeny.report.figures.axes import BLUE, GREEN, GREY, HEIGHT, ORANGE, WIDTH, Spec, finished, step_axis
+from ontogeny.report.figures.axes import BLUE, GREEN, GREY, HEIGHT, ORANGE, VERMILION, WIDTH, Spec, finished, step_axis
 from ontogeny.run import Run
 
 
@@ -76,8 +76,17 @@ def settling(run: Run) -> Spec:
         .mark_line(color=ORANGE, point={"color": ORANGE, "filled": True})
         .encode(x=x, y=alt.Y("median:Q"), tooltip=["step:O", alt.Tooltip("median:Q", format=".3f")])
     )
-    title = alt.Title("How near directions are to where they end", subtitle="line: the median feature")
-    return finished(alt.layer(cells, line).properties(width=WIDTH, height=HEIGHT, title=title))
+    layers, subtitle = [cells, line], "line: the median feature"
+    if "tracking" in run.study.analyses and "null" in run.study.analysis.track_controls:
+        null = run.table("track_drift").filter(pl.col("variant") == "null").drop_nulls("cosine_last")
+        null = null.with_columns(step=pl.col("link").replace_strict(dict(enumerate(run.steps))))
+        dashes = alt.Chart(null).mark_line(color=VERMILION, strokeDash=[6, 4], point={"color": VERMILION})
+        layers.append(
+            dashes.encode(x=x, y="cosine_last:Q", tooltip=["step:O", alt.Tooltip("cosine_last:Q", format=".3f")])
+        )
+        subtitle += "; dashed: the mean of the null track, which retraining alone leaves"
+    title = alt.Title("How near directions are to where they end", subtitle=subtitle)
+    return finished(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=title))
 
 
 def paths(run: Run) -> Spec:

@@ -1,0 +1,152 @@
+"""Do four ways to follow features agree? Births and directions on matched features, in one table.
+
+An SAE series, a crosscoder over all snapshots, one over three of them, and SAEs of each snapshot alone that are aligned
+afterwards, all of one size on the reference suite.
+
+Usage: python -m benchmarks.agreement STUDY [--out FOLDER]
+
+STUDY is an SAE series (studies/english-track.yaml). Runs go into FOLDER and are taken up where they were left.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from ontogeny.config import StudyConfig, load_study
+from ontogeny.dictionaries.sae_series import with_mean_code
+from ontogeny.dictionaries.variants import single_sae
+from ontogeny.features.codes import sampled_sequences
+from ontogeny.features.life import alive_mask
+from ontogeny.features.matching import match_rows
+from ontogeny.features.sample import stored_activations
+from ontogeny.run import Run
+from ontogeny.study import run_study
+
+SAME, SAMPLES = 0.7, 2000
+"""Cosine at the last snapshot from which on two features are the same, and bootstrap samples."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """What one way finds.
+
+    Attributes:
+        steps: of its snapshots.
+        unit: directions [snapshot, feature, d_model].
+        strength: [snapshot, feature], 0 where a feature is never active.
+    """
+
+    name: str
+    steps: list[int]
+    unit: np.ndarray
+    strength: np.ndarray
+
+    @property
+    def born(self) -> np.ndarray:
+        """Step of the first snapshot at which each feature lives [feature]."""
+        return np.array(self.steps)[alive_mask(self.strength, 0.5).argmax(0)]
+
+
+def of_run(name: str, run: Run) -> Method:
+    W_dec = run.dictionary().W_dec.detach()
+    return Method(name, run.steps, torch.nn.functional.normalize(W_dec, dim=2).numpy(), run.matrix("strength"))
+
+
+@torch.no_grad()
+def aligned(run: Run) -> Method:
+    """SAEs of each snapshot alone, features followed back from the last by matching each to its neighbour's.
+
+    A feature ends where its counterpart's direction has a cosine under .7.
+    """
+    sequences, unit, strength = sampled_sequences(run), [], []
+    for snapshot in reversed(range(len(run.steps))):
+        sae = single_sae(run, snapshot, k=run.study.dictionary.used_k or 32)
+        code = sae.encode((stored_activations(run, snapshot, sequences) * sae.norm_scale)[:, None])
+        count = (code > 0).sum(0)
+        sized = with_mean_code(sae, code.sum(0) / count.clamp_min(1))
+        rows = torch.nn.functional.normalize(sized.W_dec[0], dim=1).numpy()
+        size = (sized.strength()[0] * (count > 0)).numpy()
+        if unit:
+            living, other = np.flatnonzero(strength[-1] > 0), np.flatnonzero(size > 0)
+            match = match_rows(torch.from_numpy(unit[-1]), torch.from_numpy(rows), living=living, living_other=other)
+            kept = match.cosine >= SAME
+            own, found = np.zeros_like(unit[-1]), np.zeros_like(strength[-1])
+            own[match.feature[kept]], found[match.feature[kept]] = rows[match.other[kept]], size[match.other[kept]]
+            rows, size = own, found
+        unit.append(rows)
+        strength.append(size)
+    return Method("SAEs aligned afterwards", run.steps, np.stack(unit[::-1]), np.stack(strength[::-1]))
+
+
+def compared(a: Method, b: Method) -> str:
+    """One line of the table."""
+    living, other = (np.flatnonzero(one.strength[-1] > 0) for one in (a, b))
+    match = match_rows(torch.from_numpy(a.unit[-1]), torch.from_numpy(b.unit[-1]), living=living, living_other=other)
+    same = match.cosine >= SAME
+    feature, counterpart = match.feature[same], match.other[same]
+    common = [step for step in a.steps if step in b.steps]
+    # a birth is known to the snapshots that both have
+    place, place_b = (np.searchsorted(common, one.born[own]) for one, own in ((a, feature), (b, counterpart)))
+    emergent = (place > 0) | (place_b > 0)
+    both = (place > 0) & (place_b > 0)
+    along = [
+        float(np.median((a.unit[a.steps.index(step), feature] * b.unit[b.steps.index(step), counterpart]).sum(1)))
+        for step in (common[0], common[len(common) // 2])
+    ]
+    cells = [
+        f"{a.name}, {b.name}", f"{same.sum() / len(living):.0%}", f"{int(same.sum()):,}",
+        correlation(place, place_b), f"{int(emergent.sum()):,}", f"{both.sum() / max(emergent.sum(), 1):.0%}",
+        f"{np.mean(np.abs(place - place_b)[both] <= 1) if both.any() else np.nan:.0%}",
+        *(f"{one:.2f}" for one in along),
+    ]  # fmt: skip
+    return "| " + " | ".join(cells) + " |"
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> str:
+    """Spearman's rank correlation and its 95 % interval over features."""
+    rng = np.random.default_rng(0)
+
+    def of(rows: np.ndarray) -> float:
+        x, y = a[rows], b[rows]
+        return float(spearmanr(x, y).statistic) if np.ptp(x) > 0 and np.ptp(y) > 0 else np.nan
+
+    drawn = [of(rng.integers(0, len(a), len(a))) for _ in range(SAMPLES)]
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    return f"{of(np.arange(len(a))):.2f} ({low:.2f} to {high:.2f})"
+
+
+def methods(study: StudyConfig, out: Path) -> Iterator[Method]:
+    """Every way to follow features, trained and measured where that is not done."""
+    study = study.model_copy(update={"analyses": ["emergence"], "report": False})
+    series = run_study(study, out=out / "series")
+    yield of_run("series", series)
+    shared = study.dictionary.model_copy(update={"kind": "crosscoder"})
+    train = study.train.model_copy(update={"tokens": 5 * study.train.tokens})
+    crosscoder = study.model_copy(update={"dictionary": shared, "train": train})
+    yield of_run("crosscoder", run_study(crosscoder, out=out / "crosscoder"))
+    steps = [series.steps[0], series.steps[len(series.steps) // 2], series.steps[-1]]
+    suite = study.suite.model_copy(update={"steps": steps})
+    yield of_run("triplet", run_study(crosscoder.model_copy(update={"suite": suite}), out=out / "triplet"))
+    yield aligned(series)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("runs/agreement"))
+    arguments = parser.parse_args()
+    found = list(methods(load_study(arguments.study), arguments.out))
+    header = ["", "matched", "features", "births, rank correlation", "emergent in either", "in both",
+              "of those within one snapshot", "cosine at first", "in the middle"]  # fmt: skip
+    lines = ["| " + " | ".join(header) + " |", "| --- " * len(header) + "|"]
+    print("\n".join([*lines, *(compared(a, b) for a, b in combinations(found, 2))]))
+
+
+if __name__ == "__main__":
+    main()
