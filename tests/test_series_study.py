@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 
 import ontogeny as og
 from conftest import small_study
@@ -15,11 +16,13 @@ from ontogeny.analyses.tracking import linear_cka
 from ontogeny.config import StudyConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries import track
+from ontogeny.dictionaries.variants import series as chain
 from ontogeny.errors import ConfigError
 from ontogeny.features import parts
-from ontogeny.features.codes import stored_codes
+from ontogeny.features.codes import sampled_sequences, stored_codes
 from ontogeny.features.measure import chosen_sequences, chunks_of
 from ontogeny.features.quality import reconstruct_held_out
+from ontogeny.features.sample import stored_activations
 from ontogeny.run import Run
 from ontogeny.study import run_study
 from ontogeny.suites.suite import suite_of
@@ -263,7 +266,17 @@ def test_drift_of_the_series_and_its_controls(series_run: Run) -> None:
     single = series_run.table("single_saes")
     assert single["matched_0.9"][0] <= single["matched_0.7"][0] <= 1
     assert single["features"][0] > 10
-    assert matches["matched"].is_between(0, 1).all()
+    other = chain(series_run, series_run.folder / "variants" / "reverse", direction="reverse")
+    x = stored_activations(series_run, 3, sampled_sequences(series_run))[:, None]
+    rows = []
+    for one in (series.sae(3), other.sae(3)):
+        living = (one.encode(x * one.norm_scale) > 0).any(0)
+        rows.append(torch.nn.functional.normalize(one.W_dec[0], dim=1)[living].double().numpy())
+    cosine = rows[0] @ rows[1].T
+    own, counterpart = linear_sum_assignment(-cosine)
+    last = matches.filter(step=60).sort("level")
+    expected = [(cosine[own, counterpart] >= level).sum() / len(rows[0]) for level in (0.7, 0.9)]
+    assert last["matched"].to_list() == pytest.approx(expected)
     gate = series_run.table("gate")
     assert gate["tokens"].to_list() == [60_000 // 512 * 512, *[20_000 // 512 * 512] * 3]
     cold = gate.filter(step=60).row(0, named=True)

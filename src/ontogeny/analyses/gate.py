@@ -24,10 +24,8 @@ def gate(run: Run) -> pl.DataFrame:
         else {}
     )
     order = range(len(run.steps)) if settings.direction == "forward" else reversed(range(len(run.steps)))
-    number, taken = (
-        {place: turn for turn, place in enumerate(order)},
-        rounds_taken(run.folder / "series", len(run.steps)),
-    )
+    number = {place: turn for turn, place in enumerate(order)}
+    taken = rounds_taken(run.folder / "series", len(run.steps))
     for row in run.table("quality").sort("snapshot").iter_rows(named=True):
         place, rounds = row["snapshot"], taken[row["snapshot"]]
         found = {

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ontogeny.dictionaries.crosscoder import Crosscoder
     from ontogeny.dictionaries.sae_series import SAESeries
 
-
 FEW = 0.05
 """Share of a null track's features that may be further from the last direction than what counts as retraining alone."""
 
