@@ -23,7 +23,7 @@ from ontogeny.settings import fingerprint
 from ontogeny.truth.planted import Planted, plant
 from ontogeny.truth.recovery import score_recovery
 
-VERSION = 2
+VERSION = 3
 """Raised when a change of the code or of its defaults makes what the cache holds untrue."""
 
 ACTIVE, STEPS, BATCH, SEEDS = 8, 2000, 1024, (0, 1, 2, 3, 4)

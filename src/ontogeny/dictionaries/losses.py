@@ -141,7 +141,7 @@ def crosscoder_losses(
             passed = _with_closed(dictionary, known, strength.detach(), kind, passed)
     error = (x - passed.x_hat).square().sum((0, 2))
     with torch.no_grad():
-        explained = 1 - error / (x.var(0, correction=0).sum(1) * len(x))
+        explained = 1 - error / (x - x.mean(0)).square().sum((0, 2))
     return Losses(
         reconstruction=error.sum() / len(x),
         sparsity=kind.of_means(passed.means),
