@@ -12,7 +12,6 @@ from scipy.optimize import linear_sum_assignment
 import ontogeny as og
 from conftest import small_study
 from ontogeny.activations.harvest import Harvester, usable_positions
-from ontogeny.analyses.tracking import linear_cka
 from ontogeny.config import StudyConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries import track
@@ -23,6 +22,7 @@ from ontogeny.features.codes import sampled_sequences, stored_codes
 from ontogeny.features.measure import chosen_sequences, chunks_of
 from ontogeny.features.quality import reconstruct_held_out
 from ontogeny.features.sample import stored_activations
+from ontogeny.features.similarity import linear_cka
 from ontogeny.run import Run
 from ontogeny.study import run_study
 from ontogeny.suites.suite import suite_of

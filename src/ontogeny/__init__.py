@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ontogeny.activations.stream import stream_activations as stream_activations
+    from ontogeny.attribution_config import TaskConfig as TaskConfig
+    from ontogeny.causal.effects import indirect_effects as indirect_effects
     from ontogeny.causal.relie import reldec as reldec
     from ontogeny.causal.relie import relie as relie
     from ontogeny.config import StudyConfig as StudyConfig
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from ontogeny.run import open_run as open_run
     from ontogeny.study import run_study as run_study
     from ontogeny.suites.suite import open_suite as open_suite
+    from ontogeny.tasks import open_task as open_task
     from ontogeny.truth.planted import plant as plant
     from ontogeny.truth.recovery import score_recovery as score_recovery
 
@@ -45,6 +48,9 @@ _PLACES = {
     "StudyConfig": "ontogeny.config",
     "SnapshotCallback": "ontogeny.models.callback",
     "save_snapshot": "ontogeny.models.snapshots",
+    "open_task": "ontogeny.tasks",
+    "TaskConfig": "ontogeny.attribution_config",
+    "indirect_effects": "ontogeny.causal.effects",
     "relie": "ontogeny.causal.relie",
     "reldec": "ontogeny.causal.relie",
     "plant": "ontogeny.truth.planted",
@@ -64,11 +70,14 @@ __all__ = [
     "SAESeriesConfig",
     "SnapshotCallback",
     "StudyConfig",
+    "TaskConfig",
     "crosscoder_losses",
+    "indirect_effects",
     "load_dictionary",
     "open_corpus",
     "open_run",
     "open_suite",
+    "open_task",
     "plant",
     "reldec",
     "relie",

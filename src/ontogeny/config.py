@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from ontogeny.attribution_config import AttributionConfig
 from ontogeny.errors import ConfigError, did_you_mean
 from ontogeny.learner_config import (
     CrosscoderConfig,
@@ -262,6 +263,8 @@ class StudyConfig(Settings):
     measure: MeasureConfig = MeasureConfig()
     analyses: list[str] = ["emergence", "turning_point", "phases"]
     analysis: AnalysesConfig = AnalysesConfig()
+    attribution: AttributionConfig | None = None
+    """Tasks and what features do for them; None leaves them out."""
     truth: TruthConfig | None = None
     """Nulls, seeds and matched plants; None leaves them out, `ontogeny truth` asks for them."""
     report: bool = True
@@ -347,7 +350,14 @@ def _absolute_paths(study: StudyConfig, *, beside: Path) -> StudyConfig:
     suite = study.suite
     if suite.folder is not None:
         suite = suite.model_copy(update={"folder": Path(resolve(suite.folder))})
-    return study.model_copy(update={"corpus": corpus, "suite": suite})
+    attribution = study.attribution
+    if attribution is not None:
+        tasks = [
+            task.model_copy(update={"files": [resolve(pattern) for pattern in task.patterns] or None})
+            for task in attribution.tasks
+        ]
+        attribution = attribution.model_copy(update={"tasks": tasks})
+    return study.model_copy(update={"corpus": corpus, "suite": suite, "attribution": attribution})
 
 
 def _exists(pattern: str) -> bool:

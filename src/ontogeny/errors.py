@@ -54,6 +54,10 @@ class StoreError(InputError):
     """Stored activations are damaged, or are those of another study."""
 
 
+class TaskError(InputError):
+    """A task's file cannot be read, or leaves no item to ask."""
+
+
 class DictionaryError(InputError):
     """A dictionary's files are missing, damaged, or do not do what they say."""
 

@@ -35,3 +35,11 @@ def wilson_count(count: int, total: int) -> tuple[float, float]:
     half = Z * np.sqrt(share * (1 - share) / total + Z**2 / (4 * total**2))
     low, high = (total * bound / (1 + Z**2 / total) for bound in (centre - half, centre + half))
     return max(float(low), 0.0), min(float(high), float(total))
+
+
+def cluster_draws(clusters: np.ndarray, *, samples: int, seed: int) -> np.ndarray:
+    """How often each unit is drawn, clusters drawn with replacement [sample, unit]."""
+    _, index = np.unique(clusters, return_inverse=True)
+    n = int(index.max()) + 1
+    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=samples)
+    return draws[:, index].astype(np.float64)

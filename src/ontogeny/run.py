@@ -190,6 +190,11 @@ class Run:
         """A row per feature, snapshot and rank."""
         return self.table("examples")
 
+    @property
+    def effects(self) -> pl.DataFrame:
+        """A row per task, feature and snapshot."""
+        return self.table("effects")
+
     def store_gb_of(self, study: StudyConfig) -> float | None:
         """The budget of the store of activations; where the study says `auto`, what was decided for this run, or 0."""
         asked = study.train.store_gb

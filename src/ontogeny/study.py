@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 from ontogeny import tables
 from ontogeny.activations.key import activations_key, pretrain_key, suite_key
 from ontogeny.analyses import ANALYSES, EXTRAS, READS
+from ontogeny.columns.causal import CAUSAL
 from ontogeny.config import StudyConfig, TruthConfig, load_study
 from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
+from ontogeny.corpus.readers import expand
 from ontogeny.errors import ConfigError, CorpusError, RunError, did_you_mean
 from ontogeny.models.names import check_hookpoint, parse_hookpoint
 from ontogeny.plan import plan_study
-from ontogeny.run import Run, remove, run_folder, write_json
+from ontogeny.run import Run, content_state, remove, run_folder, write_json
 from ontogeny.settings import fingerprint
 from ontogeny.suites.suite import candidates_of, study_suite, suite_of
 from ontogeny.truth.checks import CHECKS
@@ -159,7 +161,7 @@ def _measure(run: Run) -> list[Path]:
     return [run.write_table(name, table) for name, table in measured.items()]
 
 
-# analyse, truth and report
+# analyse, attribute, truth and report
 
 
 def _analyse_key(run: Run) -> str:
@@ -180,6 +182,22 @@ def _analyse(run: Run) -> list[Path]:
     return [run.folder / tables.FILES[table] for name in run.study.analyses for table in ANALYSES[name]]
 
 
+def _attribute_key(run: Run) -> str:
+    asked = run.study.attribution
+    files = () if asked is None else [content_state(path) for task in asked.tasks for path in expand(task.patterns)]
+    return fingerprint(asked, files, _measure_key(run))
+
+
+def _attribute(run: Run) -> list[Path]:
+    if run.study.attribution is None:
+        for table in CAUSAL:
+            (run.folder / tables.FILES[table]).unlink(missing_ok=True)
+        return []
+    from ontogeny.causal.attribute import attribute
+
+    return [run.write_table(name, table) for name, table in attribute(run, key=_attribute_key(run)).items()]
+
+
 def _truth_key(run: Run) -> str:
     return fingerprint(run.study.truth, _analyse_key(run))
 
@@ -193,7 +211,7 @@ def _truth(run: Run) -> list[Path]:
 
 
 def _report_key(run: Run) -> str:
-    return fingerprint(version("ontogeny"), run.study.report, _truth_key(run))
+    return fingerprint(version("ontogeny"), run.study.report, _truth_key(run), _attribute_key(run))
 
 
 def _report(run: Run) -> list[Path]:
@@ -211,6 +229,7 @@ STAGES: dict[str, Stage] = {
         Stage("train", _train_key, _train),
         Stage("measure", _measure_key, _measure),
         Stage("analyse", _analyse_key, _analyse),
+        Stage("attribute", _attribute_key, _attribute),
         Stage("truth", _truth_key, _truth),
         Stage("report", _report_key, _report),
     )
@@ -276,7 +295,7 @@ def run_study(
     Args:
         study: a YAML file, or a loaded study.
         out: the run folder; None for `runs/NAME` below the working directory.
-        until: the last stage to run: pack, pretrain, schedule, train, measure, analyse, truth or report.
+        until: the last stage to run: pack, pretrain, schedule, train, measure, analyse, attribute, truth or report.
         say: takes one line per stage.
     Returns:
         The run.

@@ -5,14 +5,20 @@ from typing import Any
 
 import polars as pl
 
+from ontogeny.columns.causal import CAUSAL
 from ontogeny.columns.checks import CHECKS
 from ontogeny.columns.column import Column
 from ontogeny.columns.formation import FORMATION
 from ontogeny.columns.life import LIFE
 from ontogeny.columns.measured import MEASURED
 
-TABLES: dict[str, dict[str, Column]] = {**MEASURED, **LIFE, **FORMATION, **CHECKS}
-FOLDERS = {**dict.fromkeys(MEASURED, ""), **dict.fromkeys(CHECKS, "truth/")}
+TABLES: dict[str, dict[str, Column]] = {**MEASURED, **LIFE, **FORMATION, **CAUSAL, **CHECKS}
+FOLDERS = {
+    **dict.fromkeys(MEASURED, ""),
+    **dict.fromkeys(CAUSAL, "attribution/"),
+    **dict.fromkeys(CHECKS, "truth/"),
+    "effects": "",
+}
 FILES = {name: f"{FOLDERS.get(name, 'analyses/')}{name}.parquet" for name in TABLES}
 
 

@@ -31,6 +31,7 @@ def gaps(run: Run) -> pl.DataFrame:
     from ontogeny.activations.schedule import moved
     from ontogeny.features.codes import sampled_sequences
     from ontogeny.features.sample import stored_activations
+    from ontogeny.features.similarity import linear_cka
 
     sequences, rows = sampled_sequences(run), []
     before = stored_activations(run, 0, sequences)
@@ -47,15 +48,6 @@ def gaps(run: Run) -> pl.DataFrame:
         )
         before = x
     return from_rows("gaps", rows)
-
-
-def linear_cka(x: "Tensor", y: "Tensor") -> float:
-    """Centred kernel alignment of two sets of activations [token, d_model] of the same tokens, with linear kernels.
-
-    Source: Kornblith et al. 2019, arXiv 1905.00414.
-    """
-    x, y = (one.double() - one.double().mean(0) for one in (x, y))
-    return float((x.T @ y).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm()))
 
 
 def track_drift(run: Run) -> pl.DataFrame:

@@ -130,6 +130,20 @@ def _read_file(path: Path) -> Iterator[tuple[Document, int]]:
         raise CorpusError(f"{path}: cannot be read as UTF-8 text: {error}") from None
 
 
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file, plain, .gz or .xz, empty ones left out.
+
+    Raises:
+        CorpusError: it cannot be decompressed or decoded.
+    """
+    opener = OPENERS.get(path.suffix)
+    try:
+        with path.open("rb") as raw, TextIOWrapper(opener(raw) if opener else raw, encoding="utf-8") as file:
+            return [line.rstrip("\n") for line in file if line.strip()]
+    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+        raise CorpusError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+
+
 def _jsonl(lines: Iterable[str], path: Path, name: str) -> Iterator[Document]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():

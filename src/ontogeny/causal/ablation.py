@@ -1,0 +1,127 @@
+"""Does it matter? What becomes of a task when its leading features are removed, or all others are.
+
+Features are ranked by their mean effect on one half of the items, those that help most first, and tried on the other
+half. Controls are as many features drawn at random among those that are active on the task, and as many that are
+active on about as many items.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from ontogeny.causal.effects import Site
+from ontogeny.causal.inputs import ItemCodes
+from ontogeny.intervals import cluster_draws
+
+CONDITIONS = ("leading", "random", "matched")
+MATCHED_AMONG = 10
+"""A matched feature is drawn among so many of the nearest in number of items."""
+
+
+def rank(mean_effect: Float[np.ndarray, " feature"]) -> Int[np.ndarray, " few"]:
+    """Features with any effect, those that help most first."""
+    order = np.argsort(-mean_effect, kind="stable")
+    return order[mean_effect[order] != 0]
+
+
+def ablate(
+    site: Site,
+    codes: ItemCodes,
+    ranked: Int[np.ndarray, " few"],
+    *,
+    leading: Sequence[int],
+    draws: int,
+    samples: int,
+    seed: int,
+) -> Iterator[dict[str, Any]]:
+    """Rows of the table `ablation`: margin and accuracy for each condition, size and way.
+
+    Args:
+        site: with the items to try on.
+        codes: of the same items.
+        ranked: of `rank`, from other items.
+        leading: how many features to remove or to keep; more than there are means all, once.
+        draws: random sets of each size; their items' margins are averaged before intervals are taken.
+    """
+    counts = codes.counts(site.snapshot)
+    active = np.flatnonzero(counts)
+    ranked = ranked[np.isin(ranked, active)]
+    draw = np.random.default_rng(seed)
+    weights = cluster_draws(site.task.clusters, samples=samples, seed=seed)
+    clean = site.clean_margins()
+    yield {"condition": "clean", "way": "none", "k": 0, **figures(clean[None], weights)}
+    sizes = sorted({min(k, len(ranked)) for k in leading} - {0}) if len(ranked) else []
+    for k in sizes:
+        sets = {
+            "leading": [ranked[:k]],
+            "random": [draw.choice(active, min(k, len(active)), replace=False) for _ in range(draws)],
+            "matched": [matched(ranked[:k], counts, draw) for _ in range(draws)],
+        }
+        for condition in CONDITIONS:
+            for way in ("removed", "kept"):
+                margins = [site.margins_with(codes, _kept(chosen, len(counts), way)) for chosen in sets[condition]]
+                row = {"condition": condition, "way": way, "k": k}
+                yield row | figures(np.stack(margins), weights)
+    nothing = site.margins_with(codes, torch.zeros(len(counts)))
+    yield {"condition": "all", "way": "removed", "k": len(active), **figures(nothing[None], weights)}
+
+
+def _kept(chosen: np.ndarray, n_features: int, way: str) -> torch.Tensor:
+    """A factor for each feature: the chosen ones alone are kept, or removed."""
+    factor = torch.full((n_features,), float(way == "removed"))
+    factor[torch.from_numpy(chosen)] = float(way == "kept")
+    return factor
+
+
+def matched(
+    chosen: Int[np.ndarray, " few"], counts: Int[np.ndarray, " feature"], draw: np.random.Generator
+) -> np.ndarray:
+    """Other features, each active on about as many items as one of the chosen; none twice, as long as there are any."""
+    left = np.setdiff1d(np.flatnonzero(counts), chosen)
+    found = []
+    for feature in chosen[: len(left)].tolist():
+        away = np.abs(np.log(counts[left] / counts[feature]))
+        taken = draw.choice(np.argsort(away, kind="stable")[:MATCHED_AMONG])
+        found.append(left[taken])
+        left = np.delete(left, taken)
+    return np.asarray(found, dtype=np.int64)
+
+
+def figures(margins: Float[np.ndarray, "draw item"], weights: Float[np.ndarray, "sample item"]) -> dict[str, float]:
+    """Mean margin and accuracy with 95 % intervals over clusters of items."""
+    found: dict[str, float] = {"items": margins.shape[1]}
+    for name, values in (("margin", margins.mean(0)), ("accuracy", right(margins).mean(0))):
+        low, high = np.quantile(weights @ values / weights.sum(1), [0.025, 0.975])
+        found |= {name: float(values.mean()), f"{name}_ci_low": float(low), f"{name}_ci_high": float(high)}
+    return found
+
+
+def right(margins: np.ndarray) -> np.ndarray:
+    """1 where the good token is ahead, 0 where the bad one is, a half where they are even."""
+    return (margins > 0) + 0.5 * (margins == 0)
+
+
+def features_for_half(site: Site, codes: ItemCodes, ranked: Int[np.ndarray, " few"], clean: float) -> int | None:
+    """The least number of leading features without which half of the mean margin is lost; None where all are too few.
+
+    Sizes are doubled until half is lost, then the interval is halved.
+    """
+    counts = codes.counts(site.snapshot)
+    ranked = ranked[(counts > 0)[ranked]]
+
+    def left(k: int) -> float:
+        return float(site.margins_with(codes, _kept(ranked[:k], len(counts), "removed")).mean())
+
+    low, high = 0, 1
+    while left(min(high, len(ranked))) > clean / 2:
+        if high >= len(ranked):
+            return None
+        low, high = high, 2 * high
+    high = min(high, len(ranked))
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if left(middle) <= clean / 2 else (middle, high)
+    return high

@@ -1,0 +1,236 @@
+"""The stage `attribute`: what features do for a study's tasks, snapshot by snapshot, and the tables made of it.
+
+Models are loaded one at a time and twice each: first for the effects of all features, then, once these say which
+features lead, for ablations and exact effects. What is finished is kept in `attribution/kept/`.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ontogeny.activations.harvest import harvester_of
+from ontogeny.causal.ablation import ablate, features_for_half, figures, rank
+from ontogeny.causal.effects import Effects, Site, SnapshotEffects, effects_table
+from ontogeny.causal.inputs import ItemCodes, encode_items
+from ontogeny.causal.tables import Tables, derived_tables, is_learned, settings_of
+from ontogeny.corpus.pack import Corpus
+from ontogeny.dictionaries.dictionary import Dictionary
+from ontogeny.features.codes import stored_codes
+from ontogeny.intervals import cluster_draws
+from ontogeny.models.load import load_snapshot
+from ontogeny.models.names import parse_hookpoint
+from ontogeny.models.rest import Rest
+from ontogeny.progress import progress_bar
+from ontogeny.run import Run, is_kept, keeping
+from ontogeny.settings import fingerprint
+from ontogeny.suites.suite import Suite, suite_of
+from ontogeny.tables import from_rows
+from ontogeny.tasks import open_task
+from ontogeny.tasks.task import Task
+from ontogeny.tasks.words import count_words
+
+
+def tasks_of(run: Run) -> list[Task]:
+    """The study's tasks, with the suite's tokenizer, filtered by the words of its training text.
+
+    Raises:
+        TaskError: a family or file is not what it should be, or a task has no item left.
+    """
+    settings, suite = settings_of(run), suite_of(run)
+    rare = any(task.least_count for task in settings.tasks)
+    words = count_words(Corpus(run.corpus_folder / "train")) if rare else None
+    context = suite.model_config().get("max_position_embeddings")
+    tokenizer = suite.tokenizer()
+    tasks = [open_task(task, tokenizer=tokenizer, context=context, words=words) for task in settings.tasks]
+    return [task.aligned() for task in tasks] if settings.replacement == "corrupted" else tasks
+
+
+def attribute(run: Run, *, key: str) -> Tables:
+    """All tables of the stage.
+
+    Args:
+        key: of everything that they depend on; what was kept under it is not made again.
+    """
+    work = _Work(run, key)
+    work.effects()
+    found = [work.read_effects(number) for number in range(len(work.tasks))]
+    work.trials(found)
+    trials = {name: work.read_trials(name) for name in TRIALS}
+    return derived_tables(run, work.tasks, found, trials)
+
+
+TRIALS = ("ablation", "half_margin", "exact")
+
+
+class _Work:
+    """What runs models: effects, then trials."""
+
+    def __init__(self, run: Run, key: str) -> None:
+        self.run, self.key, self.settings = run, key, settings_of(run)
+        self.suite: Suite = suite_of(run)
+        self.hookpoint = parse_hookpoint(run.study.hookpoint)
+        self.tasks = tasks_of(run)
+        self._codes: list[ItemCodes] | None = None
+        self._corrupted: list[ItemCodes] = []
+        self._dictionary: Dictionary | None = None
+
+    # what is kept
+
+    def _folder(self, kind: str, task: int, place: int) -> Path:
+        return self.run.folder / "attribution" / "kept" / f"{kind}-{task:02d}-{self.suite.snapshots[place].revision}"
+
+    def _key(self, kind: str, task: int, place: int) -> str:
+        return fingerprint(self.key, kind, task, place)
+
+    def _is_kept(self, kind: str, task: int, place: int) -> bool:
+        return is_kept(self._folder(kind, task, place), self._key(kind, task, place))
+
+    def _models(self, kind: str, wanted: Callable[[int, int], bool]) -> Iterator[tuple[int, list[int], Rest]]:
+        """Snapshots at which something is still to be done, the numbers of the tasks, and the model."""
+        places = range(len(self.suite.snapshots))
+        with progress_bar(kind, len(places), unit="snapshots") as bar:
+            for place in places:
+                open_ = [n for n in range(len(self.tasks)) if wanted(n, place) and not self._is_kept(kind, n, place)]
+                if open_:
+                    device = self._prepared()
+                    snapshot = self.suite.snapshots[place]
+                    model = load_snapshot(snapshot, dtype=self.run.study.suite.dtype, device=device)
+                    yield place, open_, Rest(model, self.hookpoint)
+                bar.advance(1)
+
+    def _prepared(self) -> Any:
+        """Read all items with all snapshots, once; the device."""
+        if self._codes is None:
+            harvester = harvester_of(self.run)
+            raw = self.run.dictionary().fold_normalisation().requires_grad_(False).to(harvester.device)
+            size = self.settings.model_batch_size
+            self._codes = [encode_items(raw, harvester, task, batch_size=size) for task in self.tasks]
+            if self.settings.replacement == "corrupted":
+                self._corrupted = [
+                    encode_items(raw, harvester, task, batch_size=size, corrupted=True) for task in self.tasks
+                ]
+            self._dictionary, self._device = raw, harvester.device
+        return self._device
+
+    def _site(self, rest: Rest, place: int, task: Task) -> Site:
+        assert self._dictionary is not None
+        return Site(rest, self._dictionary, place, task, batch_size=self.settings.model_batch_size)
+
+    def _replaced_by(self, number: int, place: int) -> Any:
+        if self.settings.replacement == "mean":
+            stored = stored_codes(self.run, snapshot=place)
+            assert self._dictionary is not None
+            codes = self._dictionary.kept_at(stored.codes.to(self._device), place)
+            return codes.sum(1).to_dense() / stored.tokens
+        return self._corrupted[number] if self._corrupted else None
+
+    # effects of all features
+
+    def effects(self) -> None:
+        for place, numbers, rest in self._models("effects", lambda number, place: True):
+            assert self._codes is not None
+            for number in numbers:
+                found = self._site(rest, place, self.tasks[number]).effects(
+                    self._codes[number],
+                    method=self.settings.method,
+                    steps=self.settings.steps,
+                    replaced_by=self._replaced_by(number, place),
+                )
+                with keeping(self._folder("effects", number, place), self._key("effects", number, place)) as folder:
+                    found.save(folder / "effects.npz")
+
+    def read_effects(self, number: int) -> Effects:
+        """A task's effects at all snapshots."""
+        settings, found = self.settings, []
+        for place in range(len(self.suite.snapshots)):
+            found.append(SnapshotEffects.load(self._folder("effects", number, place) / "effects.npz"))
+        task, steps = self.tasks[number], self.suite.steps
+        table = effects_table(
+            task, steps, found, method=settings.method, samples=settings.bootstrap, seed=settings.seed
+        )
+        return Effects(task, steps, settings.method, found, table)
+
+    # ablations and exact effects
+
+    def trials(self, found: list[Effects]) -> None:
+        """Ablations at the snapshots where a task is learned; exact effects of some features at all."""
+        settings, seed = self.settings, self.settings.seed
+        weights = [cluster_draws(task.clusters, samples=settings.bootstrap, seed=seed) for task in self.tasks]
+        learned = [
+            [is_learned(figures(one.clean[None], weight), settings) for one in effects.snapshots]
+            for effects, weight in zip(found, weights, strict=True)
+        ]
+        sample = [spread_features(effects.array, settings.exact_features) for effects in found]
+        halves = [task.halves(seed=seed) for task in self.tasks]
+        for place, numbers, rest in self._models("trials", lambda number, place: True):
+            for number in numbers:
+                trial = self._trial(rest, place, number, found[number], sample[number], halves[number], learned[number])
+                with keeping(self._folder("trials", number, place), self._key("trials", number, place)) as folder:
+                    for name, rows in trial.items():
+                        from_rows(name, rows).write_parquet(folder / f"{name}.parquet")
+
+    def _trial(
+        self,
+        rest: Rest,
+        place: int,
+        number: int,
+        effects: Effects,
+        sample: np.ndarray,
+        halves: tuple[np.ndarray, np.ndarray],
+        learned: list[bool],
+    ) -> dict[str, list[dict[str, Any]]]:
+        """What is tried at one snapshot on one task, as rows of the tables TRIALS."""
+        assert self._codes is not None
+        settings, task = self.settings, self.tasks[number]
+        where = {"task": task.name, "snapshot": place, "step": self.suite.steps[place]}
+        of = effects.snapshots[place].features
+        trial: dict[str, list[dict[str, Any]]] = {name: [] for name in TRIALS}
+        if learned[place]:
+            for_rank, for_trial = halves
+            ranked = rank(np.asarray(of[for_rank].mean(axis=0)).ravel())
+            site = self._site(rest, place, task.only(for_trial))
+            codes = self._codes[number].only(for_trial)
+            rows = ablate(
+                site, codes, ranked, leading=settings.leading, draws=settings.control_draws,
+                samples=settings.bootstrap, seed=settings.seed,
+            )  # fmt: skip
+            trial["ablation"].extend(where | row for row in rows)
+            clean = trial["ablation"][0]["margin"]
+            if clean > 0:
+                half = features_for_half(site, codes, ranked, clean)
+                trial["half_margin"].append(where | {"features": half, "active": int((codes.counts(place) > 0).sum())})
+        if len(sample):
+            exact = self._site(rest, place, task).effects(
+                self._codes[number], method="exact", features=sample.tolist(),
+                replaced_by=self._replaced_by(number, place),
+            )  # fmt: skip
+            means = [np.asarray(one.mean(axis=0)).ravel()[sample] for one in (of, exact.features)]
+            trial["exact"].extend(
+                where | {"feature": feature, "predicted": predicted, "exact": value}
+                for feature, predicted, value in zip(sample.tolist(), *means, strict=True)
+            )
+        return trial
+
+    def read_trials(self, name: str) -> pl.DataFrame:
+        """Rows of a table from all tasks and snapshots."""
+        folders = [
+            self._folder("trials", number, place)
+            for number in range(len(self.tasks))
+            for place in range(len(self.suite.snapshots))
+        ]
+        return pl.concat([pl.read_parquet(folder / f"{name}.parquet") for folder in folders])
+
+
+def spread_features(array: np.ndarray, count: int) -> np.ndarray:
+    """Features of all sizes of effect, from the greatest |mean effect| at any snapshot down, ever further apart."""
+    size = np.abs(array).max(0)
+    order = np.argsort(-size, kind="stable")
+    order = order[size[order] > 0]
+    if count == 0 or len(order) == 0:
+        return order[:0]
+    places = np.unique(np.geomspace(1, len(order), 4 * count).round().astype(int) - 1)
+    chosen = places[np.unique(np.linspace(0, len(places) - 1, count).round().astype(int))]
+    return order[chosen]
