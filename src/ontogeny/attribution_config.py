@@ -58,7 +58,7 @@ class AttributionConfig(Settings):
     exact_features: Annotated[int, Field(ge=0)] = 40
     """Features of each task and snapshot whose exact effect is held against the predicted one."""
     learned_accuracy: Share = 0.5
-    """A task counts as learned where the 95 % interval of its accuracy lies above this."""
+    """A task counts as learned where its accuracy is above this beyond doubt, at 5 % over all snapshots together."""
     model_batch_size: Positive = 64
     bootstrap: Positive = 1000
     seed: int = 0

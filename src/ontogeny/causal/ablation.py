@@ -90,9 +90,9 @@ def matched(
     return np.asarray(found, dtype=np.int64)
 
 
-def figures(margins: Float[np.ndarray, "draw item"], weights: Float[np.ndarray, "sample item"]) -> dict[str, float]:
+def figures(margins: Float[np.ndarray, "draw item"], weights: Float[np.ndarray, "sample item"]) -> dict[str, Any]:
     """Mean margin and accuracy with 95 % intervals over clusters of items."""
-    found: dict[str, float] = {"items": margins.shape[1]}
+    found: dict[str, Any] = {"items": margins.shape[1]}
     for name, values in (("margin", margins.mean(0)), ("accuracy", right(margins).mean(0))):
         low, high = np.quantile(weights @ values / weights.sum(1), [0.025, 0.975])
         found |= {name: float(values.mean()), f"{name}_ci_low": float(low), f"{name}_ci_high": float(high)}

@@ -12,14 +12,13 @@ import numpy as np
 import polars as pl
 
 from ontogeny.activations.harvest import harvester_of
-from ontogeny.causal.ablation import ablate, features_for_half, figures, rank
+from ontogeny.causal.ablation import ablate, features_for_half, rank
 from ontogeny.causal.effects import Effects, Site, SnapshotEffects, effects_table
 from ontogeny.causal.inputs import ItemCodes, encode_items
 from ontogeny.causal.tables import Tables, derived_tables, is_learned, settings_of
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.dictionary import Dictionary
 from ontogeny.features.codes import stored_codes
-from ontogeny.intervals import cluster_draws
 from ontogeny.models.load import load_snapshot
 from ontogeny.models.names import parse_hookpoint
 from ontogeny.models.rest import Rest
@@ -158,10 +157,10 @@ class _Work:
     def trials(self, found: list[Effects]) -> None:
         """Ablations at the snapshots where a task is learned; exact effects of some features at all."""
         settings, seed = self.settings, self.settings.seed
-        weights = [cluster_draws(task.clusters, samples=settings.bootstrap, seed=seed) for task in self.tasks]
+        above, places = settings.learned_accuracy, len(self.suite.snapshots)
         learned = [
-            [is_learned(figures(one.clean[None], weight), settings) for one in effects.snapshots]
-            for effects, weight in zip(found, weights, strict=True)
+            [is_learned(one.clean, task.clusters, above=above, snapshots=places) for one in effects.snapshots]
+            for task, effects in zip(self.tasks, found, strict=True)
         ]
         sample = [spread_features(effects.array, settings.exact_features) for effects in found]
         halves = [task.halves(seed=seed) for task in self.tasks]

@@ -17,7 +17,7 @@ from ontogeny.causal.relie import relie
 from ontogeny.features.levels import significant
 from ontogeny.intervals import Z, cluster_draws
 
-SPECIFIC, PRESENT = 0.7, 0.3
+SPECIFIC, PRESENT, LEAST = 0.7, 0.3, 5
 UNDETERMINED, SIGN_CHANGE, SHARED, OTHER = "undetermined", "sign change", "shared", "other"
 
 
@@ -53,8 +53,9 @@ def bands(
 ) -> Bands:
     """RelIE of two or three snapshots with bands; of four and more shares alone, all bands `other`.
 
-    `undetermined` are the features whose effects do not differ from zero at a false discovery rate of 5 % among those
-    that have any; `sign change` those whose effect is beyond zero at one snapshot and below it at another (95 %).
+    `undetermined` are the features whose effects do not differ from zero at a false discovery rate of 5 %, and those
+    that have any on fewer than LEAST clusters, of which nothing could be said; `sign change` those whose effect is
+    beyond zero at one snapshot and below it at another (95 %).
 
     Args:
         effects: of the same items at each snapshot [item, feature].
@@ -68,8 +69,11 @@ def bands(
     errors = np.stack([cluster_error(one, clusters) for one in effects]) / scale
     p = combined(2 * stats.t.sf(np.abs(_ratio(means, errors)), max(len(np.unique(clusters)) - 1, 1)))
     active = (means != 0).any(0)
-    found = np.zeros(len(p), dtype=bool)
-    found[active] = significant(p[active])
+    found, tested = (
+        np.zeros(len(p), dtype=bool),
+        np.max([clusters_of(one, clusters) for one in effects], axis=0) >= LEAST,
+    )
+    found[tested] = significant(p[tested])
     turned = (means - Z * errors > 0).any(0) & (means + Z * errors < 0).any(0)
     names, codes = band_names(steps), _codes(share)
     place = np.flatnonzero(active)
@@ -81,7 +85,7 @@ def bands(
         drawn = np.stack([draws @ one / draws.sum(1, keepdims=True) for one in dense])  # snapshot, sample, feature
         drawn /= np.abs(drawn).sum(2, keepdims=True) if normalise else 1.0
         shares = np.stack([_shares(drawn[:, sample]) for sample in range(samples)])  # sample, share, feature
-        low[:, place], high[:, place] = np.nanquantile(shares, [0.025, 0.975], axis=0)
+        low[:, place], high[:, place] = _interval(shares)
         codes_drawn = np.stack([_codes(one) for one in shares])
         same[place] = (codes_drawn == codes[place]).mean(0)
     band = np.asarray(names, dtype=object)[codes]
@@ -131,6 +135,13 @@ def cluster_error(effects: csr_array, clusters: Int[np.ndarray, " item"]) -> Flo
     return np.sqrt(factor * np.square(residual).sum(0)) / items
 
 
+def clusters_of(effects: csr_array, clusters: Int[np.ndarray, " item"]) -> Int[np.ndarray, " feature"]:
+    """On how many clusters each feature has an effect."""
+    item, feature = effects.nonzero()
+    pairs = np.unique(np.stack([clusters[item], feature]), axis=1)
+    return np.bincount(pairs[1], minlength=len(effects.sum(0)))
+
+
 def combined(p: Float[np.ndarray, "snapshot feature"]) -> Float[np.ndarray, " feature"]:
     """One p of several that may depend on each other. Source: Liu and Xie 2020, Cauchy combination test."""
     p = np.clip(np.nan_to_num(p, nan=1.0), 1e-15, 1 - 1e-15)
@@ -143,6 +154,16 @@ def _shares(means: Float[np.ndarray, "snapshot feature"]) -> Float[np.ndarray, "
 
 def _ratio(means: np.ndarray, errors: np.ndarray) -> np.ndarray:
     return np.divide(means, errors, out=np.zeros_like(means), where=errors > 0)
+
+
+def _interval(shares: Float[np.ndarray, "sample share feature"]) -> tuple[np.ndarray, np.ndarray]:
+    """95 % of the draws in which a share is known; nan where it is known in none."""
+    low, high = np.quantile(shares, [0.025, 0.975], axis=0)
+    unknown = np.isnan(shares)
+    for row, feature in np.argwhere(unknown.any(0) & ~unknown.all(0)):
+        known = shares[~unknown[:, row, feature], row, feature]
+        low[row, feature], high[row, feature] = np.quantile(known, [0.025, 0.975])
+    return low, high
 
 
 def swapped(effects: Sequence[csr_array], clusters: Int[np.ndarray, " item"], *, seed: int) -> list[csr_array]:

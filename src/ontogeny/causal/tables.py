@@ -6,23 +6,26 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from scipy import stats
+from scipy.sparse import csr_array
 from scipy.stats import rankdata
 
 from ontogeny.attribution_config import AttributionConfig
-from ontogeny.causal.ablation import figures, rank
-from ontogeny.causal.bands import UNDETERMINED, Bands, bands, swapped
+from ontogeny.causal.ablation import figures, rank, right
+from ontogeny.causal.bands import UNDETERMINED, Bands, bands, cluster_error, swapped
 from ontogeny.causal.choice import expected_overlap, overlap, propose
 from ontogeny.causal.effects import Effects
 from ontogeny.causal.relie import relie
 from ontogeny.features.codes import sampled_sequences
 from ontogeny.features.sample import stored_activations
-from ontogeny.features.similarity import linear_cka, token_cosine
+from ontogeny.features.similarity import linear_ckas, token_cosine
 from ontogeny.intervals import cluster_draws
 from ontogeny.run import Run
 from ontogeny.tables import from_rows
 from ontogeny.tasks.task import Task
 
 OVERLAP_OF = 20
+SIMILARITY_TOKENS = 16_384
 Tables = dict[str, pl.DataFrame]
 
 
@@ -32,9 +35,25 @@ def settings_of(run: Run) -> AttributionConfig:
     return run.study.attribution
 
 
-def is_learned(found: dict[str, float], settings: AttributionConfig) -> bool:
-    """Whether a task's accuracy is above chance beyond doubt."""
-    return found["accuracy_ci_low"] > settings.learned_accuracy
+def is_learned(margins: np.ndarray, clusters: np.ndarray, *, above: float, snapshots: int) -> bool:
+    """Whether a task's accuracy is above a level beyond doubt: at 5 % over all snapshots together, by clusters.
+
+    Args:
+        margins: m of each item [item].
+        snapshots: how many are asked of.
+    """
+    accuracy = right(margins)
+    error = cluster_error(csr_array(accuracy[:, None]), clusters)[0]
+    degrees = max(len(np.unique(clusters)) - 1, 1)
+    return float(accuracy.mean() - stats.t.isf(0.025 / snapshots, degrees) * error) > above
+
+
+def within_clusters(clusters: np.ndarray, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two halves of the items, as places, that have of each cluster as many; one item of an odd number is left out."""
+    order = np.random.default_rng(seed).permutation(len(clusters))
+    order = order[np.argsort(clusters[order], kind="stable")]
+    even = len(order) // 2 * 2
+    return order[:even:2], order[1:even:2]
 
 
 def derived_tables(run: Run, tasks: list[Task], found: list[Effects], trials: Tables) -> Tables:
@@ -86,19 +105,23 @@ def _task_rows(effects: Effects, settings: AttributionConfig) -> pl.DataFrame:
     for place, one in enumerate(effects.snapshots):
         row = figures(one.clean[None], weights)
         where = {"task": effects.task.name, "snapshot": place, "step": effects.steps[place]}
-        rows.append(where | row | {"learned": is_learned(row, settings)})
+        learned = is_learned(
+            one.clean, effects.task.clusters, above=settings.learned_accuracy, snapshots=len(effects.steps)
+        )
+        rows.append(where | row | {"learned": learned})
     return from_rows("tasks", rows)
 
 
 def _similarity(run: Run) -> pl.DataFrame:
     sequences = sampled_sequences(run)
-    read = [stored_activations(run, place, sequences) for place in range(len(run.steps))]
+    read = [stored_activations(run, place, sequences)[:SIMILARITY_TOKENS] for place in range(len(run.steps))]
+    cka = linear_ckas(read)
     return from_rows(
         "snapshot_similarity",
         [
-            {"step": step, "other_step": other_step, "cosine": token_cosine(x, y), "cka": linear_cka(x, y)}
-            for step, x in zip(run.steps, read, strict=True)
-            for other_step, y in zip(run.steps, read, strict=True)
+            {"step": step, "other_step": run.steps[other], "cosine": token_cosine(x, y), "cka": cka[place, other]}
+            for place, (step, x) in enumerate(zip(run.steps, read, strict=True))
+            for other, y in enumerate(read)
         ],
     )
 
@@ -171,16 +194,13 @@ def _relie_tables(
         }
         for feature in shown
     ]
-    first, second = effects.task.halves(seed=settings.seed)
-    count = min(len(first), len(second))
+    first, second = within_clusters(clusters, seed=settings.seed)
     last = effects.snapshots[places[-1]].features
     options["samples"] = 2  # only shares and bands are asked for
     nulls = {
         "study": found,
         "swapped": bands(swapped(of, clusters, seed=settings.seed), steps, clusters, **options),
-        "same snapshot": bands(
-            [last[first[:count]], last[second[:count]]], [steps[-1], steps[-1]], np.arange(count), **options
-        ),
+        "same snapshot": bands([last[first], last[second]], [steps[-1], steps[-1]], clusters[first], **options),
     }
     rows = [where | {"case": case} | _specific(one, len(steps)) for case, one in nulls.items()]
     return {"relie": shares, "bands": banded, "relie_nulls": rows}
@@ -203,16 +223,17 @@ def _spearman(one: np.ndarray, other: np.ndarray, settings: AttributionConfig) -
     if len(one) < 4 or np.ptp(one) == 0 or np.ptp(other) == 0:
         return float("nan"), float("nan"), float("nan")
 
-    def correlation(x: np.ndarray, y: np.ndarray) -> float:
-        return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+    draws = np.random.default_rng(settings.seed).integers(len(one), size=(settings.bootstrap, len(one)))
+    drawn = _correlations(rankdata(one[draws], axis=1), rankdata(other[draws], axis=1))
+    low, high = np.quantile(drawn[np.isfinite(drawn)], [0.025, 0.975])
+    return float(_correlations(rankdata(one)[None], rankdata(other)[None])[0]), float(low), float(high)
 
-    draw, drawn = np.random.default_rng(settings.seed), []
-    for _ in range(settings.bootstrap):
-        some = draw.integers(len(one), size=len(one))
-        if np.ptp(one[some]) > 0 and np.ptp(other[some]) > 0:
-            drawn.append(correlation(one[some], other[some]))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return correlation(one, other), float(low), float(high)
+
+def _correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Of each row; nan where one is the same throughout."""
+    x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
+    scale = np.sqrt((x**2).sum(1) * (y**2).sum(1))
+    return np.divide((x * y).sum(1), scale, out=np.full(len(x), np.nan), where=scale > 0)
 
 
 def _prediction(exact: pl.DataFrame, settings: AttributionConfig) -> pl.DataFrame:

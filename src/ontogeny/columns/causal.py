@@ -27,7 +27,9 @@ CAUSAL: dict[str, dict[str, Column]] = {
         "items": Column(pl.Int64, "items", "minimal pairs"),
         **_with_interval("accuracy", "share", "items whose good token has the greater logit; even ones count half"),
         **_with_interval("margin", "logit", "mean of logit(good) - logit(bad)"),
-        "learned": Column(pl.Boolean, "", "the accuracy's interval lies above `attribution.learned_accuracy`"),
+        "learned": Column(
+            pl.Boolean, "", "above `attribution.learned_accuracy` beyond doubt, at 5 % over all snapshots"
+        ),
     },
     "task_dropped": {
         "task": TASK,
