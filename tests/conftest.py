@@ -92,7 +92,9 @@ def small_run(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 Command = Callable[..., tuple[int, list[str]]]
-PROGRESS = re.compile(r" *[a-z0-9-]+  ?[\d,]+(/[\d,]+)? |(pack|pretrain|train|measure|analyse|truth|report): ")
+PROGRESS = re.compile(
+    r" *[a-z0-9-]+  ?[\d,]+(/[\d,]+)? |(pack|pretrain|train|measure|analyse|attribute|truth|report): "
+)
 
 
 @pytest.fixture

@@ -44,7 +44,8 @@ NEXT = {
     "pretrain": "train",
     "train": "measure",
     "measure": "analyse",
-    "analyse": "report",
+    "analyse": "attribute",
+    "attribute": "report",
 }
 
 
@@ -71,7 +72,8 @@ def _run(study: "Path | StudyConfig", out: Path | None, until: str, as_json: boo
     elif until == "report":
         print(f"wrote {run.report_path}" if run.study.report else f"wrote {run.folder}")
     else:
-        print(f"wrote {run.folder}; next: ontogeny {NEXT[until]} {run.folder}")
+        following = NEXT["attribute"] if until == "analyse" and run.study.attribution is None else NEXT[until]
+        print(f"wrote {run.folder}; next: ontogeny {following} {run.folder}")
     return run
 
 
@@ -227,6 +229,23 @@ def analyse(study: StudyArgument, out: OutOption = None, as_json: JsonOption = F
     if not as_json and "emergence" in done.study.analyses:
         columns = ("alive_threshold", "snapshot", "step", "births", "deaths", "alive", "born_share")
         _print_table(done.analysis("emergence").select(columns))
+
+
+@app.command()
+def attribute(study: StudyArgument, out: OutOption = None, as_json: JsonOption = False) -> None:
+    """Measure what features do for a study's tasks (after what comes before it) and print the tasks.
+
+    Example: ontogeny attribute study.yaml
+    """
+    from ontogeny.errors import ConfigError
+
+    config, out = _load(study, out)
+    if config.attribution is None:
+        raise ConfigError(f"{study} names no tasks: add `attribution: {{tasks: [{{family: agreement_simple}}]}}`")
+    done = _run(config, out, "attribute", as_json)
+    if not as_json:
+        last = done.table("tasks").filter(snapshot=len(done.steps) - 1)
+        _print_table(last.select("task", "step", "items", "accuracy", "margin", "learned"))
 
 
 @app.command()

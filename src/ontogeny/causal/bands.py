@@ -126,20 +126,23 @@ def cluster_error(effects: csr_array, clusters: Int[np.ndarray, " item"]) -> Flo
 
     Source: the cluster-robust variance of a mean (Liang and Zeger 1986), by C / (C - 1).
     """
-    _, index = np.unique(clusters, return_inverse=True)
-    count, items = int(index.max()) + 1, len(index)
-    member = csr_array((np.ones(items), (index, np.arange(items))), shape=(count, items))
-    sums, sizes = csr_array(member @ effects).toarray(), np.bincount(index)
-    residual = sums - sizes[:, None] * (sums.sum(0) / items)
-    factor = count / (count - 1) if count > 1 else np.inf
-    return np.sqrt(factor * np.square(residual).sum(0)) / items
+    sums, sizes = _by_cluster(effects, clusters), np.unique(clusters, return_counts=True)[1]
+    residual = sums - sizes[:, None] * (sums.sum(0) / len(clusters))
+    factor = len(sizes) / (len(sizes) - 1) if len(sizes) > 1 else np.inf
+    return np.sqrt(factor * np.square(residual).sum(0)) / len(clusters)
 
 
 def clusters_of(effects: csr_array, clusters: Int[np.ndarray, " item"]) -> Int[np.ndarray, " feature"]:
     """On how many clusters each feature has an effect."""
-    item, feature = effects.nonzero()
-    pairs = np.unique(np.stack([clusters[item], feature]), axis=1)
-    return np.bincount(pairs[1], minlength=len(effects.sum(0)))
+    return (_by_cluster(abs(effects), clusters) > 0).sum(0)
+
+
+def _by_cluster(effects: csr_array, clusters: Int[np.ndarray, " item"]) -> Float[np.ndarray, "cluster feature"]:
+    """Sums over the items of each cluster."""
+    _, index = np.unique(clusters, return_inverse=True)
+    items = np.arange(len(index))
+    member = csr_array((np.ones(len(index)), (index, items)), shape=(int(index.max()) + 1, len(index)))
+    return csr_array(member @ effects).toarray()
 
 
 def combined(p: Float[np.ndarray, "snapshot feature"]) -> Float[np.ndarray, " feature"]:

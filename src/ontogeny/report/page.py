@@ -16,7 +16,7 @@ from ontogeny.run import Run, write_text
 
 MAX_CARDS_PER_BIRTH, MAX_CARDS = 4, 24
 DENSITY_RANGE = (2e-4, 0.05)
-TOP_EXAMPLES, OWN_EXAMPLES, LOGIT_TOKENS, SNAPSHOTS_PER_CARD = 6, 3, 8, 5
+TOP_EXAMPLES, OWN_EXAMPLES, LOGIT_TOKENS, SNAPSHOTS_PER_CARD, EFFECTS = 6, 3, 8, 5, 3
 
 
 def write_figures(run: Run, folder: Path) -> list[Path]:
@@ -57,6 +57,8 @@ def write_report(run: Run) -> Path:
         track=_track(run) if "tracking" in analyses else [],
         gate=run.table("gate").to_dicts() if "tracking" in analyses else [],
         matches=run.table("track_matches").to_dicts() if "tracking" in analyses else [],
+        tasks=_tasks(run) if run.study.attribution is not None else [],
+        dropped=run.table("task_dropped").to_dicts() if run.study.attribution is not None else [],
         stability=run.table("stability").to_dicts() if run.study.truth is not None else [],
         nulls=run.table("nulls").to_dicts() if run.study.truth is not None else [],
         warmup_end=run.study.suite.warmup_end,
@@ -84,6 +86,33 @@ def _track(run: Run) -> list[dict[str, Any]]:
     ).to_dicts()
 
 
+def _tasks(run: Run) -> list[dict[str, Any]]:
+    """What is known of each task at the last snapshot."""
+    last, keys = len(run.steps) - 1, ["task", "snapshot"]
+    completeness = run.table("completeness").select(*keys, "gap_median", "error_share")
+    prediction = run.table("prediction").select(*keys, "spearman", "spearman_ci_low", "spearman_ci_high", "slope")
+    table = run.table("tasks").filter(snapshot=last)
+    for other in (completeness, prediction):
+        table = table.join(other, on=keys, how="left", maintain_order="left")
+    return table.to_dicts()
+
+
+def _leading_effects(run: Run, chosen: list[int]) -> dict[int, list[dict[str, Any]]]:
+    """For each feature the tasks that it does most for or against, where its effect is greatest and not zero (95 %)."""
+    if run.study.attribution is None:
+        return {}
+    table = run.scan("effects").filter(
+        pl.col("feature").is_in(chosen), (pl.col("ci_low") > 0) | (pl.col("ci_high") < 0)
+    )
+    table = table.sort(pl.col("effect").abs(), descending=True).unique(
+        ["feature", "task"], keep="first", maintain_order=True
+    )
+    return {
+        int(str(feature)): rows.head(EFFECTS).to_dicts()
+        for (feature,), rows in table.collect().group_by("feature", maintain_order=True)
+    }
+
+
 def embeddable(values: Any) -> str:
     """JSON that can stand inside a script element: `<` escaped, so that no text can end the element."""
     return json.dumps(values, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
@@ -107,7 +136,7 @@ def _cards(run: Run, tokenizer: Any) -> list[dict[str, Any]]:
     examples = run.examples.filter(pl.col("feature").is_in(chosen))
     logits = run.table("logit_effects").filter(pl.col("feature").is_in(chosen), pl.col("rank") < LOGIT_TOKENS)
     trusted = {} if run.study.truth is None else {row["feature"]: row for row in run.table("trust").to_dicts()}
-    cards = []
+    cards, effects = [], _leading_effects(run, chosen)
     for feature in chosen:
         row = features.row(by_predicate=pl.col("feature") == feature, named=True)
         own, of_feature = examples.filter(pl.col("feature") == feature), logits.filter(pl.col("feature") == feature)
@@ -126,6 +155,7 @@ def _cards(run: Run, tokenizer: Any) -> list[dict[str, Any]]:
             {
                 **row,
                 "trust": trusted.get(feature),
+                "effects": effects.get(feature, []),
                 "top": _examples(own.filter(pl.col("kind") == "top"), tokenizer, TOP_EXAMPLES),
                 "snapshots": shown,
                 "spec": figures.trajectory(run, feature, trajectories),

@@ -8,12 +8,21 @@ from ontogeny.report.figures.formation import formed, gaps, levels, progress, tr
 from ontogeny.report.figures.lives import births, kin, strengths, thresholds
 from ontogeny.report.figures.lives import trajectory as trajectory
 from ontogeny.report.figures.models import divergences, loss, quality, splices
+from ontogeny.report.figures.tasks import (
+    ablation,
+    accuracy,
+    effects,
+    half_margin,
+    prediction,
+    relie,
+    turnover,
+)
 from ontogeny.report.figures.truth import trust
 from ontogeny.report.figures.turning import cosines, drift, paths, settling
 from ontogeny.run import Run
 
-ALWAYS, TRUTH = "", "truth"
-BETWEEN_SNAPSHOTS = ("births", "kin", "drift", "settling", "paths", "gaps", "track")
+ALWAYS, TRUTH, TASKS = "", "truth", "tasks"
+BETWEEN_SNAPSHOTS = ("births", "kin", "drift", "settling", "paths", "gaps", "track", "turnover", "relie")
 FIGURES: dict[str, tuple[str, Callable[[Run], Spec]]] = {
     "loss": ("phases", loss),
     "divergences": ("phases", divergences),
@@ -33,6 +42,13 @@ FIGURES: dict[str, tuple[str, Callable[[Run], Spec]]] = {
     "umap": ("umap", umap),
     "gaps": ("tracking", gaps),
     "track": ("tracking", track),
+    "accuracy": (TASKS, accuracy),
+    "effects": (TASKS, effects),
+    "ablation": (TASKS, ablation),
+    "half_margin": (TASKS, half_margin),
+    "prediction": (TASKS, prediction),
+    "turnover": (TASKS, turnover),
+    "relie": (TASKS, relie),
     "trust": (TRUTH, trust),
 }
 
@@ -40,5 +56,8 @@ FIGURES: dict[str, tuple[str, Callable[[Run], Spec]]] = {
 def drawn(run: Run) -> dict[str, Callable[[Run], Spec]]:
     """The figures that a run has the tables for; some need two snapshots."""
     there = {ALWAYS, *run.study.analyses, *([TRUTH] if run.study.truth is not None else [])}
-    left_out = BETWEEN_SNAPSHOTS if len(run.steps) == 1 else ()
+    left_out = set(BETWEEN_SNAPSHOTS if len(run.steps) == 1 else ())
+    if run.study.attribution is not None:
+        there.add(TASKS)
+        left_out |= set() if run.table("tasks")["learned"].any() else {"ablation", "half_margin"}
     return {name: draw for name, (needed, draw) in FIGURES.items() if needed in there and name not in left_out}

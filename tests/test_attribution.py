@@ -1,0 +1,197 @@
+"""The stage attribute of a small study: its tables hold together, it resumes, its report shows it."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+from conftest import Command
+from ontogeny import tables
+from ontogeny.attribution_config import AttributionConfig, TaskConfig
+from ontogeny.causal.attribute import spread_features
+from ontogeny.causal.effects import Site
+from ontogeny.causal.tables import is_learned, within_clusters
+from ontogeny.columns.causal import CAUSAL
+from ontogeny.config import load_study
+from ontogeny.errors import ConfigError
+from ontogeny.run import Run
+from ontogeny.study import run_study
+
+SETTINGS = AttributionConfig(
+    tasks=[
+        TaskConfig(family="agreement_simple", items=40, name="simple"),
+        TaskConfig(family="agreement_pp", items=40, name="pp", least_count=1),
+    ],
+    leading=[1, 3, 1000],
+    control_draws=2,
+    exact_features=12,
+    bootstrap=50,
+    learned_accuracy=0.0,
+)
+
+
+@pytest.fixture(scope="module")
+def task_run(small_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The small run with tasks; what it has done already is not done again."""
+    folder = tmp_path_factory.mktemp("tasks") / "run"
+    shutil.copytree(small_run.folder, folder)
+    study = load_study(folder / "study.yaml").model_copy(update={"attribution": SETTINGS})
+    said: list[str] = []
+    run = run_study(study, out=folder, say=said.append)
+    assert [line.split(":")[0] for line in said if "done already" not in line] == ["attribute", "report"]
+    return run
+
+
+def test_every_table_is_there_and_as_it_is_described(task_run: Run) -> None:
+    for name, columns in CAUSAL.items():
+        assert task_run.table(name).columns == list(columns), name
+        assert tables.FILES[name] == ("effects.parquet" if name == "effects" else f"attribution/{name}.parquet")
+    assert task_run.effects["task"].unique(maintain_order=True).to_list() == ["simple", "pp"]
+    assert len(task_run.table("tasks")) == 2 * 4
+
+
+def test_margins_at_the_end_of_the_path_are_those_without_any_feature_or_error(task_run: Run) -> None:
+    gaps = task_run.table("completeness")
+    assert gaps["gap_median"].max() < 0.02  # type: ignore[operator]
+    clean = task_run.table("tasks").sort("task", "step")["margin"]
+    assert gaps.sort("task", "step")["margin_clean"].to_list() == pytest.approx(clean.to_list(), abs=1e-6)
+
+
+def test_relie_is_the_share_of_the_effects_in_the_table(task_run: Run) -> None:
+    shares = task_run.table("relie").filter(task="simple").filter(pl.col("comparison").str.count_matches("/") == 2)
+    comparison = shares["comparison"][0]
+    steps = [int(step) for step in comparison.split("/")]
+    effects = task_run.effects.filter(pl.col("step").is_in(steps), task="simple")
+    sizes = effects.with_columns(pl.col("effect").abs())
+    total = sizes.group_by("feature").agg(total=pl.col("effect").sum())
+    expected = sizes.join(total, on="feature").select("feature", "step", share=pl.col("effect") / pl.col("total"))
+    both = shares.join(expected, on=["feature", "step"])
+    assert len(both) > 20
+    assert both["relie"].to_numpy() == pytest.approx(both["share"].to_numpy(), abs=1e-5)
+    assert shares.group_by("feature").agg(pl.col("relie").sum())["relie"].to_numpy() == pytest.approx(1)
+    bands = task_run.table("bands")
+    assert set(bands.filter(pl.col("probability").is_null())["band"]) <= {"undetermined"}
+
+
+def test_ablation_begins_with_the_model_and_ends_with_the_error_term(task_run: Run) -> None:
+    table = task_run.table("ablation").filter(task="simple", step=60)
+    clean, everything = (table.filter(condition=name).row(0, named=True) for name in ("clean", "all"))
+    assert clean["items"] == 20
+    leading = table.filter(condition="leading", way="removed").sort("k")
+    assert leading["k"].to_list()[:2] == [1, 3]
+    # when no other feature has an effect, removing all that lead is removing all
+    assert leading["margin"][-1] == pytest.approx(everything["margin"], abs=0.1)
+    kept = table.filter(condition="leading", way="kept").sort("k")
+    assert kept["margin"][-1] == pytest.approx(clean["margin"], abs=0.1)
+
+
+def test_exact_effects_beside_predicted_ones(task_run: Run) -> None:
+    exact = task_run.table("exact")
+    assert exact.group_by("task", "snapshot").len()["len"].to_list() == [12] * 8
+    predicted = task_run.effects.select("task", "snapshot", "feature", "effect")
+    both = exact.join(predicted, on=["task", "snapshot", "feature"])
+    assert both["predicted"].to_numpy() == pytest.approx(both["effect"].to_numpy(), abs=1e-6)
+    last = task_run.table("prediction").filter(snapshot=3)
+    assert (last["spearman"] > 0.5).all()
+
+
+def test_the_report_shows_tasks(task_run: Run) -> None:
+    page = task_run.report_path.read_text(encoding="utf-8")
+    for figure in ("accuracy", "effects", "ablation", "half_margin", "prediction", "turnover", "relie"):
+        assert f'data-spec="{figure}"' in page
+    assert re.search(r"At the last snapshot [12] of 2 tasks are learned beyond doubt: ", page)
+    assert "<h4>Does</h4>" in page
+
+
+def test_a_killed_stage_goes_on_where_it_was(task_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed at the third of eight effects, it makes the other five and all trials; the tables are the same."""
+    folder = tmp_path / "run"
+    shutil.copytree(task_run.folder, folder)
+    shutil.rmtree(folder / "attribution")
+    study = load_study(folder / "study.yaml")
+    made: list[str] = []
+    plain = Site.effects
+
+    def counted(self: Site, *args: object, **kwargs: object) -> object:
+        if kwargs.get("method") != "exact":
+            made.append(self.task.name)
+            if len(made) == 3:
+                raise KeyboardInterrupt
+        return plain(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Site, "effects", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, out=folder, until="attribute", say=lambda line: None)
+    run = run_study(study, out=folder, until="attribute", say=lambda line: None)
+    assert len(made) == 3 + 6
+    for name in CAUSAL:
+        assert run.table(name).equals(task_run.table(name)), name
+
+
+def test_tables_go_with_the_tasks(task_run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(task_run.folder, folder)
+    study = load_study(folder / "study.yaml").model_copy(update={"attribution": None})
+    run = run_study(study, out=folder, say=lambda line: None)
+    assert not (folder / "effects.parquet").exists()
+    assert 'id="tasks"' not in run.report_path.read_text(encoding="utf-8")
+
+
+def test_the_command_prints_tasks_and_asks_for_them(
+    task_run: Run, small_run: Run, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _ = command("attribute", task_run.folder)
+    assert code == 0
+    code, said = command("attribute", small_run.folder)
+    assert code == 2
+    assert "names no tasks: add `attribution" in said[0]
+
+
+def test_settings_of_tasks_are_read_from_yaml(tmp_path: Path, small_run: Run) -> None:
+    values = yaml.safe_load((small_run.folder / "study.yaml").read_text(encoding="utf-8"))
+    (tmp_path / "t.jsonl").write_text("{}", encoding="utf-8")
+    values["attribution"] = {"tasks": [{"family": "sva", "files": "t.jsonl"}]}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    study = load_study(path)
+    assert study.attribution is not None
+    assert study.attribution.tasks[0].patterns == [str(tmp_path / "t.jsonl")]
+    assert study.attribution.tasks[0].title == "sva t"
+    values["attribution"]["tasks"] *= 2
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    with pytest.raises(ConfigError, match="two tasks are called sva t: give each a `name`"):
+        load_study(path)
+
+
+def test_a_task_is_learned_where_its_accuracy_is_beyond_doubt() -> None:
+    draw, clusters = np.random.default_rng(0), np.arange(200)
+    good = np.where(draw.random(200) < 0.9, 1.0, -1.0)
+    assert is_learned(good, clusters, above=0.5, snapshots=20)
+    assert not is_learned(good, clusters, above=0.9, snapshots=20)
+    chance = [is_learned(draw.standard_normal(200), clusters, above=0.5, snapshots=20) for _ in range(400)]
+    assert np.mean(chance) <= 0.01
+    # ten items that all say the same are one
+    assert not is_learned(np.repeat(good[:6], 10), np.repeat(np.arange(6), 10), above=0.5, snapshots=20)
+
+
+def test_halves_within_clusters_have_as_many_of_each() -> None:
+    clusters = np.repeat([3, 5, 8], [4, 6, 2])
+    first, second = within_clusters(clusters, seed=0)
+    assert np.bincount(clusters[first]).tolist() == np.bincount(clusters[second]).tolist()
+    assert not set(first) & set(second)
+
+
+def test_features_of_all_sizes_are_chosen() -> None:
+    size = np.geomspace(1, 1e-6, 500)
+    array = np.stack([np.r_[size, np.zeros(50)], np.zeros(550)])
+    chosen = spread_features(array, 20)
+    assert len(chosen) == 20
+    assert chosen[0] == 0
+    assert chosen[-1] == 499
+    assert (np.diff(chosen) > 0).all()
+    assert len(spread_features(array, 0)) == 0
+    assert spread_features(np.zeros((2, 5)), 3).size == 0
