@@ -23,6 +23,7 @@ from ontogeny.run import Run
 from ontogeny.suites.suite import suite_of
 from ontogeny.tasks import TaskConfig, open_task
 from ontogeny.tasks.task import Item, Task
+from ontogeny.truth.nulls import NoChange
 
 W_DEC = torch.tensor([[1.0, 0, 0], [0, 2, 0], [1, 1, 1]])
 B_DEC = torch.tensor([0.1, -0.2, 0.3])
@@ -304,3 +305,30 @@ def test_relie_of_the_vectors_with_the_published_convention() -> None:
     assert og.relie(effects) == pytest.approx([0.5, 1, np.nan, 0.25, 0], nan_ok=True)
     assert og.relie(effects, compat="ctt") == pytest.approx([0.5, 1, 0.5, 0.25, 0])
     assert og.relie(effects, pairwise=True, compat="ctt")[0] == pytest.approx([0.5, 1, 0.5, 0.25, 0])
+
+
+def test_where_nothing_changes_features_matter_equally_at_every_snapshot(small_run: Run, task: Task) -> None:
+    """The no-change null: the last snapshot again and again, its activations turned and scaled before training."""
+    suite = suite_of(small_run)
+    last, corpus = suite.only([3]), Corpus(small_run.corpus_folder / "train")
+    stream = og.stream_activations(last, corpus, hookpoint="resid_post.0", batch_size=512, seed=0)
+    null = NoChange(stream, n_snapshots=2, seed=0)
+    config = og.CrosscoderConfig(
+        n_features=96, k=8, steps=500, learning_rate=0.005, decoder_start="independent", dead_after_tokens=5000
+    )
+    trained = og.train_crosscoder(null, config)
+    undone = null.undone(trained)
+    batch = next(iter(stream))[:64]
+    turned = null.changed(batch, np.random.default_rng(0))
+    same = batch.expand(-1, 2, -1)
+    assert undone.strength() == pytest.approx(trained.strength(), rel=1e-4)
+    codes = trained.encode(turned * trained.norm_scale[:, None])
+    agree = ((codes > 0) == (undone.encode(same) > 0)).float().mean()
+    assert agree > 0.98  # up to the null's noise of 1 %
+    found = indirect_effects(suite.only([3, 3]), undone, task=task, hookpoint="resid_post.0", bootstrap=10)
+    size = np.abs(found.array).sum(0)
+    matters = size > 0.05 * size.max()
+    share = og.relie(found.array)[matters]
+    assert matters.sum() >= 5
+    assert np.abs(share - 0.5).max() < 0.1
+    assert np.median(np.abs(share - 0.5)) < 0.02

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.agreement import agreement
+from benchmarks.speed.effects import effects
 from benchmarks.speed.harvest import harvest
 from benchmarks.speed.page import machine, write_page
 from benchmarks.speed.training import curves, training
@@ -22,6 +23,7 @@ PARTS: dict[str, Callable[[int], Any]] = {
     "curves": curves,
     "harvest": harvest,
     "agreement": agreement,
+    "effects": effects,
 }
 
 

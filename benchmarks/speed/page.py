@@ -42,6 +42,8 @@ def write_page(found: dict[str, Any]) -> None:
         shown["agreement"] = _agreement(figures)
     if rows := found.get("harvest"):
         shown["harvest"] = _training(rows, "Ontogeny")
+    if rows := found.get("effects"):
+        shown["effects"] = _effects(rows)
     (DOCS / "performance.md").write_text(template.render(**shown).rstrip() + "\n", encoding="utf-8")
 
 
@@ -66,6 +68,26 @@ def _training(rows: Rows, ours: str) -> str:
         l0 = "" if row["l0"] is None else f"{row['l0']:.0f}"
         lines.append([row["name"], f"{row['batch'] / row['other']:,.0f}", f"{row['memory']:.2f}", l0, spread])
     return _table(["", "tokens a second", "memory, GB", "L0", "ratio"], lines)
+
+
+def _effects(rows: Rows) -> str:
+    lines = [
+        [
+            f"`{row['hookpoint']}`", f"{row['forward']:.2f}", f"{row['ig'] / row['forward']:.1f}",
+            f"{row['ig_ratio']:.2f}", f"{row['atp_ratio']:.2f}", f"{row['memory']:.2f}", f"{row['above']:.2f}",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    head = [
+        "hookpoint",
+        "one pass, s",
+        "ig, passes",
+        "ig, passes a step",
+        "atp, passes",
+        "memory, GB",
+        "of it effects'",
+    ]
+    return _table(head, lines)
 
 
 def _means(rows: Rows) -> dict[str, float]:

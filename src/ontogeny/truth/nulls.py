@@ -13,6 +13,7 @@ from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.loop import Resumable
 
 NULL_NOISE = 0.01
@@ -55,18 +56,33 @@ class NoChange(_Changed):
     def __init__(self, batches: Iterable[Float[Tensor, "batch 1 d_model"]], *, n_snapshots: int, seed: int = 0) -> None:
         super().__init__(batches, seed)
         self.scales = torch.from_numpy(np.geomspace(*NULL_NORMS, n_snapshots)).float()
-        self.rotations: Tensor | None = None
+        self._rotations: Tensor | None = None
+
+    def rotations(self, d_model: int) -> Float[Tensor, "snapshot d_model d_model"]:
+        """The rotation of each snapshot, for activations as rows."""
+        if self._rotations is None:
+            shape = (len(self.scales), d_model, d_model)
+            draws = np.random.default_rng([self.seed, len(self.scales)]).standard_normal(shape)
+            self._rotations = torch.linalg.qr(torch.from_numpy(draws))[0].float()
+        assert self._rotations is not None
+        return self._rotations
+
+    def undone(self, dictionary: Crosscoder) -> Crosscoder:
+        """A dictionary trained on this, made to read and give the activations as they were before, raw: what it says of
+        a model can then be asked of the model itself, the same one at every snapshot."""
+        raw, turn = dictionary.fold_normalisation(), self.rotations(dictionary.d_model).to(dictionary.b_dec)
+        tensors, scale = raw.tensors(), self.scales.to(dictionary.b_dec)
+        tensors["W_enc"] = turn @ tensors["W_enc"] * scale[:, None, None]
+        tensors["W_dec"] = tensors["W_dec"] @ turn.mT / scale[:, None, None]
+        tensors["b_dec"] = (tensors["b_dec"][:, None] @ turn.mT)[:, 0] / scale[:, None]
+        tensors["norm_scale"] = tensors["norm_scale"] * scale
+        return Crosscoder(**tensors, **raw.options()).requires_grad_(False).eval()
 
     def changed(
         self, batch: Float[Tensor, "batch 1 d_model"], generator: np.random.Generator
     ) -> Float[Tensor, "batch snapshot d_model"]:
         x = batch[:, 0]
-        if self.rotations is None:
-            draws = np.random.default_rng([self.seed, len(self.scales)]).standard_normal(
-                (len(self.scales), x.shape[1], x.shape[1])
-            )
-            self.rotations = torch.linalg.qr(torch.from_numpy(draws))[0].to(x)
-        turned = torch.einsum("bd,sde->bse", x, self.rotations)
+        turned = torch.einsum("bd,sde->bse", x, self.rotations(x.shape[1]).to(x))
         noise = torch.from_numpy(generator.standard_normal(turned.shape, dtype=np.float32)).to(x)
         noise *= NULL_NOISE * x.norm(dim=1)[:, None, None] / x.shape[1] ** 0.5
         return (turned + noise) * self.scales.to(x)[:, None]
