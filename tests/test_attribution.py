@@ -8,18 +8,22 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from scipy.sparse import csr_array
 
 from conftest import Command
 from ontogeny import tables
 from ontogeny.attribution_config import AttributionConfig, TaskConfig
 from ontogeny.causal.attribute import spread_features
-from ontogeny.causal.effects import Site
-from ontogeny.causal.tables import is_learned, within_clusters
+from ontogeny.causal.effects import Effects, Site, SnapshotEffects
+from ontogeny.causal.tables import is_learned, relie_beside, within_clusters
 from ontogeny.columns.causal import CAUSAL
 from ontogeny.config import load_study
+from ontogeny.corpus.pack import Corpus
 from ontogeny.errors import ConfigError
+from ontogeny.features.matching import Match
 from ontogeny.run import Run
 from ontogeny.study import run_study
+from ontogeny.tasks import open_task
 
 SETTINGS = AttributionConfig(
     tasks=[
@@ -31,6 +35,7 @@ SETTINGS = AttributionConfig(
     exact_features=12,
     bootstrap=50,
     learned_accuracy=0.0,
+    seeds=[1],
 )
 
 
@@ -99,6 +104,39 @@ def test_exact_effects_beside_predicted_ones(task_run: Run) -> None:
     assert (last["spearman"] > 0.5).all()
 
 
+def test_relie_of_another_seed(task_run: Run) -> None:
+    table = task_run.table("relie_seeds")
+    compared = task_run.table("relie").select("task", "comparison").unique()
+    assert table.select("task", "comparison").sort("task", "comparison").equals(compared.sort("task", "comparison"))
+    assert table["seed"].unique().to_list() == [1]
+    assert (table["matched"] <= table["features"]).all()
+    bands = task_run.table("bands").filter(pl.col("band") != "undetermined").group_by("task", "comparison").len()
+    both = table.join(bands, on=["task", "comparison"])
+    assert both["features"].to_list() == both["len"].to_list()
+
+
+def test_relie_beside_a_permuted_dictionary_is_the_same(task_run: Run) -> None:
+    """A dictionary that differs in the order of its features only agrees with itself in all of them."""
+    draw, nothing = np.random.default_rng(0), np.zeros(40)
+    means = draw.standard_normal((2, 96))
+    found = [
+        SnapshotEffects(csr_array(mean + 0.2 * draw.standard_normal((40, 96))), nothing, nothing, nothing)
+        for mean in means
+    ]
+    task = open_task(SETTINGS.tasks[0], tokenizer=Corpus(task_run.corpus_folder / "train").tokenizer)
+    effects = Effects(task, [0, 60], "ig", found, pl.DataFrame())
+    order = np.random.default_rng(0).permutation(96)
+    match = Match(order, np.arange(96), np.ones(96))
+    moved = {place: csr_array(one.features[:, order]) for place, one in enumerate(found)}
+    row = relie_beside(effects, moved, match, SETTINGS)
+    assert row["features"] == row["matched"] > 50
+    assert row["spearman"] == pytest.approx(1)
+    assert row["same_band"] == 1
+    wrong = relie_beside(effects, moved, Match(np.arange(96), np.arange(96), np.ones(96)), SETTINGS)
+    assert abs(wrong["spearman"]) < 0.4
+    assert relie_beside(effects, moved, Match(order, np.arange(96), np.full(96, 0.6)), SETTINGS)["matched"] == 0
+
+
 def test_the_report_shows_tasks(task_run: Run) -> None:
     page = task_run.report_path.read_text(encoding="utf-8")
     for figure in ("accuracy", "effects", "ablation", "half_margin", "prediction", "turnover", "relie"):
@@ -127,7 +165,8 @@ def test_a_killed_stage_goes_on_where_it_was(task_run: Run, tmp_path: Path, monk
     with pytest.raises(KeyboardInterrupt):
         run_study(study, out=folder, until="attribute", say=lambda line: None)
     run = run_study(study, out=folder, until="attribute", say=lambda line: None)
-    assert len(made) == 3 + 6
+    compared = {step for steps in run.table("bands")["comparison"].unique() for step in steps.split("/")}
+    assert len(made) == 3 + 6 + 2 * len(compared)  # the last are the other seed's
     for name in CAUSAL:
         assert run.table(name).equals(task_run.table(name)), name
 
@@ -161,7 +200,11 @@ def test_settings_of_tasks_are_read_from_yaml(tmp_path: Path, small_run: Run) ->
     assert study.attribution is not None
     assert study.attribution.tasks[0].patterns == [str(tmp_path / "t.jsonl")]
     assert study.attribution.tasks[0].title == "sva t"
-    values["attribution"]["tasks"] *= 2
+    values["attribution"] = {"tasks": [{"family": "ioi"}], "comparisons": [[0, 11]]}
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    with pytest.raises(ConfigError, match="comparisons asks for step 11, which the study does not have: it has 0, 10"):
+        run_study(path, out=tmp_path / "run")
+    values["attribution"] = {"tasks": [{"family": "sva", "files": "t.jsonl"}] * 2}
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     with pytest.raises(ConfigError, match="two tasks are called sva t: give each a `name`"):
         load_study(path)

@@ -60,6 +60,9 @@ class AttributionConfig(Settings):
     learned_accuracy: Share = 0.5
     """A task counts as learned where its accuracy is above this beyond doubt, at 5 % over all snapshots together."""
     model_batch_size: Positive = 64
+    seeds: list[int] = []
+    """Seeds of further dictionaries, each trained in full, in which RelIE is measured again; `ontogeny truth` uses the
+    same ones where it asks for the same seeds."""
     bootstrap: Positive = 1000
     seed: int = 0
 

@@ -276,6 +276,7 @@ class StudyConfig(Settings):
                 (self.train.store_gb, "train.store_gb: a series reads no activation twice"),
                 (self.analysis.independent_start, "analysis.independent_start: a series' directions start from others"),
                 (self.truth, "truth: these checks are for a crosscoder"),
+                (self.attribution and self.attribution.seeds, "attribution.seeds: they are for a crosscoder"),
             ):
                 if asked:
                     raise ConfigError(f"leave out {name}")

@@ -24,6 +24,7 @@ from ontogeny.plan import plan_study
 from ontogeny.run import Run, content_state, remove, run_folder, write_json
 from ontogeny.settings import fingerprint
 from ontogeny.suites.suite import candidates_of, study_suite, suite_of
+from ontogeny.tasks import check_family
 from ontogeny.truth.checks import CHECKS
 
 if TYPE_CHECKING:
@@ -253,6 +254,8 @@ def check_study(study: StudyConfig, *, out: str | Path | None = None, until: str
         if name in EXTRAS and find_spec(EXTRAS[name]) is None:
             raise ConfigError(f"the analysis {name} needs an extra: pip install 'ontogeny[{name}]'")
     hookpoint = parse_hookpoint(study.hookpoint)
+    if study.attribution is not None:
+        _check_tasks(study)
     if study.suite.pretrain is None:
         suite = study_suite(study)
         suite.width()
@@ -272,6 +275,25 @@ def check_study(study: StudyConfig, *, out: str | Path | None = None, until: str
         )
     if until not in ("pack", "pretrain") and study.suite.drift is None:
         _require_room(study, out, until)
+
+
+def _check_tasks(study: StudyConfig) -> None:
+    """Families and files of tasks, and the steps that they are compared at, where these are known."""
+    assert study.attribution is not None
+    for task in study.attribution.tasks:
+        check_family(task)
+        expand(task.patterns)
+    known = study.suite.asked_steps
+    if known is None and study.suite.pretrain is not None:
+        known = study.suite.pretrain.schedule
+    elif known is None and study.suite.drift is None:
+        known = study_suite(study).steps
+    for step in (step for steps in study.attribution.comparisons or [] for step in steps):
+        if known is not None and step not in known:
+            raise ConfigError(
+                f"attribution.comparisons asks for step {step}, which the study does not have: it has "
+                f"{', '.join(map(str, known))}"
+            )
 
 
 def _require_room(study: StudyConfig, out: str | Path | None, until: str) -> None:

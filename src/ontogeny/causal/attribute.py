@@ -4,7 +4,7 @@ Models are loaded one at a time and twice each: first for the effects of all fea
 features lead, for ablations and exact effects. What is finished is kept in `attribution/kept/`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,20 @@ from ontogeny.activations.harvest import harvester_of
 from ontogeny.causal.ablation import ablate, features_for_half, rank
 from ontogeny.causal.effects import Effects, Site, SnapshotEffects, effects_table
 from ontogeny.causal.inputs import ItemCodes, encode_items
-from ontogeny.causal.tables import Tables, derived_tables, is_learned, settings_of
+from ontogeny.causal.tables import (
+    Chosen,
+    Tables,
+    choose_snapshots,
+    derived_tables,
+    is_learned,
+    relie_beside,
+    settings_of,
+)
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.dictionary import Dictionary
+from ontogeny.dictionaries.variants import seed_variant
 from ontogeny.features.codes import stored_codes
+from ontogeny.features.matching import match_features
 from ontogeny.models.load import load_snapshot
 from ontogeny.models.names import parse_hookpoint
 from ontogeny.models.rest import Rest
@@ -53,25 +63,53 @@ def attribute(run: Run, *, key: str) -> Tables:
     Args:
         key: of everything that they depend on; what was kept under it is not made again.
     """
-    work = _Work(run, key)
-    work.effects()
-    found = [work.read_effects(number) for number in range(len(work.tasks))]
+    tasks, places = tasks_of(run), list(range(len(run.steps)))
+    work = _Work(run, key, tasks, run.dictionary)
+    work.effects(places)
+    found = [work.read_effects(number) for number in range(len(tasks))]
     work.trials(found)
     trials = {name: work.read_trials(name) for name in TRIALS}
-    return derived_tables(run, work.tasks, found, trials)
+    chosen = choose_snapshots(run, found)
+    tables = derived_tables(run, found, trials, chosen)
+    return tables | {"relie_seeds": _relie_seeds(run, key, found, chosen)}
+
+
+def _relie_seeds(run: Run, key: str, found: list[Effects], chosen: Chosen) -> pl.DataFrame:
+    """The table `relie_seeds`: RelIE of the same features in dictionaries of other seeds."""
+    rows, own, tasks = [], run.dictionary(), [effects.task for effects in found]
+    places = sorted({place for of_task in chosen.of_task.values() for one in of_task for place in one})
+    living = np.flatnonzero(~run.features.sort("feature")["dead"].to_numpy())
+    for seed in settings_of(run).seeds:
+        other = seed_variant(run, seed)
+        work = _Work(run, key, tasks, lambda other=other: other, name=f"-seed-{seed}")
+        work.effects(places)
+        fires = np.flatnonzero(work.active())
+        match = match_features(own, other, living=living, living_other=fires)
+        for number, effects in enumerate(found):
+            for one in chosen.of_task[effects.task.name]:
+                of_seed = {place: work.read_snapshot(number, place).features for place in one}
+                rows.append({"seed": seed} | relie_beside(effects, of_seed, match, settings_of(run)))
+    return from_rows("relie_seeds", rows)
 
 
 TRIALS = ("ablation", "half_margin", "exact")
 
 
 class _Work:
-    """What runs models: effects, then trials."""
+    """What runs models: effects, then trials.
 
-    def __init__(self, run: Run, key: str) -> None:
-        self.run, self.key, self.settings = run, key, settings_of(run)
+    Args:
+        dictionary: gives the one to splice in.
+        name: tells what is kept apart from that of the run's own dictionary.
+    """
+
+    def __init__(
+        self, run: Run, key: str, tasks: list[Task], dictionary: Callable[[], Dictionary], *, name: str = ""
+    ) -> None:
+        self.run, self.key, self.settings, self.tasks = run, key, settings_of(run), tasks
         self.suite: Suite = suite_of(run)
         self.hookpoint = parse_hookpoint(run.study.hookpoint)
-        self.tasks = tasks_of(run)
+        self._open, self._name = dictionary, name
         self._codes: list[ItemCodes] | None = None
         self._corrupted: list[ItemCodes] = []
         self._dictionary: Dictionary | None = None
@@ -79,32 +117,36 @@ class _Work:
     # what is kept
 
     def _folder(self, kind: str, task: int, place: int) -> Path:
-        return self.run.folder / "attribution" / "kept" / f"{kind}-{task:02d}-{self.suite.snapshots[place].revision}"
+        return (
+            self.run.folder
+            / "attribution"
+            / "kept"
+            / f"{kind}{self._name}-{task:02d}-{self.suite.snapshots[place].revision}"
+        )
 
     def _key(self, kind: str, task: int, place: int) -> str:
-        return fingerprint(self.key, kind, task, place)
+        return fingerprint(self.key, kind, self._name, task, place)
 
     def _is_kept(self, kind: str, task: int, place: int) -> bool:
         return is_kept(self._folder(kind, task, place), self._key(kind, task, place))
 
-    def _models(self, kind: str, wanted: Callable[[int, int], bool]) -> Iterator[tuple[int, list[int], Rest]]:
+    def _models(self, kind: str, places: Sequence[int]) -> Iterator[tuple[int, list[int], Rest]]:
         """Snapshots at which something is still to be done, the numbers of the tasks, and the model."""
-        places = range(len(self.suite.snapshots))
-        with progress_bar(kind, len(places), unit="snapshots") as bar:
+        with progress_bar(kind + self._name, len(places), unit="snapshots") as bar:
             for place in places:
-                open_ = [n for n in range(len(self.tasks)) if wanted(n, place) and not self._is_kept(kind, n, place)]
-                if open_:
+                missing = [number for number in range(len(self.tasks)) if not self._is_kept(kind, number, place)]
+                if missing:
                     device = self._prepared()
                     snapshot = self.suite.snapshots[place]
                     model = load_snapshot(snapshot, dtype=self.run.study.suite.dtype, device=device)
-                    yield place, open_, Rest(model, self.hookpoint)
+                    yield place, missing, Rest(model, self.hookpoint)
                 bar.advance(1)
 
     def _prepared(self) -> Any:
         """Read all items with all snapshots, once; the device."""
         if self._codes is None:
             harvester = harvester_of(self.run)
-            raw = self.run.dictionary().fold_normalisation().requires_grad_(False).to(harvester.device)
+            raw = self._open().fold_normalisation().requires_grad_(False).to(harvester.device)
             size = self.settings.model_batch_size
             self._codes = [encode_items(raw, harvester, task, batch_size=size) for task in self.tasks]
             if self.settings.replacement == "corrupted":
@@ -119,6 +161,9 @@ class _Work:
         return Site(rest, self._dictionary, place, task, batch_size=self.settings.model_batch_size)
 
     def _replaced_by(self, number: int, place: int) -> Any:
+        if self.settings.replacement == "mean" and self._name:
+            assert self._codes is not None
+            return self._codes[number].mean(place)
         if self.settings.replacement == "mean":
             stored = stored_codes(self.run, snapshot=place)
             assert self._dictionary is not None
@@ -128,8 +173,9 @@ class _Work:
 
     # effects of all features
 
-    def effects(self) -> None:
-        for place, numbers, rest in self._models("effects", lambda number, place: True):
+    def effects(self, places: Sequence[int]) -> None:
+        """Effects at some snapshots, kept."""
+        for place, numbers, rest in self._models("effects", places):
             assert self._codes is not None
             for number in numbers:
                 found = self._site(rest, place, self.tasks[number]).effects(
@@ -141,12 +187,20 @@ class _Work:
                 with keeping(self._folder("effects", number, place), self._key("effects", number, place)) as folder:
                     found.save(folder / "effects.npz")
 
+    def active(self) -> np.ndarray:
+        """Whether each feature is active on any item of any task, at any snapshot [feature]."""
+        self._prepared()
+        assert self._codes is not None
+        return np.sum([one.counts(place) for one in self._codes for place in range(len(self.suite.snapshots))], 0) > 0
+
+    def read_snapshot(self, number: int, place: int) -> SnapshotEffects:
+        """A task's effects at a snapshot."""
+        return SnapshotEffects.load(self._folder("effects", number, place) / "effects.npz")
+
     def read_effects(self, number: int) -> Effects:
         """A task's effects at all snapshots."""
-        settings, found = self.settings, []
-        for place in range(len(self.suite.snapshots)):
-            found.append(SnapshotEffects.load(self._folder("effects", number, place) / "effects.npz"))
-        task, steps = self.tasks[number], self.suite.steps
+        task, steps, settings = self.tasks[number], self.suite.steps, self.settings
+        found = [self.read_snapshot(number, place) for place in range(len(steps))]
         table = effects_table(
             task, steps, found, method=settings.method, samples=settings.bootstrap, seed=settings.seed
         )
@@ -164,7 +218,7 @@ class _Work:
         ]
         sample = [spread_features(effects.array, settings.exact_features) for effects in found]
         halves = [task.halves(seed=seed) for task in self.tasks]
-        for place, numbers, rest in self._models("trials", lambda number, place: True):
+        for place, numbers, rest in self._models("trials", range(places)):
             for number in numbers:
                 trial = self._trial(rest, place, number, found[number], sample[number], halves[number], learned[number])
                 with keeping(self._folder("trials", number, place), self._key("trials", number, place)) as folder:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -17,12 +17,12 @@ from ontogeny.causal.choice import expected_overlap, overlap, propose
 from ontogeny.causal.effects import Effects
 from ontogeny.causal.relie import relie
 from ontogeny.features.codes import sampled_sequences
+from ontogeny.features.matching import LEVELS, Match
 from ontogeny.features.sample import stored_activations
 from ontogeny.features.similarity import linear_ckas, token_cosine
 from ontogeny.intervals import cluster_draws
 from ontogeny.run import Run
 from ontogeny.tables import from_rows
-from ontogeny.tasks.task import Task
 
 OVERLAP_OF = 20
 SIMILARITY_TOKENS = 16_384
@@ -56,18 +56,36 @@ def within_clusters(clusters: np.ndarray, *, seed: int) -> tuple[np.ndarray, np.
     return order[:even:2], order[1:even:2]
 
 
-def derived_tables(run: Run, tasks: list[Task], found: list[Effects], trials: Tables) -> Tables:
-    """All tables of the stage.
+class Chosen(NamedTuple):
+    """Which snapshots are compared.
+
+    Attributes:
+        tables: `tasks`, `snapshot_similarity` and `proposals`, which say why.
+        of_task: places of the snapshots of each comparison, by the task's name.
+    """
+
+    tables: Tables
+    of_task: dict[str, list[tuple[int, ...]]]
+
+
+def choose_snapshots(run: Run, found: list[Effects]) -> Chosen:
+    """The comparisons that the study asks for, or those between which accuracy and activations shift most."""
+    settings, steps = settings_of(run), found[0].steps
+    curves = pl.concat([_task_rows(effects, settings) for effects in found])
+    similarity = _similarity(run)
+    cka = similarity["cka"].to_numpy().reshape(len(steps), len(steps))
+    proposals, of_task = _comparisons(curves, cka, steps, settings, [effects.task.name for effects in found])
+    return Chosen({"tasks": curves, "snapshot_similarity": similarity, "proposals": proposals}, of_task)
+
+
+def derived_tables(run: Run, found: list[Effects], trials: Tables, chosen: Chosen) -> Tables:
+    """All tables of the stage but `relie_seeds`.
 
     Args:
         found: effects of each task.
         trials: the tables `ablation`, `half_margin` and `exact`.
     """
-    settings, steps = settings_of(run), found[0].steps
-    curves = pl.concat([_task_rows(effects, settings) for effects in found])
-    similarity = _similarity(run)
-    cka = similarity["cka"].to_numpy().reshape(len(steps), len(steps))
-    proposals, comparisons = _comparisons(curves, cka, steps, settings, [task.name for task in tasks])
+    settings, steps, comparisons = settings_of(run), found[0].steps, chosen.of_task
     strength = run.matrix("strength")
     related = [
         _relie_tables(effects, comparison, strength, settings)
@@ -76,19 +94,17 @@ def derived_tables(run: Run, tasks: list[Task], found: list[Effects], trials: Ta
     ]
     exact = trials["exact"]
     dropped = [
-        {"task": task.name, "reason": reason, "pairs": count}
-        for task in tasks
-        for reason, count in task.dropped.items()
+        {"task": effects.task.name, "reason": reason, "pairs": count}
+        for effects in found
+        for reason, count in effects.task.dropped.items()
     ]
     tables = {
-        "tasks": curves,
+        **chosen.tables,
         "task_dropped": from_rows("task_dropped", dropped),
         "effects": pl.concat([effects.table for effects in found]),
         "completeness": pl.concat([effects.completeness() for effects in found]).with_columns(
             pl.col(pl.Float64).fill_nan(None)
         ),
-        "snapshot_similarity": similarity,
-        "proposals": proposals,
         **trials,
         "prediction": _prediction(exact, settings),
         "ratios": _ratios(exact, comparisons, found, strength, steps, settings),
@@ -215,6 +231,37 @@ def _specific(found: Bands, snapshots: int) -> dict[str, Any]:
         "features": int(determined.sum()),
         "specific": float(specific.mean()) if determined.any() else None,
         "off_even": float(np.median(off)),
+    }
+
+
+def relie_beside(
+    effects: Effects, of_other: dict[int, csr_array], match: Match, settings: AttributionConfig
+) -> dict[str, Any]:
+    """A row of `relie_seeds`, without its seed.
+
+    Args:
+        of_other: effects of the other dictionary's features at the snapshots compared, by their places.
+        match: its features and ours.
+    """
+    places, clusters = list(of_other), effects.task.clusters
+    steps = [effects.steps[place] for place in places]
+    own, other = (
+        bands(one, steps, clusters, samples=2, seed=settings.seed, normalise=settings.normalise)
+        for one in ([effects.snapshots[place].features for place in places], list(of_other.values()))
+    )
+    known = (match.cosine >= LEVELS[0]) & (own.band[match.feature] != UNDETERMINED)
+    known &= other.band[match.other] != UNDETERMINED
+    feature, counterpart = match.feature[known], match.other[known]
+    middle, low, high = _spearman(own.share[-1, feature], other.share[-1, counterpart], settings)
+    return {
+        "task": effects.task.name,
+        "comparison": label(places, effects.steps),
+        "features": int((own.band != UNDETERMINED).sum()),
+        "matched": len(feature),
+        "spearman": middle,
+        "spearman_ci_low": low,
+        "spearman_ci_high": high,
+        "same_band": float((own.band[feature] == other.band[counterpart]).mean()) if len(feature) else None,
     }
 
 

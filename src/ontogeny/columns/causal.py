@@ -96,6 +96,15 @@ CAUSAL: dict[str, dict[str, Column]] = {
         "specific": Column(pl.Float64, "share", "of them with a band of one snapshot only"),
         "off_even": Column(pl.Float64, "share", "median distance of a share from 1 over the number of snapshots"),
     },
+    "relie_seeds": {
+        "seed": Column(pl.Int64, "", "seed of the other dictionary, and of the order of its tokens"),
+        "task": TASK,
+        "comparison": COMPARISON,
+        "features": Column(pl.Int64, "features", "whose effects are determined in the study's dictionary"),
+        "matched": Column(pl.Int64, "features", "of them with a counterpart at a cosine of .7, determined there too"),
+        **_with_interval("spearman", "correlation", "of their RelIE for the last snapshot with the counterpart's"),
+        "same_band": Column(pl.Float64, "share", "of them in the same band as their counterpart"),
+    },
     "ablation": {
         "task": TASK,
         "snapshot": SNAPSHOT,

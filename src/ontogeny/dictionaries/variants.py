@@ -46,6 +46,11 @@ def variant(
     return loaded
 
 
+def seed_variant(run: Run, seed: int) -> Crosscoder:
+    """The run's dictionary trained in full with another seed, on the tokens in another order."""
+    return variant(run, f"seed-{seed}", batches=partial(stream_of, run, seed=seed), of=seed, seed=seed)
+
+
 def single_sae(run: Run, snapshot: int, *, k: int) -> Crosscoder:
     """An SAE of one snapshot alone: otherwise as the run's own dictionary, but BatchTopK with this k."""
     one = suite_of(run).only([snapshot])

@@ -25,8 +25,6 @@ Pairs = Iterator[Pair] | Iterator[Item]
 
 def _from_files(family: str) -> Callable[[TaskConfig, "PreTrainedTokenizerFast"], Pairs]:
     def read(config: TaskConfig, _tokenizer: "PreTrainedTokenizerFast") -> Iterator[Pair]:
-        if not config.patterns:
-            raise TaskError(f"task {config.title}: the family {family} reads files: give `files`")
         pairs = [pair for path in expand(config.patterns) for pair in READERS[family](path)]
         return (pairs[place] for place in np.random.default_rng(config.seed).permutation(len(pairs)).tolist())
 
@@ -63,9 +61,7 @@ def open_task(
         TaskError: no such family, a file is of another kind, or no item is left; says what was dropped and why.
     """
     config = TaskConfig(family=task) if isinstance(task, str) else task
-    if config.family not in FAMILIES:
-        near = did_you_mean(config.family, FAMILIES)
-        raise TaskError(f"no task family '{config.family}'{near}: there are {', '.join(FAMILIES)}")
+    check_family(config)
     if config.least_count and words is None:
         raise TaskError(f"task {config.title}: least_count needs the training text's words (count_words(corpus))")
     prepared = prepare(
@@ -81,3 +77,16 @@ def open_task(
         why = ", ".join(f"{count:,}: {reason}" for reason, count in prepared.dropped.items()) or "it has no pairs"
         raise TaskError(f"task {config.title}: no item is left ({why}): ask for less, or for another task")
     return prepared
+
+
+def check_family(config: TaskConfig) -> None:
+    """Check what can be known to be wrong with a task before it is read.
+
+    Raises:
+        TaskError: there is no such family, or it reads files and none are given.
+    """
+    if config.family not in FAMILIES:
+        near = did_you_mean(config.family, FAMILIES)
+        raise TaskError(f"no task family '{config.family}'{near}: there are {', '.join(FAMILIES)}")
+    if config.family in READERS and not config.patterns:
+        raise TaskError(f"task {config.title}: the family {config.family} reads files: give `files`")

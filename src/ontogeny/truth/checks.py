@@ -4,7 +4,6 @@ CHECKS lists them: functions from a run to a table. None loads torch before it i
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,13 +31,12 @@ LEAST_IN_CELL = 5
 
 def seed_matches(run: Run) -> pl.DataFrame:
     """The table `seed_matches`: every living feature's counterpart in the dictionary of each further seed."""
-    from ontogeny.activations.stream import stream_of
-    from ontogeny.dictionaries.variants import variant
+    from ontogeny.dictionaries.variants import seed_variant
     from ontogeny.features.matching import match_features
 
     own, living, tables = run.dictionary(), _living(run), []
     for seed in _settings(run).seeds:
-        other = variant(run, f"seed-{seed}", batches=partial(stream_of, run, seed=seed), of=seed, seed=seed)
+        other = seed_variant(run, seed)
         found = match_features(own, other, living=living, living_other=np.flatnonzero(_fires(run, other)))
         births = alive_mask(other.strength().numpy(), run.study.measure.alive_threshold).argmax(0)
         born = [run.steps[place] for place in births[found.other]]
