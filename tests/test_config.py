@@ -140,4 +140,12 @@ def test_the_preset_of_sae_track_has_the_published_schedule() -> None:
     steps, n = study.sae_series, len(chosen)
     tokens = [steps.steps_of(place) * study.train.batch_size for place in range(n)]
     assert sum(tokens) == pytest.approx(300e6 + 4 * 5e6 + 24 * 15e6, rel=1e-3)
-    assert presets() == ["demo", "sae-track-pythia-410m"]
+
+
+def test_every_preset_is_a_study() -> None:
+    for name in presets():
+        assert preset(name).name == name
+    ctt = preset("ctt-pythia-1b")
+    assert ctt.train.steps * ctt.train.batch_size == pytest.approx(400e6, rel=1e-4)
+    assert ctt.attribution is not None
+    assert presets() == ["ctt-bloom-1b1", "ctt-olmo-1b", "ctt-pythia-1b", "demo", "sae-track-pythia-410m"]
