@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import polars as pl
 
+from ontogeny.analyses.dimensions import dimensions
 from ontogeny.analyses.directions import direction_components, directions
 from ontogeny.analyses.embedding import umap
 from ontogeny.analyses.emergence import births, emergence
@@ -30,6 +31,7 @@ ANALYSES: dict[str, dict[str, Callable[[Run], pl.DataFrame]]] = {
     "probes": {"probes": probes},
     "single_saes": {"single_saes": single_saes},
     "directions": {"directions": directions, "direction_components": direction_components},
+    "dimensions": {"dimensions": dimensions},
     "tracking": {
         "gate": gate,
         "gaps": gaps,

@@ -35,6 +35,17 @@ LIFE: dict[str, dict[str, Column]] = {
         "ci_low": Column(pl.Float64, "features", "95 % interval (Wilson) over features"),
         "ci_high": Column(pl.Float64, "features", "95 % interval (Wilson) over features"),
     },
+    "dimensions": {
+        "alive_threshold": THRESHOLD,
+        "snapshot": SNAPSHOT,
+        "step": STEP,
+        "features": Column(pl.Int64, "features", "alive at this snapshot"),
+        "total": Column(pl.Float64, "share", "Σ of their dimensionalities over d_model"),
+        "random": Column(pl.Float64, "share", "the same of random directions with the same norms, mean of ten draws"),
+        "random_low": Column(pl.Float64, "share", "least of the draws"),
+        "random_high": Column(pl.Float64, "share", "greatest of the draws"),
+        "median": Column(pl.Float64, "share", "median dimensionality of a feature, 1 where none overlaps with it"),
+    },
     "lineage": {
         "feature": FEATURE,
         "birth_step": Column(pl.Int64, "step", "where it is born; emergent living features only"),

@@ -25,6 +25,7 @@ def summary(run: Run) -> list[Sentence]:
         _births(run),
         *(_sensitivity(run) if "emergence" in analyses else []),
         *(_turning(run) if "turning_point" in analyses else []),
+        *([_dimensions(run)] if "dimensions" in analyses else []),
         *([_formation(run), _patterns(run)] if "formation" in analyses else []),
         *([_tracking(run)] if "tracking" in analyses and len(run.steps) > 1 else []),
         *(_tasks(run) if run.study.attribution is not None else []),
@@ -160,6 +161,17 @@ def _turning(run: Run) -> list[Sentence]:
         else "No break from smooth drift is seen in how fast directions turn; the likeliest places are:"
     )
     return [Sentence(f"{verdict} {'; '.join(said)}.", ("turning_point",))]
+
+
+def _dimensions(run: Run) -> Sentence:
+    table = run.table("dimensions").filter(alive_threshold=run.study.measure.alive_threshold).sort("snapshot")
+    first, last = table.row(0, named=True), table.row(-1, named=True)
+    return Sentence(
+        f"The features alive at step {first['step']:,} fill {first['total']:.0%} of the stream's dimensions (random "
+        f"directions: {first['random']:.0%}), those alive at step {last['step']:,} {last['total']:.0%} "
+        f"({last['random']:.0%}).",
+        ("dimensions",),
+    )
 
 
 def _formation(run: Run) -> Sentence:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from ontogeny.report.figures.axes import Spec
 from ontogeny.report.figures.formation import formed, gaps, levels, progress, track, umap
-from ontogeny.report.figures.lives import births, kin, strengths, thresholds
+from ontogeny.report.figures.lives import births, dimensions, kin, strengths, thresholds
 from ontogeny.report.figures.lives import trajectory as trajectory
 from ontogeny.report.figures.models import divergences, loss, quality, splices
 from ontogeny.report.figures.tasks import (
@@ -36,6 +36,7 @@ FIGURES: dict[str, tuple[str, Callable[[Run], Spec]]] = {
     "cosines": ("turning_point", cosines),
     "settling": ("directions", settling),
     "paths": ("directions", paths),
+    "dimensions": ("dimensions", dimensions),
     "progress": ("formation", progress),
     "levels": ("formation", levels),
     "formed": ("formation", formed),

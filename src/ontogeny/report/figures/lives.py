@@ -207,3 +207,28 @@ def trajectory(run: Run, feature: int, trajectories: pl.DataFrame) -> Spec:
         )
     )
     return finished(chart.properties(width=250, height=150, title=f"Feature {feature} through training"))
+
+
+def dimensions(run: Run) -> Spec:
+    """The share of the dimensions that living features fill, beside random directions with the same norms."""
+    names = {"total": "the features alive there", "random": "random directions with their norms"}
+    table = run.table("dimensions").filter(pl.col("alive_threshold") == run.study.measure.alive_threshold)
+    long = table.unpivot(list(names), index=["step", "features"], variable_name="name", value_name="share")
+    long = long.with_columns(directions=pl.col("name").replace_strict(names))
+    x = step_axis(run.steps)
+    band = alt.Chart(table).mark_area(color=GREY, opacity=0.3).encode(
+        x=x, y=alt.Y("random_low:Q", title="share of d_model in use"), y2="random_high:Q"
+    )  # fmt: skip
+    scale = alt.Scale(domain=list(names.values()), range=[BLUE, GREY])
+    lines = (
+        alt.Chart(long)
+        .mark_line(point=True)
+        .encode(
+            x=x,
+            y=alt.Y("share:Q", title="share of d_model in use", scale=alt.Scale(domainMin=0)),
+            color=alt.Color("directions:N", title=None, scale=scale),
+            tooltip=["step", "directions", alt.Tooltip("share", format=".3f"), "features"],
+        )
+    )
+    title = "How many of the dimensions features have to themselves, all together"
+    return finished(alt.layer(band, lines).properties(width=WIDTH, height=HEIGHT, title=title))

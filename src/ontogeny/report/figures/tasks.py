@@ -263,7 +263,8 @@ def ablation(run: Run) -> Spec:
     colour = alt.Color("condition:N", title="k features", sort=order, legend=legend,
                        scale=alt.Scale(domain=order, range=[BLUE, ORANGE, GREY]))  # fmt: skip
     ways = ["k features removed", "all others removed"]
-    dash = alt.StrokeDash("way:N", title="ablation", sort=ways, legend=legend,
+    black = alt.Legend(symbolStrokeColor="black", symbolType="stroke", symbolStrokeWidth=2)
+    dash = alt.StrokeDash("way:N", title="ablation", sort=ways, legend=black,
                           scale=alt.Scale(domain=ways, range=[[1, 0], [5, 4]]))  # fmt: skip
     band = base.mark_area(opacity=0.12).encode(
         y=alt.Y("margin_ci_low:Q", title="mean margin (logit)"), y2="margin_ci_high:Q", color=colour, detail="way:N"
