@@ -263,15 +263,14 @@ def ablation(run: Run) -> Spec:
     colour = alt.Color("condition:N", title="k features", sort=order, legend=legend,
                        scale=alt.Scale(domain=order, range=[BLUE, ORANGE, GREY]))  # fmt: skip
     ways = ["k features removed", "all others removed"]
-    black = alt.Legend(symbolStrokeColor="black", symbolType="stroke", symbolStrokeWidth=2)
-    dash = alt.StrokeDash("way:N", title="ablation", sort=ways, legend=black,
-                          scale=alt.Scale(domain=ways, range=[[1, 0], [5, 4]]))  # fmt: skip
+    dash = alt.StrokeDash("way:N", title="ablation", sort=ways, scale=alt.Scale(domain=ways, range=[[1, 0], [5, 4]]))
     band = base.mark_area(opacity=0.12).encode(
         y=alt.Y("margin_ci_low:Q", title="mean margin (logit)"), y2="margin_ci_high:Q", color=colour, detail="way:N"
     )
     tooltip = ["task", "step", "condition", "way", "k", alt.Tooltip("margin", format=".2f"),
                alt.Tooltip("accuracy", format=".2f")]  # fmt: skip
-    lines = base.mark_line(point=True).encode(y=y, color=colour, strokeDash=dash, tooltip=tooltip)
+    lines = base.mark_line().encode(y=y, color=colour, strokeDash=dash)
+    points = base.mark_point(filled=True, opacity=1).encode(y=y, color=colour, detail="way:N", tooltip=tooltip)
     rule = alt.Chart(curves).mark_rule(strokeDash=[2, 3]).encode(y="max(clean):Q")
     half = (
         alt.Chart(curves)
@@ -283,7 +282,7 @@ def ablation(run: Run) -> Spec:
         "Without its leading features, or with them alone",
         subtitle="ranked on half of the items, tried on the other; dotted: the model as it is, and half of its margin",
     )
-    chart = alt.layer(band, rule, half, lines).properties(width=270, height=190)
+    chart = alt.layer(band, rule, half, lines, points).properties(width=270, height=190)
     faceted = chart.facet(facet=alt.Facet("task:N", title=None, sort=tasks), columns=2)
     return finished(faceted.resolve_scale(y="independent").properties(title=title))
 
