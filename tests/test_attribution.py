@@ -21,6 +21,7 @@ from ontogeny.config import load_study
 from ontogeny.corpus.pack import Corpus
 from ontogeny.errors import ConfigError
 from ontogeny.features.matching import Match
+from ontogeny.report.page import _leading_effects
 from ontogeny.run import Run
 from ontogeny.study import run_study
 from ontogeny.tasks import open_task
@@ -110,6 +111,7 @@ def test_relie_of_another_seed(task_run: Run) -> None:
     assert table.select("task", "comparison").sort("task", "comparison").equals(compared.sort("task", "comparison"))
     assert table["seed"].unique().to_list() == [1]
     assert (table["matched"] <= table["features"]).all()
+    assert table["matched"].null_count() == 0
     bands = task_run.table("bands").filter(pl.col("band") != "undetermined").group_by("task", "comparison").len()
     both = table.join(bands, on=["task", "comparison"])
     assert both["features"].to_list() == both["len"].to_list()
@@ -124,7 +126,7 @@ def test_relie_beside_a_permuted_dictionary_is_the_same(task_run: Run) -> None:
         for mean in means
     ]
     task = open_task(SETTINGS.tasks[0], tokenizer=Corpus(task_run.corpus_folder / "train").tokenizer)
-    effects = Effects(task, [0, 60], "ig", found, pl.DataFrame())
+    effects = Effects(task, [0, 3], [0, 60], "ig", found, pl.DataFrame())
     order = np.random.default_rng(0).permutation(96)
     match = Match(order, np.arange(96), np.ones(96))
     moved = {place: csr_array(one.features[:, order]) for place, one in enumerate(found)}
@@ -142,7 +144,18 @@ def test_the_report_shows_tasks(task_run: Run) -> None:
     for figure in ("accuracy", "effects", "ablation", "half_margin", "prediction", "turnover", "relie"):
         assert f'data-spec="{figure}"' in page
     assert re.search(r"At the last snapshot [12] of 2 tasks are learned beyond doubt: ", page)
-    assert "<h4>Does</h4>" in page
+
+
+def test_cards_tell_what_features_do_for_learned_tasks(task_run: Run) -> None:
+    found = _leading_effects(task_run, list(range(96)))
+    assert len(found) > 5
+    learned = dict(task_run.table("tasks").filter("learned").group_by("task").agg(pl.col("step").max()).iter_rows())
+    for feature, rows in found.items():
+        assert [row["feature"] for row in rows] == [feature] * len(rows)
+        assert len({row["task"] for row in rows}) == len(rows) <= 3
+        for row in rows:
+            assert row["step"] == learned[row["task"]]
+            assert row["ci_low"] > 0 or row["ci_high"] < 0
 
 
 def test_a_killed_stage_goes_on_where_it_was(task_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,6 +217,15 @@ def test_settings_of_tasks_are_read_from_yaml(tmp_path: Path, small_run: Run) ->
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     with pytest.raises(ConfigError, match="comparisons asks for step 11, which the study does not have: it has 0, 10"):
         run_study(path, out=tmp_path / "run")
+    for changes, said in (
+        ({"comparisons": [[10, 10]]}, "names a step twice"),
+        ({"seeds": [0]}, "0 is the study's own seed"),
+        ({"seeds": [1], "replacement": "mean"}, "leave out seeds, or replacement"),
+    ):
+        values["attribution"] = {"tasks": [{"family": "ioi"}], **changes}
+        path.write_text(yaml.safe_dump(values), encoding="utf-8")
+        with pytest.raises(ConfigError, match=said):
+            load_study(path)
     values["attribution"] = {"tasks": [{"family": "sva", "files": "t.jsonl"}] * 2}
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     with pytest.raises(ConfigError, match="two tasks are called sva t: give each a `name`"):
@@ -217,15 +239,22 @@ def test_a_task_is_learned_where_its_accuracy_is_beyond_doubt() -> None:
     assert not is_learned(good, clusters, above=0.9, snapshots=20)
     chance = [is_learned(draw.standard_normal(200), clusters, above=0.5, snapshots=20) for _ in range(400)]
     assert np.mean(chance) <= 0.01
+    # what never fails may still be chance
+    assert not is_learned(np.ones(12), np.repeat(np.arange(3), 4), above=0.5, snapshots=20)
+    assert not is_learned(np.ones(20), np.arange(20), above=0.9, snapshots=20)
+    assert is_learned(np.ones(20), np.arange(20), above=0.5, snapshots=20)
+    few = [is_learned(draw.standard_normal(6), np.arange(6), above=0.5, snapshots=20) for _ in range(2000)]
+    assert np.mean(few) <= 0.0025
     # ten items that all say the same are one
     assert not is_learned(np.repeat(good[:6], 10), np.repeat(np.arange(6), 10), above=0.5, snapshots=20)
 
 
 def test_halves_within_clusters_have_as_many_of_each() -> None:
-    clusters = np.repeat([3, 5, 8], [4, 6, 2])
+    clusters = np.repeat([3, 5, 8, 9], [3, 3, 6, 1])
     first, second = within_clusters(clusters, seed=0)
-    assert np.bincount(clusters[first]).tolist() == np.bincount(clusters[second]).tolist()
+    assert clusters[first].tolist() == clusters[second].tolist() == [3, 5, 8, 8, 8]
     assert not set(first) & set(second)
+    assert len(within_clusters(np.arange(5), seed=0)[0]) == 0
 
 
 def test_features_of_all_sizes_are_chosen() -> None:

@@ -10,6 +10,7 @@ from ontogeny.causal.bands import (
     OTHER,
     SHARED,
     SIGN_CHANGE,
+    UNBANDED,
     UNDETERMINED,
     band_names,
     bands,
@@ -46,7 +47,8 @@ def test_bands_of_three_snapshots_and_of_four() -> None:
     assert band_names([1, 2, 3]) == ["only 1", "only 2", "only 3", SHARED, "1 and 2", "1 and 3", "2 and 3", OTHER]
     assert found.share.sum(0) == pytest.approx(1)
     four = bands(_effects([*means, means[0]]), [1, 2, 3, 4], np.arange(40), samples=100)
-    assert set(four.band) == {OTHER}
+    assert set(four.band) == {UNBANDED}
+    assert np.isnan(four.probability).all()
 
 
 def test_noise_alone_is_undetermined_though_its_shares_look_like_bands() -> None:
@@ -98,6 +100,27 @@ def test_combined_p_of_equal_ones_is_the_same_and_of_one_small_one_small() -> No
     assert (uniform < 0.05).mean() == pytest.approx(0.05, abs=0.01)
 
 
+def test_a_snapshot_without_any_effect_hides_nothing() -> None:
+    nothing = csr_array((40, 2))
+    later = _effects([[5.0, 0.0]])[0]
+    found = bands([nothing, later], [10, 60], np.arange(40), samples=50)
+    assert found.band.tolist() == ["only 60", UNDETERMINED]
+    assert found.share[0, 0] == 1
+    scaled = bands([nothing, later], [10, 60], np.arange(40), samples=50, normalise=True)
+    assert scaled.band.tolist() == ["only 60", UNDETERMINED]
+    assert combined(np.asarray([[1e-9, np.nan], [np.nan, np.nan]])) == pytest.approx([1e-9, 1.0], rel=1e-3)
+    assert combined(np.asarray([[1e-9], [1.0]]))[0] < 1e-7
+
+
+def test_a_change_of_sign_has_the_probability_of_one() -> None:
+    draw = np.random.default_rng(0)
+    effects = [csr_array(mean + draw.standard_normal((100, 1))) for mean in (5.0, -0.22)]
+    found = bands(effects, [1, 2], np.arange(100), samples=400)
+    assert found.band[0] in (SIGN_CHANGE, "only 1")
+    if found.band[0] == SIGN_CHANGE:
+        assert 0.9 < found.probability[0] <= 1
+
+
 def test_effects_can_be_taken_as_shares_of_their_snapshot() -> None:
     effects = _effects([[1.0, 3.0], [10.0, 30.0]], noise=0.001)
     plain = bands(effects, [1, 2], np.arange(40), samples=50)
@@ -127,6 +150,9 @@ def test_snapshots_are_proposed_where_accuracy_and_activations_both_shift() -> N
     assert pair.accuracy == pytest.approx((0.4,))
     assert pair.distance == pytest.approx((0.5,))
     assert propose(accuracy[:1], cka[:1, :1], size=2) is None
+    flat = propose(np.full(5, 0.5), cka, size=2)
+    assert flat is not None
+    assert flat.distance == pytest.approx((0.5,))
 
 
 def test_overlap_of_leading_features_and_what_chance_gives() -> None:
@@ -134,7 +160,10 @@ def test_overlap_of_leading_features_and_what_chance_gives() -> None:
     assert np.isnan(overlap(np.asarray([]), np.asarray([])))
     draw = np.random.default_rng(0)
     found = [overlap(draw.choice(60, 20, replace=False), draw.choice(60, 20, replace=False)) for _ in range(2000)]
-    assert expected_overlap(20, 20, 60) == pytest.approx(np.mean(found), abs=0.01)
+    assert expected_overlap(20, 20, np.arange(60), np.arange(60)) == pytest.approx(np.mean(found), abs=0.01)
+    own, other = np.arange(100), np.arange(90, 190)
+    found = [overlap(draw.choice(own, 20, replace=False), draw.choice(other, 20, replace=False)) for _ in range(4000)]
+    assert expected_overlap(20, 20, own, other) == pytest.approx(np.mean(found), abs=0.002)
 
 
 def test_matched_features_are_active_as_often_and_are_others() -> None:
@@ -170,6 +199,7 @@ def test_removing_and_keeping_features_by_hand() -> None:
     assert at["leading", "removed", 3] == pytest.approx(base)
     assert at["all", "removed", 3] == pytest.approx(base)
     assert at["matched", "removed", 1] == pytest.approx(base + 6)
+    assert ("matched", "removed", 2) not in at  # one is left
     # without the strongest base + 4 is left of base + 8, more than half where base > 0
     assert base > 0
     assert features_for_half(site, kept, ranked, base + 8) == 2

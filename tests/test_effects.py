@@ -1,6 +1,7 @@
 """Effects: cases worked out on paper, the model's own forward pass as the judge, and what must change nothing."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -249,6 +250,7 @@ def test_the_public_function_gives_table_and_array(small_run: Run, task: Task, e
         suite_of(small_run), small_run.dictionary(), task=task, hookpoint="resid_post.0", snapshots=[25], bootstrap=10
     )
     assert some.array[0] == pytest.approx(effects.array[2], abs=1e-6)
+    assert some.table["snapshot"].unique().to_list() == [2]
     complete = effects.completeness()
     assert complete["gap_median"].max() < 0.02
     assert complete["margin_clean"].to_list() == pytest.approx([float(one.clean.mean()) for one in effects.snapshots])
@@ -286,8 +288,17 @@ def test_corrupted_and_mean_replacements_on_a_model(small_run: Run, task: Task) 
     assert corrupted.completeness()["gap_95"][0] < 0.05
     mean = indirect_effects(suite, dictionary, task=task, replacement="mean", **options)
     assert mean.completeness()["gap_95"][0] < 0.05
-    # the corrupted input of the corrupted input is the clean one: effects change sign, up to the error terms
-    assert corrupted.array.any()
+    # the corrupted input of the corrupted input is the clean one: the same path backwards, up to the error terms
+    swapped = Task(
+        "swapped",
+        tuple(
+            replace(item, prefix=item.corrupted, corrupted=item.prefix)
+            for item in corrupted.task.items
+            if item.corrupted
+        ),
+    )
+    back = indirect_effects(suite, dictionary, task=swapped, replacement="corrupted", **options)
+    assert np.corrcoef(back.array[0], -corrupted.array[0])[0, 1] > 0.9
 
 
 def test_one_line_says_what_effects_cannot_be_taken(small_run: Run, task: Task) -> None:
@@ -296,6 +307,13 @@ def test_one_line_says_what_effects_cannot_be_taken(small_run: Run, task: Task) 
         indirect_effects(suite, dictionary, task=task, hookpoint="resid_post.0", method="igg")
     with pytest.raises(ConfigError, match="no snapshot at step 7"):
         indirect_effects(suite, dictionary, task=task, hookpoint="resid_post.0", snapshots=[7])
+    with pytest.raises(ConfigError, match="position 99 lies outside"):
+        indirect_effects(suite, dictionary, task=task, hookpoint="resid_post.0", position=99)
+    with pytest.raises(ConfigError, match="2 snapshot at step 60"):
+        indirect_effects(suite.only([0, 1, 3, 3]), dictionary, task=task, hookpoint="resid_post.0", snapshots=[60])
+    none = Task("none", tuple(replace(item, corrupted=None) for item in task.items))
+    with pytest.raises(ConfigError, match="no item of this task has a corrupted input"):
+        indirect_effects(suite, dictionary, task=none, hookpoint="resid_post.0", replacement="corrupted")
     with pytest.raises(DictionaryError, match="4 snapshots, suite suite 2"):
         indirect_effects(suite.only([0, 1]), dictionary, task=task, hookpoint="resid_post.0")
 
@@ -330,5 +348,5 @@ def test_where_nothing_changes_features_matter_equally_at_every_snapshot(small_r
     matters = size > 0.05 * size.max()
     share = og.relie(found.array)[matters]
     assert matters.sum() >= 5
-    assert np.abs(share - 0.5).max() < 0.1
-    assert np.median(np.abs(share - 0.5)) < 0.02
+    assert 0 < np.median(np.abs(share - 0.5)) < 0.02
+    assert np.abs(share - 0.5).max() < 0.15

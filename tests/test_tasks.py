@@ -164,7 +164,7 @@ def test_readers_of_every_format(tokenizer: PreTrainedTokenizerFast, tmp_path: P
             }
         ],
     }
-    zorro = ("lies on it is", "lie on it is", "lie on it are", "lies on it are")
+    zorro = ("lies on it is", "lie on it is", "lie on it are", "lies on it are", "boys on it was", "boy on it was")
     files = {
         "sva": ("a.jsonl.gz", json.dumps(sva)),
         "clams": ("b.jsonl", json.dumps(clams) + "\n" + json.dumps(clams | {"skip": True})),
@@ -178,7 +178,11 @@ def test_readers_of_every_format(tokenizer: PreTrainedTokenizerFast, tmp_path: P
         "clams": [("The authors", " are", " is")],
         "blimp": [("A niece", " has hats.", " have hats.")],
         "multiblimp": [("Der Mann", " ist alt", " sind alt")],
-        "zorro": [("the lie on it", " is flat.", " are flat."), ("the lies on it", " are flat.", " is flat.")],
+        "zorro": [
+            ("the lie on it", " is flat.", " are flat."),
+            ("the lies on it", " are flat.", " is flat."),
+            ("the", " boy on it was flat.", " boys on it was flat."),  # no `the boy on it were` in the file
+        ],
         "syntaxgym": [("The boy", " is", " are")],
     }
     for family, (name, text) in files.items():

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from ontogeny.errors import ConfigError
 from ontogeny.settings import Positive, Settings, Share
 
-METHODS = ("exact", "atp", "ig")
+METHODS, REPLACEMENTS = ("exact", "atp", "ig"), ("zero", "mean", "corrupted")
 
 
 class TaskConfig(Settings):
@@ -63,8 +63,20 @@ class AttributionConfig(Settings):
     seeds: list[int] = []
     """Seeds of further dictionaries, each trained in full, in which RelIE is measured again; `ontogeny truth` uses the
     same ones where it asks for the same seeds."""
-    bootstrap: Positive = 1000
+    bootstrap: Annotated[int, Field(ge=20)] = 1000
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _can_be_compared(self) -> "AttributionConfig":
+        for steps in self.comparisons or []:
+            if len(set(steps)) < len(steps):
+                raise ConfigError(f"attribution.comparisons: {steps} names a step twice: compare different snapshots")
+        if self.seeds and self.replacement == "mean":
+            raise ConfigError(
+                "attribution.seeds: held-out means are known of the study's own dictionary only: leave out seeds, or "
+                "replacement: mean"
+            )
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> "AttributionConfig":

@@ -196,7 +196,7 @@ def _attribute(run: Run) -> list[Path]:
         return []
     from ontogeny.causal.attribute import attribute
 
-    return [run.write_table(name, table) for name, table in attribute(run, key=_attribute_key(run)).items()]
+    return [run.write_table(name, table) for name, table in attribute(run).items()]
 
 
 def _truth_key(run: Run) -> str:

@@ -15,6 +15,7 @@ from ontogeny.analyses.emergence import births, emergence
 from ontogeny.analyses.formation import formation, progress, similarity
 from ontogeny.analyses.formed import formed, patterns
 from ontogeny.analyses.gate import gate
+from ontogeny.analyses.kinds import induction_scores, kind_births, kinds
 from ontogeny.analyses.levels import levels
 from ontogeny.analyses.lineage import lineage, partings
 from ontogeny.analyses.phases import phases
@@ -32,6 +33,7 @@ ANALYSES: dict[str, dict[str, Callable[[Run], pl.DataFrame]]] = {
     "single_saes": {"single_saes": single_saes},
     "directions": {"directions": directions, "direction_components": direction_components},
     "dimensions": {"dimensions": dimensions},
+    "kinds": {"kinds": kinds, "kind_births": kind_births, "induction_scores": induction_scores},
     "tracking": {
         "gate": gate,
         "gaps": gaps,

@@ -61,6 +61,8 @@ def ablate(
             "matched": [matched(ranked[:k], counts, draw) for _ in range(draws)],
         }
         for condition in CONDITIONS:
+            if len(sets[condition][0]) < k:  # too few are left to match
+                continue
             for way in ("removed", "kept"):
                 margins = [site.margins_with(codes, _kept(chosen, len(counts), way)) for chosen in sets[condition]]
                 row = {"condition": condition, "way": way, "k": k}

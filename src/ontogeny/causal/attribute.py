@@ -25,15 +25,17 @@ from ontogeny.causal.tables import (
     settings_of,
 )
 from ontogeny.corpus.pack import Corpus
+from ontogeny.corpus.readers import expand
 from ontogeny.dictionaries.dictionary import Dictionary
 from ontogeny.dictionaries.variants import seed_variant
+from ontogeny.errors import ConfigError
 from ontogeny.features.codes import stored_codes
 from ontogeny.features.matching import match_features
 from ontogeny.models.load import load_snapshot
 from ontogeny.models.names import parse_hookpoint
 from ontogeny.models.rest import Rest
 from ontogeny.progress import progress_bar
-from ontogeny.run import Run, is_kept, keeping
+from ontogeny.run import Run, content_state, is_kept, keeping
 from ontogeny.settings import fingerprint
 from ontogeny.suites.suite import Suite, suite_of
 from ontogeny.tables import from_rows
@@ -53,35 +55,43 @@ def tasks_of(run: Run) -> list[Task]:
     words = count_words(Corpus(run.corpus_folder / "train")) if rare else None
     context = suite.model_config().get("max_position_embeddings")
     tokenizer = suite.tokenizer()
-    tasks = [open_task(task, tokenizer=tokenizer, context=context, words=words) for task in settings.tasks]
-    return [task.aligned() for task in tasks] if settings.replacement == "corrupted" else tasks
+    aligned = settings.replacement == "corrupted"
+    return [
+        open_task(task, tokenizer=tokenizer, context=context, words=words, aligned=aligned) for task in settings.tasks
+    ]
 
 
-def attribute(run: Run, *, key: str) -> Tables:
-    """All tables of the stage.
+def attribute(run: Run) -> Tables:
+    """All tables of the stage. What was kept of earlier calls, and still holds, is not made again.
 
-    Args:
-        key: of everything that they depend on; what was kept under it is not made again.
+    Raises:
+        ConfigError: snapshots are to be compared that the run does not have.
     """
+    for step in (step for steps in settings_of(run).comparisons or [] for step in steps):
+        if step not in run.steps:
+            raise ConfigError(
+                f"attribution.comparisons asks for step {step}, which the study does not have: it has "
+                f"{', '.join(map(str, run.steps))}"
+            )
     tasks, places = tasks_of(run), list(range(len(run.steps)))
-    work = _Work(run, key, tasks, run.dictionary)
+    work = _Work(run, tasks, run.dictionary)
     work.effects(places)
     found = [work.read_effects(number) for number in range(len(tasks))]
     work.trials(found)
     trials = {name: work.read_trials(name) for name in TRIALS}
     chosen = choose_snapshots(run, found)
     tables = derived_tables(run, found, trials, chosen)
-    return tables | {"relie_seeds": _relie_seeds(run, key, found, chosen)}
+    return tables | {"relie_seeds": _relie_seeds(run, found, chosen)}
 
 
-def _relie_seeds(run: Run, key: str, found: list[Effects], chosen: Chosen) -> pl.DataFrame:
+def _relie_seeds(run: Run, found: list[Effects], chosen: Chosen) -> pl.DataFrame:
     """The table `relie_seeds`: RelIE of the same features in dictionaries of other seeds."""
     rows, own, tasks = [], run.dictionary(), [effects.task for effects in found]
     places = sorted({place for of_task in chosen.of_task.values() for one in of_task for place in one})
     living = np.flatnonzero(~run.features.sort("feature")["dead"].to_numpy())
     for seed in settings_of(run).seeds:
         other = seed_variant(run, seed)
-        work = _Work(run, key, tasks, lambda other=other: other, name=f"-seed-{seed}")
+        work = _Work(run, tasks, lambda other=other: other, name=f"seed-{seed}")
         work.effects(places)
         fires = np.flatnonzero(work.active())
         match = match_features(own, other, living=living, living_other=fires)
@@ -103,42 +113,52 @@ class _Work:
         name: tells what is kept apart from that of the run's own dictionary.
     """
 
-    def __init__(
-        self, run: Run, key: str, tasks: list[Task], dictionary: Callable[[], Dictionary], *, name: str = ""
-    ) -> None:
-        self.run, self.key, self.settings, self.tasks = run, key, settings_of(run), tasks
+    def __init__(self, run: Run, tasks: list[Task], dictionary: Callable[[], Dictionary], *, name: str = "") -> None:
+        self.run, self.settings, self.tasks = run, settings_of(run), tasks
         self.suite: Suite = suite_of(run)
         self.hookpoint = parse_hookpoint(run.study.hookpoint)
         self._open, self._name = dictionary, name
         self._codes: list[ItemCodes] | None = None
         self._corrupted: list[ItemCodes] = []
         self._dictionary: Dictionary | None = None
+        self._keys = self._keys_of_tasks()
 
     # what is kept
 
+    def _keys_of_tasks(self) -> list[str]:
+        """What the effects on each task depend on."""
+        stages, settings = self.run.manifest["stages"], self.settings
+        means = stages["measure"]["key"] if settings.replacement == "mean" else None
+        shared = (stages["train"]["key"], self._name, settings.method, settings.steps, settings.replacement, means)
+        return [
+            fingerprint(*shared, config, [content_state(path) for path in expand(config.patterns)])
+            for config in settings.tasks
+        ]
+
     def _folder(self, kind: str, task: int, place: int) -> Path:
-        return (
-            self.run.folder
-            / "attribution"
-            / "kept"
-            / f"{kind}{self._name}-{task:02d}-{self.suite.snapshots[place].revision}"
-        )
+        name = f"{kind}-{self._keys[task]}-{self.suite.snapshots[place].revision}"
+        return self.run.folder / "attribution" / "kept" / name
 
     def _key(self, kind: str, task: int, place: int) -> str:
-        return fingerprint(self.key, kind, self._name, task, place)
+        settings = self.settings
+        tried = (
+            settings.leading, settings.control_draws, settings.exact_features, settings.learned_accuracy,
+            settings.bootstrap, settings.seed,
+        )  # fmt: skip
+        return fingerprint(kind, self._keys[task], place, *(tried if kind == "trials" else ()))
 
     def _is_kept(self, kind: str, task: int, place: int) -> bool:
         return is_kept(self._folder(kind, task, place), self._key(kind, task, place))
 
     def _models(self, kind: str, places: Sequence[int]) -> Iterator[tuple[int, list[int], Rest]]:
         """Snapshots at which something is still to be done, the numbers of the tasks, and the model."""
-        with progress_bar(kind + self._name, len(places), unit="snapshots") as bar:
+        with progress_bar(f"{kind} {self._name}".strip(), len(places), unit="snapshots") as bar:
             for place in places:
                 missing = [number for number in range(len(self.tasks)) if not self._is_kept(kind, number, place)]
                 if missing:
                     device = self._prepared()
                     snapshot = self.suite.snapshots[place]
-                    model = load_snapshot(snapshot, dtype=self.run.study.suite.dtype, device=device)
+                    model = load_snapshot(snapshot, device=device)
                     yield place, missing, Rest(model, self.hookpoint)
                 bar.advance(1)
 
@@ -161,9 +181,6 @@ class _Work:
         return Site(rest, self._dictionary, place, task, batch_size=self.settings.model_batch_size)
 
     def _replaced_by(self, number: int, place: int) -> Any:
-        if self.settings.replacement == "mean" and self._name:
-            assert self._codes is not None
-            return self._codes[number].mean(place)
         if self.settings.replacement == "mean":
             stored = stored_codes(self.run, snapshot=place)
             assert self._dictionary is not None
@@ -201,10 +218,11 @@ class _Work:
         """A task's effects at all snapshots."""
         task, steps, settings = self.tasks[number], self.suite.steps, self.settings
         found = [self.read_snapshot(number, place) for place in range(len(steps))]
+        places = list(range(len(steps)))
         table = effects_table(
-            task, steps, found, method=settings.method, samples=settings.bootstrap, seed=settings.seed
+            task, places, steps, found, method=settings.method, samples=settings.bootstrap, seed=settings.seed
         )
-        return Effects(task, steps, settings.method, found, table)
+        return Effects(task, places, steps, settings.method, found, table)
 
     # ablations and exact effects
 

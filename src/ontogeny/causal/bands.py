@@ -17,8 +17,8 @@ from ontogeny.causal.relie import relie
 from ontogeny.features.levels import significant
 from ontogeny.intervals import Z, cluster_draws
 
-SPECIFIC, PRESENT, LEAST = 0.7, 0.3, 5
-UNDETERMINED, SIGN_CHANGE, SHARED, OTHER = "undetermined", "sign change", "shared", "other"
+SPECIFIC, PRESENT, LEAST, MOST = 0.7, 0.3, 5, 0.99
+UNDETERMINED, SIGN_CHANGE, SHARED, OTHER, UNBANDED = "undetermined", "sign change", "shared", "other", "unbanded"
 
 
 class Bands(NamedTuple):
@@ -27,8 +27,8 @@ class Bands(NamedTuple):
     Attributes:
         share: of each snapshot; of two, the later one's alone [share, feature]; nan where no snapshot has an effect.
         low, high: 95 % interval by bootstrap over clusters of items.
-        band: `only STEP`, `shared`, `STEP and STEP`, `other`, `sign change` or `undetermined` [feature].
-        probability: share of the bootstrap draws with this band; of an undetermined feature nan.
+        band: `only STEP`, `shared`, `STEP and STEP`, `other`, `sign change`, `unbanded` or `undetermined` [feature].
+        probability: share of the bootstrap draws with this band; nan where undetermined or unbanded.
         p: chance of effects as far from zero if there were none [feature].
         total: Σ of |mean effect| over the snapshots [feature].
     """
@@ -51,7 +51,7 @@ def bands(
     seed: int = 0,
     normalise: bool = False,
 ) -> Bands:
-    """RelIE of two or three snapshots with bands; of four and more shares alone, all bands `other`.
+    """RelIE of two or three snapshots with bands; of four and more there are no bands (`unbanded`).
 
     `undetermined` are the features whose effects do not differ from zero at a false discovery rate of 5 %, and those
     that have any on fewer than LEAST clusters, of which nothing could be said; `sign change` those whose effect is
@@ -64,17 +64,16 @@ def bands(
     """
     means = np.stack([np.asarray(one.mean(axis=0)).ravel() for one in effects])
     scale = np.abs(means).sum(1, keepdims=True) if normalise else np.ones((len(means), 1))
+    scale[scale == 0] = 1.0  # a snapshot without any effect
     means = means / scale
     share = _shares(means)
     errors = np.stack([cluster_error(one, clusters) for one in effects]) / scale
     p = combined(2 * stats.t.sf(np.abs(_ratio(means, errors)), max(len(np.unique(clusters)) - 1, 1)))
     active = (means != 0).any(0)
-    found, tested = (
-        np.zeros(len(p), dtype=bool),
-        np.max([clusters_of(one, clusters) for one in effects], axis=0) >= LEAST,
-    )
+    found = np.zeros(len(p), dtype=bool)
+    tested = np.stack([clusters_of(one, clusters) for one in effects]).max(0) >= LEAST
     found[tested] = significant(p[tested])
-    turned = (means - Z * errors > 0).any(0) & (means + Z * errors < 0).any(0)
+    turned = np.logical_and((means > Z * errors).any(0), (means < -Z * errors).any(0))
     names, codes = band_names(steps), _codes(share)
     place = np.flatnonzero(active)
     dense = [one[:, place].toarray() for one in effects]
@@ -83,15 +82,18 @@ def bands(
     same = np.full(len(p), np.nan)
     if len(place):
         drawn = np.stack([draws @ one / draws.sum(1, keepdims=True) for one in dense])  # snapshot, sample, feature
-        drawn /= np.abs(drawn).sum(2, keepdims=True) if normalise else 1.0
+        drawn /= np.maximum(np.abs(drawn).sum(2, keepdims=True), 1e-300) if normalise else 1.0
         shares = np.stack([_shares(drawn[:, sample]) for sample in range(samples)])  # sample, share, feature
         low[:, place], high[:, place] = _interval(shares)
         codes_drawn = np.stack([_codes(one) for one in shares])
         same[place] = (codes_drawn == codes[place]).mean(0)
-    band = np.asarray(names, dtype=object)[codes]
+        both_signs = ((drawn > 0).any(0) & (drawn < 0).any(0)).mean(0)
+        same[place] = np.where(turned[place], both_signs, same[place])
+    band = np.asarray(names, dtype=object)[codes] if len(steps) <= 3 else np.full(len(p), UNBANDED, dtype=object)
     band[turned] = SIGN_CHANGE
     band[~found] = UNDETERMINED
-    return Bands(share, low, high, band, np.where(found, same, np.nan), p, np.abs(means).sum(0))
+    known = found & (band != UNBANDED)
+    return Bands(share, low, high, band, np.where(known, same, np.nan), p, np.abs(means).sum(0))
 
 
 def band_names(steps: Sequence[int]) -> list[str]:
@@ -146,9 +148,13 @@ def _by_cluster(effects: csr_array, clusters: Int[np.ndarray, " item"]) -> Float
 
 
 def combined(p: Float[np.ndarray, "snapshot feature"]) -> Float[np.ndarray, " feature"]:
-    """One p of several that may depend on each other. Source: Liu and Xie 2020, Cauchy combination test."""
-    p = np.clip(np.nan_to_num(p, nan=1.0), 1e-15, 1 - 1e-15)
-    return stats.cauchy.sf(np.tan((0.5 - p) * np.pi).mean(0))
+    """One p of several that may depend on each other; those that are nan are left out, and 1 where all are.
+
+    Source: Liu and Xie 2020, Cauchy combination test; p above .99 count as that, or one of 1 would outweigh all others.
+    """
+    known = ~np.isnan(p)
+    at = np.where(known, np.tan((0.5 - np.clip(p, 1e-15, MOST)) * np.pi), 0.0)
+    return np.where(known.any(0), stats.cauchy.sf(at.sum(0) / np.maximum(known.sum(0), 1)), 1.0)
 
 
 def _shares(means: Float[np.ndarray, "snapshot feature"]) -> Float[np.ndarray, "share feature"]:
@@ -156,7 +162,7 @@ def _shares(means: Float[np.ndarray, "snapshot feature"]) -> Float[np.ndarray, "
 
 
 def _ratio(means: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    return np.divide(means, errors, out=np.zeros_like(means), where=errors > 0)
+    return np.divide(means, errors, out=np.full(means.shape, np.nan), where=errors > 0)
 
 
 def _interval(shares: Float[np.ndarray, "sample share feature"]) -> tuple[np.ndarray, np.ndarray]:

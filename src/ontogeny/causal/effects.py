@@ -13,6 +13,7 @@ Sources: Marks et al. 2024, arXiv 2403.19647 (sparse feature circuits); Sundarar
 Crosscoding Through Time, arXiv 2509.05291.
 """
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
 from ontogeny.activations.harvest import Harvester
-from ontogeny.attribution_config import METHODS
+from ontogeny.attribution_config import METHODS, REPLACEMENTS
 from ontogeny.causal.inputs import Batch, ItemCodes, batches, encode_items
 from ontogeny.dictionaries.dictionary import Dictionary
 from ontogeny.errors import ConfigError, DictionaryError, did_you_mean
@@ -38,7 +39,6 @@ from ontogeny.models.rest import Rest
 from ontogeny.suites.suite import Suite
 from ontogeny.tasks.task import Task
 
-REPLACEMENTS = ("zero", "mean", "corrupted")
 LEAST_TOTAL = 0.1
 """Completeness is held against Σ|effect| or this, whichever is greater."""
 
@@ -84,13 +84,15 @@ class Effects:
 
     Attributes:
         task: its items are the rows of what snapshots hold.
-        steps: pre-training step of each snapshot.
+        places: of the snapshots in the suite, in the order of all that follows.
+        steps: pre-training step of each of them.
         method: `exact`, `atp` or `ig`.
         snapshots: one for each step.
         table: the table `effects`.
     """
 
     task: Task
+    places: list[int]
     steps: list[int]
     method: str
     snapshots: list[SnapshotEffects]
@@ -104,7 +106,7 @@ class Effects:
     def completeness(self) -> pl.DataFrame:
         """The table `completeness`: median and 95th percentile of the gap over items, a row per snapshot."""
         rows = []
-        for place, (step, one) in enumerate(zip(self.steps, self.snapshots, strict=True)):
+        for place, step, one in zip(self.places, self.steps, self.snapshots, strict=True):
             gap = one.gap()
             size = np.asarray(abs(one.features).sum(1)).ravel() + np.abs(one.error)
             rows.append(
@@ -138,11 +140,14 @@ def indirect_effects(
     compat: Literal["ctt"] | None = None,
     batch_size: int = 64,
     dtype: str = "float32",
+    memory_gb: float | None = None,
     device: torch.device | str | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Effects:
-    """Effects of all features on a task at some snapshots, one model loaded at a time.
+    """Effects of all features on a task at some snapshots.
+
+    Codes are read from all snapshots first; then models are run one at a time, in float32.
 
     Args:
         suite: of the dictionary's snapshots, in their order.
@@ -154,7 +159,10 @@ def indirect_effects(
             `corrupted` input; items without one are left out.
         position: effects at one position, counted from the end (-1 the last) or from the start; None for their sum.
         compat: `ctt` does what the code published with arXiv 2509.05291 does under the name of integrated gradients:
-            gradient × activation at the clean point.
+            gradient × activation at the clean point. (It also counts padding and scales by the number of columns of
+            its table, which this does not.)
+        dtype: of the models that codes are read from.
+        memory_gb: for these, in 1e9 bytes; None: all are loaded at once.
     Raises:
         DictionaryError: the dictionary's snapshots are not as many as the suite's.
         ConfigError: no such method, replacement or step.
@@ -168,26 +176,33 @@ def indirect_effects(
             f"the dictionary has {dictionary.n_snapshots} snapshots, suite {suite.name} {len(suite.snapshots)}: "
             "open the suite with the steps that it was trained on"
         )
-    wanted = list(suite.steps if snapshots is None else snapshots)
-    for step in wanted:
-        if step not in suite.steps:
+    if suite.width() != dictionary.d_model:
+        raise DictionaryError(f"the dictionary is {dictionary.d_model} wide, suite {suite.name} {suite.width()}")
+    for step in snapshots or ():
+        if suite.steps.count(step) != 1:
             raise ConfigError(
-                f"no snapshot at step {step} in suite {suite.name}: it has {', '.join(map(str, suite.steps))}"
+                f"{suite.steps.count(step) or 'no'} snapshot at step {step} in suite {suite.name}: it has "
+                f"{', '.join(map(str, suite.steps))}"
             )
+    places = list(range(len(suite.steps))) if snapshots is None else [suite.steps.index(step) for step in snapshots]
+    longest = max(len(item.prefix) for item in task.items)
+    if position is not None and not -longest < position < longest:
+        raise ConfigError(f"position {position} lies outside of task {task.name}, whose items have up to {longest}")
     task = task.aligned() if replacement == "corrupted" else task
-    raw = dictionary.fold_normalisation().requires_grad_(False)
-    harvester = Harvester(suite, hookpoint, dtype=dtype, device=device)
-    raw = raw.to(harvester.device)
+    if len(task) == 0:
+        raise ConfigError("replacement corrupted: no item of this task has a corrupted input that aligns")
+    harvester = Harvester(suite, hookpoint, dtype=dtype, device=device, memory_gb=memory_gb)
+    raw = copy.deepcopy(dictionary).fold_normalisation().to(harvester.device)
     codes = encode_items(raw, harvester, task, batch_size=batch_size)
     corrupted = (
         encode_items(raw, harvester, task, batch_size=batch_size, corrupted=True)
         if replacement == "corrupted"
         else None
     )
-    found = []
-    for step in wanted:
-        place = suite.steps.index(step)
-        model = load_snapshot(suite.snapshots[place], dtype=dtype, device=harvester.device)
+    found, at = [], harvester.device
+    del harvester  # and the models that it holds
+    for place in places:
+        model = load_snapshot(suite.snapshots[place], device=at)
         site = Site(Rest(model, parse_hookpoint(hookpoint)), raw, place, task, batch_size=batch_size)
         mean = codes.mean(place) if replacement == "mean" else None
         found.append(
@@ -195,8 +210,9 @@ def indirect_effects(
                 codes, method=method, steps=steps, replaced_by=corrupted if mean is None else mean, position=position
             )
         )
-    table = effects_table(task, wanted, found, method=method, samples=bootstrap, seed=seed)
-    return Effects(task, wanted, method, found, table)
+    taken = [suite.steps[place] for place in places]
+    table = effects_table(task, places, taken, found, method=method, samples=bootstrap, seed=seed)
+    return Effects(task, places, taken, method, found, table)
 
 
 class Site:
@@ -264,19 +280,17 @@ class Site:
         return SnapshotEffects(csr_array(vstack(pieces))[back], **joined)
 
     @torch.no_grad()
-    def margins_with(self, codes: ItemCodes, kept: Float[Tensor, "..."], *, without_error: bool = False) -> np.ndarray:
+    def margins_with(self, codes: ItemCodes, kept: Float[Tensor, " feature"]) -> np.ndarray:
         """m of each item with every feature's code multiplied [item].
 
         Args:
             kept: a factor for each feature; 1 keeps it, 0 removes it.
-            without_error: leave out the error term as well.
         """
         found = []
         for batch in self.batches():
             f = codes.at(self.snapshot, batch.places)
             splice = _Splice(self, batch, f, f * kept.to(f))
-            x = splice.path_end() if without_error else splice.with_codes(f * kept.to(f))
-            found.append((batch, splice.margins(x)))
+            found.append((batch, splice.margins(splice.with_codes(f * kept.to(f)))))
         return self._gather(found)
 
     def _gather(self, found: Iterable[tuple[Batch, Tensor]]) -> np.ndarray:
@@ -373,13 +387,20 @@ def _counted(batch: Batch, position: int | None) -> Tensor:
 
 
 def effects_table(
-    task: Task, steps: Sequence[int], found: Sequence[SnapshotEffects], *, method: str, samples: int, seed: int
+    task: Task,
+    places: Sequence[int],
+    steps: Sequence[int],
+    found: Sequence[SnapshotEffects],
+    *,
+    method: str,
+    samples: int,
+    seed: int,
 ) -> pl.DataFrame:
     """A row per feature and snapshot at which it has an effect on any item, with a 95 % bootstrap interval by clusters
     of template and lexeme."""
     draws = cluster_draws(task.clusters, samples=samples, seed=seed)
     tables = []
-    for place, (step, one) in enumerate(zip(steps, found, strict=True)):
+    for place, step, one in zip(places, steps, found, strict=True):
         active = np.flatnonzero(np.diff(one.features.tocsc().indptr))
         effects = one.features[:, active].toarray()
         low, high = np.quantile(draws @ effects / draws.sum(1, keepdims=True), [0.025, 0.975], axis=0)

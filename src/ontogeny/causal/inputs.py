@@ -142,10 +142,10 @@ def encode_items(
     parts = dictionary.parts()
     found: list[list[csr_array]] = [[] for _ in parts]
     order: list[np.ndarray] = []
+    read = list(batches(task, size=batch_size, device=harvester.device, corrupted=corrupted))
     with numerics():
-        for batch in batches(task, size=batch_size, device=harvester.device, corrupted=corrupted):
-            (x,) = harvester.read_all([batch.tokens])
-            x = x[batch.usable]
+        for batch, activations in zip(read, harvester.read_all([batch.tokens for batch in read]), strict=True):
+            x = activations[batch.usable]
             harvester.require_finite(x)
             order.append(_rows(starts, batch.places))
             for number, (at, crosscoder) in enumerate(parts):

@@ -26,6 +26,7 @@ from ontogeny.tables import from_rows
 
 OVERLAP_OF = 20
 SIMILARITY_TOKENS = 16_384
+LEAST_CLUSTERS = 5
 Tables = dict[str, pl.DataFrame]
 
 
@@ -36,24 +37,34 @@ def settings_of(run: Run) -> AttributionConfig:
 
 
 def is_learned(margins: np.ndarray, clusters: np.ndarray, *, above: float, snapshots: int) -> bool:
-    """Whether a task's accuracy is above a level beyond doubt: at 5 % over all snapshots together, by clusters.
+    """Whether a task's accuracy is above a level beyond doubt: at 5 % over all snapshots together.
+
+    Both by how far clusters scatter (t) and by their number (Clopper and Pearson 1934), which still holds where they do
+    not scatter at all; never by fewer than LEAST_CLUSTERS.
 
     Args:
         margins: m of each item [item].
         snapshots: how many are asked of.
     """
-    accuracy = right(margins)
-    error = cluster_error(csr_array(accuracy[:, None]), clusters)[0]
-    degrees = max(len(np.unique(clusters)) - 1, 1)
-    return float(accuracy.mean() - stats.t.isf(0.025 / snapshots, degrees) * error) > above
+    accuracy, units = right(margins), len(np.unique(clusters))
+    if units < LEAST_CLUSTERS:
+        return False
+    level, error = 0.025 / snapshots, cluster_error(csr_array(accuracy[:, None]), clusters)[0]
+    by_spread = accuracy.mean() - stats.t.isf(level, units - 1) * error
+    by_count = stats.beta.ppf(level, accuracy.mean() * units, units - accuracy.mean() * units + 1)
+    return bool(min(by_spread, np.nan_to_num(by_count)) > above)
 
 
 def within_clusters(clusters: np.ndarray, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two halves of the items, as places, that have of each cluster as many; one item of an odd number is left out."""
+    """Two halves of the items, as places, that have of each cluster as many; of an odd number one is left out."""
     order = np.random.default_rng(seed).permutation(len(clusters))
-    order = order[np.argsort(clusters[order], kind="stable")]
-    even = len(order) // 2 * 2
-    return order[:even:2], order[1:even:2]
+    first, second = [], []
+    for cluster in np.unique(clusters):
+        own = order[clusters[order] == cluster]
+        even = len(own) // 2 * 2
+        first.append(own[:even:2])
+        second.append(own[1:even:2])
+    return np.concatenate(first), np.concatenate(second)
 
 
 class Chosen(NamedTuple):
@@ -101,7 +112,7 @@ def derived_tables(run: Run, found: list[Effects], trials: Tables, chosen: Chose
     tables = {
         **chosen.tables,
         "task_dropped": from_rows("task_dropped", dropped),
-        "effects": pl.concat([effects.table for effects in found]),
+        "effects": pl.concat([effects.table for effects in found]).with_columns(pl.col(pl.Float64).fill_nan(None)),
         "completeness": pl.concat([effects.completeness() for effects in found]).with_columns(
             pl.col(pl.Float64).fill_nan(None)
         ),
@@ -216,8 +227,10 @@ def _relie_tables(
     nulls = {
         "study": found,
         "swapped": bands(swapped(of, clusters, seed=settings.seed), steps, clusters, **options),
-        "same snapshot": bands([last[first], last[second]], [steps[-1], steps[-1]], clusters[first], **options),
     }
+    if len(first):
+        halves = [last[first], last[second]]
+        nulls["same snapshot"] = bands(halves, [steps[-1], steps[-1]], clusters[first], **options)
     rows = [where | {"case": case} | _specific(one, len(steps)) for case, one in nulls.items()]
     return {"relie": shares, "bands": banded, "relie_nulls": rows}
 
@@ -261,7 +274,9 @@ def relie_beside(
         "spearman": middle,
         "spearman_ci_low": low,
         "spearman_ci_high": high,
-        "same_band": float((own.band[feature] == other.band[counterpart]).mean()) if len(feature) else None,
+        "same_band": float((own.band[feature] == other.band[counterpart]).mean())
+        if len(feature) and len(steps) <= 3
+        else None,
     }
 
 
@@ -345,7 +360,6 @@ def _overlaps(found: list[Effects], steps: list[int]) -> pl.DataFrame:
 
     def compare(kind: str, one: int, other: int, here: int, there: int) -> None:
         sets = leaders[one][here], leaders[other][there]
-        among = len(np.union1d(active[one][here], active[other][there]))
         rows.append(
             {
                 "kind": kind,
@@ -355,7 +369,7 @@ def _overlaps(found: list[Effects], steps: list[int]) -> pl.DataFrame:
                 "other_step": steps[there],
                 "k": OVERLAP_OF,
                 "overlap": overlap(*sets),
-                "expected": expected_overlap(len(sets[0]), len(sets[1]), among),
+                "expected": expected_overlap(len(sets[0]), len(sets[1]), active[one][here], active[other][there]),
             }
         )
 

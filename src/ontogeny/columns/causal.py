@@ -77,9 +77,12 @@ CAUSAL: dict[str, dict[str, Column]] = {
         "comparison": COMPARISON,
         "feature": FEATURE,
         "band": Column(
-            pl.String, "", "`only STEP`, `shared`, `STEP and STEP`, `other`, `sign change` or `undetermined`"
+            pl.String,
+            "",
+            "`only STEP`, `shared`, `STEP and STEP`, `other`, `sign change`, `undetermined`, or `unbanded` (four and "
+            "more snapshots)",
         ),
-        "probability": Column(pl.Float64, "share", "of bootstrap draws in this band by their shares"),
+        "probability": Column(pl.Float64, "share", "of bootstrap draws in this band"),
         "p": Column(pl.Float64, "chance", "of effects as far from zero without any, snapshots combined"),
         "total_effect": Column(pl.Float64, "logit", "Σ over the snapshots of |mean effect|"),
     },
@@ -161,7 +164,7 @@ CAUSAL: dict[str, dict[str, Column]] = {
         "other_step": STEP,
         "k": Column(pl.Int64, "features", "leading ones, those that help most first"),
         "overlap": Column(pl.Float64, "share", "of both sets together that is in both"),
-        "expected": Column(pl.Float64, "share", "as much of random sets among the features active on both"),
+        "expected": Column(pl.Float64, "share", "as much of random sets, each among the features active there"),
     },
     "snapshot_similarity": {
         "step": STEP,

@@ -35,6 +35,49 @@ LIFE: dict[str, dict[str, Column]] = {
         "ci_low": Column(pl.Float64, "features", "95 % interval (Wilson) over features"),
         "ci_high": Column(pl.Float64, "features", "95 % interval (Wilson) over features"),
     },
+    "kinds": {
+        "feature": FEATURE,
+        "birth_step": Column(pl.Int64, "step", "end of the interval of birth"),
+        "kind": Column(
+            pl.String,
+            "",
+            "first that fits of `induction`, `previous_token`, `context_sensitive`, `token`, `other`",
+        ),
+        "explained_current": Column(pl.Float64, "share", "of the code's variance, by the token itself"),
+        "explained_previous": Column(pl.Float64, "share", "by the token before it"),
+        "explained_pair": Column(pl.Float64, "share", "by both together"),
+        "explained_position": Column(pl.Float64, "share", "by the place in the context"),
+        "previous_score": Column(
+            pl.Float64, "share", "explained by the token before less by the token; -1 where the pair explains much more"
+        ),
+        "previous_p": Column(pl.Float64, "chance", "of as much with previous tokens shuffled among equal tokens"),
+        "context_score": Column(pl.Float64, "share", "of the variance that none of the four explains"),
+        "induction_ratio": Column(
+            pl.Float64, "ratio", "mean code in the second copy of random tokens over that in the first"
+        ),
+        "induction_control_ratio": Column(pl.Float64, "ratio", "the same tokens after a repetition over after others"),
+        "induction_raised": Column(
+            pl.Float64, "SD", "what it adds to the logit of the token that followed before, over the vocabulary"
+        ),
+        "induction_p": Column(pl.Float64, "chance", "of so much more than after others, block by block"),
+    },
+    "kind_births": {
+        "kind": Column(pl.String, "", "as in `kinds`"),
+        "birth_step": Column(pl.Int64, "step", "end of the interval of birth"),
+        "features": Column(pl.Int64, "features", "of this kind born then"),
+        "ci_low": Column(pl.Float64, "features", "95 % interval (Wilson) over features"),
+        "ci_high": Column(pl.Float64, "features", "95 % interval (Wilson) over features"),
+        "of_kind": Column(pl.Int64, "features", "of this kind in all; 0: the model has none"),
+    },
+    "induction_scores": {
+        "snapshot": SNAPSHOT,
+        "step": STEP,
+        "first": Column(pl.Float64, "nat", "mean loss of a token of the first copy of random tokens"),
+        "second": Column(pl.Float64, "nat", "of the second"),
+        "gain": Column(pl.Float64, "nat", "by how much the second is cheaper"),
+        "gain_ci_low": Column(pl.Float64, "nat", "95 % interval over blocks"),
+        "gain_ci_high": Column(pl.Float64, "nat", "95 % interval over blocks"),
+    },
     "dimensions": {
         "alive_threshold": THRESHOLD,
         "snapshot": SNAPSHOT,

@@ -98,15 +98,15 @@ def _tasks(run: Run) -> list[dict[str, Any]]:
 
 
 def _leading_effects(run: Run, chosen: list[int]) -> dict[int, list[dict[str, Any]]]:
-    """For each feature the tasks that it does most for or against, where its effect is greatest and not zero (95 %)."""
+    """For each feature the tasks that it does most for or against, of those learned, at the last snapshot where they
+    are; effects that are zero within 95 % left out."""
     if run.study.attribution is None:
         return {}
+    at = run.table("tasks").filter("learned").group_by("task").agg(pl.col("snapshot").max())
     table = run.scan("effects").filter(
         pl.col("feature").is_in(chosen), (pl.col("ci_low") > 0) | (pl.col("ci_high") < 0)
     )
-    table = table.sort(pl.col("effect").abs(), descending=True).unique(
-        ["feature", "task"], keep="first", maintain_order=True
-    )
+    table = table.join(at.lazy(), on=["task", "snapshot"]).sort(pl.col("effect").abs(), descending=True)
     return {
         int(str(feature)): rows.head(EFFECTS).to_dicts()
         for (feature,), rows in table.collect().group_by("feature", maintain_order=True)

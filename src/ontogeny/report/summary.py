@@ -25,6 +25,7 @@ def summary(run: Run) -> list[Sentence]:
         _births(run),
         *(_sensitivity(run) if "emergence" in analyses else []),
         *(_turning(run) if "turning_point" in analyses else []),
+        *([_kinds(run)] if "kinds" in analyses else []),
         *([_dimensions(run)] if "dimensions" in analyses else []),
         *([_formation(run), _patterns(run)] if "formation" in analyses else []),
         *([_tracking(run)] if "tracking" in analyses and len(run.steps) > 1 else []),
@@ -161,6 +162,20 @@ def _turning(run: Run) -> list[Sentence]:
         else "No break from smooth drift is seen in how fast directions turn; the likeliest places are:"
     )
     return [Sentence(f"{verdict} {'; '.join(said)}.", ("turning_point",))]
+
+
+def _kinds(run: Run) -> Sentence:
+    table, last = run.table("kinds"), run.table("induction_scores").sort("snapshot").row(-1, named=True)
+    counts = [
+        f"{count:,} {kind.replace('_', ' ')}" if (count := int((table["kind"] == kind).sum())) else f"no {kind}"
+        for kind in ("induction", "previous_token", "context_sensitive", "token")
+    ]
+    return Sentence(
+        f"By rule {', '.join(counts).replace('_', ' ')} features; the model itself finds the second copy of random "
+        f"tokens {last['gain']:.2f} nat cheaper at the last snapshot ({last['gain_ci_low']:.2f} to "
+        f"{last['gain_ci_high']:.2f}).",
+        ("kinds", "induction_scores"),
+    )
 
 
 def _dimensions(run: Run) -> Sentence:

@@ -49,6 +49,7 @@ def open_task(
     tokenizer: "PreTrainedTokenizerFast",
     context: int | None = None,
     words: Counter[str] | None = None,
+    aligned: bool = False,
 ) -> Task:
     """Read or generate a task.
 
@@ -57,6 +58,7 @@ def open_task(
         tokenizer: of the suite.
         context: tokens that the models read.
         words: how often each case-folded word stands in the training text, where `least_count` is asked for.
+        aligned: only items with a corrupted input.
     Raises:
         TaskError: no such family, a file is of another kind, or no item is left; says what was dropped and why.
     """
@@ -72,6 +74,7 @@ def open_task(
         context=context,
         words=words,
         least_count=config.least_count,
+        aligned=aligned,
     )
     if len(prepared) == 0:
         why = ", ".join(f"{count:,}: {reason}" for reason, count in prepared.dropped.items()) or "it has no pairs"

@@ -52,26 +52,33 @@ def multiblimp(path: Path) -> Iterator[Pair]:
     """
     for number, row in enumerate(csv.DictReader(lines_of(path), delimiter="\t", quoting=csv.QUOTE_NONE), start=2):
         if not row.get("sen") or not row.get("wrong_sen"):
-            raise TaskError(f"{path} line {number}: expected the columns sen and wrong_sen, found {', '.join(row)}")
+            found = ", ".join(str(name) for name in row)
+            raise TaskError(f"{path} line {number}: expected the columns sen and wrong_sen, found {found}")
         yield pair_of_sentences(
             row["sen"], row["wrong_sen"], template=row.get("phenomenon") or path.name, lexeme=row.get("lemma")
         )
 
 
+VERBS = (("is", "are"), ("was", "were"), ("has", "have"), ("does", "do"))
+OTHER_NUMBER = {one: other for pair in VERBS for one, other in (pair, pair[::-1])}
+
+
 def zorro(path: Path) -> Iterator[Pair]:
     """Zorro: two lines a pair, the bad one first; spaces before punctuation are taken out.
 
-    Some paradigms vary an early word (`the lies on the foot is`, `the lie on the foot is`) and have the other verb in
-    another pair. Each good sentence goes with the bad one that differs from it in one word, the latest there is.
+    Agreement paradigms vary the noun before the verb (`the lies on the foot is`, `the lie on the foot is`) and have the
+    other verb in another pair. Where a good sentence is also there as a bad one with its last verb in the other number,
+    the two are the pair.
     Source: Huebner et al. 2021.
     """
-    lines = [re.sub(r" ([.,?!])", r"\1", line).split(" ") for line in lines_of(path)]
+    lines = [tuple(re.sub(r" ([.,?!])", r"\1", line).split(" ")) for line in lines_of(path)]
     if len(lines) % 2:
         raise TaskError(f"{path}: an odd number of lines: expected two a pair, the bad one first")
-    but_one = {(place, *bad[:place], None, *bad[place + 1 :]): bad for bad in lines[::2] for place in range(len(bad))}
+    bad_ones = set(lines[::2])
     for own, good in zip(lines[::2], lines[1::2], strict=True):
-        keys = [(place, *good[:place], None, *good[place + 1 :]) for place in reversed(range(len(good)))]
-        bad = next((but_one[key] for key in keys if key in but_one), own)
+        places = [place for place in reversed(range(1, len(good))) if good[place] in OTHER_NUMBER]
+        turned = [(*good[:place], OTHER_NUMBER[good[place]], *good[place + 1 :]) for place in places]
+        bad = next((one for one in turned if one in bad_ones), own)
         yield pair_of_sentences(" ".join(good), " ".join(bad), template=path.name)
 
 
@@ -87,22 +94,28 @@ def syntaxgym(path: Path) -> Iterator[Pair]:
     try:
         suite = json.loads("\n".join(lines_of(path)))
         formulas = [one["formula"] for one in suite["predictions"]]
-        items = [{one["condition_name"]: one["regions"] for one in item["conditions"]} for item in suite["items"]]
+        items = [
+            {
+                one["condition_name"]: {int(region["region_number"]): region["content"] for region in one["regions"]}
+                for one in item["conditions"]
+            }
+            for item in suite["items"]
+        ]
     except (ValueError, KeyError, TypeError) as error:
         raise TaskError(f"{path}: not a SyntaxGym suite: {type(error).__name__} {error}") from None
-    for number, conditions in enumerate(items):
-        texts = {
-            name: {int(one["region_number"]): one["content"].strip() for one in regions}
-            for name, regions in conditions.items()
-        }
-        for region, left, sign, right in (found for formula in formulas for found in COMPARED.findall(formula)):
+    compared = [found for formula in formulas for found in COMPARED.findall(formula)]
+    for number, texts in enumerate(items):
+        for region, left, sign, right in compared:
             low, high = (left, right) if sign == "<" else (right, left)
+            lacking = [name for name in (low, high) if int(region) not in texts.get(name, {})]
+            if lacking:
+                raise TaskError(f"{path}: item {number + 1} has no region {region} in condition {lacking[0]}")
             before = [
-                " ".join(text for place, text in sorted(texts[name].items()) if place < int(region) and text)
+                " ".join(text.strip() for place, text in sorted(texts[name].items()) if place < int(region) and text)
                 for name in (low, high)
             ]
             if before[0] == before[1]:
-                good, bad = (" " + texts[name][int(region)] for name in (low, high))
+                good, bad = (f" {texts[name][int(region)].strip()}" for name in (low, high))
                 yield Pair(before[0], good, bad, template=f"{path.name} {low}", lexeme=str(number))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ontogeny.corpus.tokenizer import start_token
+from ontogeny.errors import TaskError
 from ontogeny.tasks.task import Item
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ TOKENS = 2000
 def induction(items: int, tokenizer: "PreTrainedTokenizerFast", *, seed: int) -> Iterator[Item]:
     """Items of random word tokens, the first TOKENS of the vocabulary that are a space and letters."""
     words = [token for token in range(len(tokenizer)) if _is_word(str(tokenizer.decode([token])))][:TOKENS]
+    if len(words) < 2 * max(LENGTHS):
+        raise TaskError(f"induction needs {2 * max(LENGTHS)} tokens that are a space and letters: found {len(words)}")
     start, draw = start_token(tokenizer), np.random.default_rng(seed)
     for _ in range(items):
         length = int(draw.choice(LENGTHS))

@@ -22,7 +22,7 @@ UNKNOWN = "a word is too rare in the training text"
 REPEATED = "the same item again"
 ALIKE = "good and bad do not differ in a token"
 LONG = "longer than the models' context"
-UNALIGNED = "the corrupted input has other tokens than the clean one where they should be the same, or more or fewer"
+UNALIGNED = "no corrupted input, or one that does not align token by token"
 EMPTY = "nothing stands before the token that counts"
 
 
@@ -123,6 +123,7 @@ def prepare(
     context: int | None = None,
     words: Counter[str] | None = None,
     least_count: int = 0,
+    aligned: bool = False,
 ) -> Task:
     """A task of the first pairs that can be used; what is dropped is counted until there are enough.
 
@@ -132,6 +133,7 @@ def prepare(
         context: tokens that the models read.
         words: how often each word stands in the training text, case-folded.
         least_count: pairs with a rarer word are left out.
+        aligned: whether pairs without a corrupted input that aligns are left out.
     """
     kept: dict[Item, None] = {}
     dropped: dict[str, int] = {}
@@ -148,6 +150,8 @@ def prepare(
             dropped = _more(dropped, LONG, 1)
         elif len(item.prefix) < 2:
             dropped = _more(dropped, EMPTY, 1)
+        elif aligned and item.corrupted is None:
+            dropped = _more(dropped, UNALIGNED, 1)
         elif item in kept:
             dropped = _more(dropped, REPEATED, 1)
         else:
@@ -212,8 +216,8 @@ FUNCTION_WORDS = {
 }
 
 
-def head(text: str, *, language: str = "english") -> str:
+def head(text: str) -> str:
     """The first word that is no article or auxiliary, often the subject's noun, without its ending (Snowball)."""
     words = words_in(text)
     first = next((word for word in words if word not in FUNCTION_WORDS), words[0] if words else "")
-    return snowballstemmer.stemmer(language).stemWord(first)
+    return snowballstemmer.stemmer("english").stemWord(first)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from ontogeny.report.figures.axes import Spec
 from ontogeny.report.figures.formation import formed, gaps, levels, progress, track, umap
-from ontogeny.report.figures.lives import births, dimensions, kin, strengths, thresholds
+from ontogeny.report.figures.lives import births, dimensions, induction, kin, kinds, strengths, thresholds
 from ontogeny.report.figures.lives import trajectory as trajectory
 from ontogeny.report.figures.models import divergences, loss, quality, splices
 from ontogeny.report.figures.tasks import (
@@ -36,6 +36,8 @@ FIGURES: dict[str, tuple[str, Callable[[Run], Spec]]] = {
     "cosines": ("turning_point", cosines),
     "settling": ("directions", settling),
     "paths": ("directions", paths),
+    "kinds": ("kinds", kinds),
+    "induction": ("kinds", induction),
     "dimensions": ("dimensions", dimensions),
     "progress": ("formation", progress),
     "levels": ("formation", levels),
@@ -61,4 +63,5 @@ def drawn(run: Run) -> dict[str, Callable[[Run], Spec]]:
     if run.study.attribution is not None:
         there.add(TASKS)
         left_out |= set() if run.table("tasks")["learned"].any() else {"ablation", "half_margin"}
+        left_out |= set() if len(run.table("exact")) else {"prediction"}
     return {name: draw for name, (needed, draw) in FIGURES.items() if needed in there and name not in left_out}

@@ -138,7 +138,10 @@ def track(run: Run) -> Spec:
     shown = [name for name in CHAINS if name in table["variant"].to_list() and name != "order"]
     moving = table.filter(pl.col("variant").is_in(shown), pl.col("variant") != "null")
     colour = alt.Color(
-        "variant:N", title="chain", scale=alt.Scale(domain=shown, range=[CHAINS[name] for name in shown])
+        "variant:N",
+        title="chain",
+        scale=alt.Scale(domain=shown, range=[CHAINS[name] for name in shown]),
+        legend=alt.Legend(symbolOpacity=1),
     )
 
     def curves(rows: pl.DataFrame, column: str, title: str, dash: list[int]) -> list[alt.Chart]:

@@ -232,3 +232,40 @@ def dimensions(run: Run) -> Spec:
     )
     title = "How many of the dimensions features have to themselves, all together"
     return finished(alt.layer(band, lines).properties(width=WIDTH, height=HEIGHT, title=title))
+
+
+def kinds(run: Run) -> Spec:
+    """Births of features of each kind, as shares of the kind."""
+    colours = {
+        "induction": VERMILION, "previous_token": ORANGE, "context_sensitive": GREEN, "token": BLUE, "other": GREY
+    }  # fmt: skip
+    table = run.table("kind_births").filter(pl.col("of_kind") > 0)
+    counts = dict(table.select("kind", "of_kind").unique().iter_rows())
+    names = {kind: f"{kind.replace('_', ' ')} ({counts[kind]:,})" for kind in colours if kind in counts}
+    table = table.with_columns(
+        share=pl.col("features").cum_sum().over("kind", order_by="birth_step") / pl.col("of_kind"),
+        what=pl.col("kind").replace_strict(names, return_dtype=pl.String),
+    )
+    scale = alt.Scale(domain=list(names.values()), range=[colours[kind] for kind in names])
+    base = alt.Chart(table.rename({"birth_step": "step"})).encode(
+        x=step_axis(run.steps),
+        y=alt.Y("share:Q", title="born by then (share of the kind)", scale=alt.Scale(domain=[0, 1])),
+        color=alt.Color("what:N", title="kind (features)", scale=scale),
+        tooltip=["what", "step", "features", alt.Tooltip("share", format=".2f")],
+    )
+    chart = alt.layer(base.mark_line(interpolate="step-after"), base.mark_point(filled=True, opacity=1))
+    return finished(chart.properties(width=WIDTH, height=HEIGHT, title="When features of each kind are born"))
+
+
+def induction(run: Run) -> Spec:
+    """By how much the second copy of random tokens is cheaper, at every snapshot."""
+    table = run.table("induction_scores").with_columns(none=pl.lit(0.0))
+    base = alt.Chart(table).encode(x=step_axis(run.steps))
+    title = "gain of the second copy (nat / token)"
+    band = base.mark_area(opacity=0.25, color=BLUE).encode(y=alt.Y("gain_ci_low:Q", title=title), y2="gain_ci_high:Q")
+    line = base.mark_line(point=True, color=BLUE).encode(
+        y=alt.Y("gain:Q", title=title), tooltip=["step", alt.Tooltip("gain", format=".3f")]
+    )
+    none = base.mark_line(color=GREY, strokeDash=[6, 4]).encode(y="none:Q")
+    chart = alt.layer(band, none, line).properties(width=WIDTH, height=HEIGHT * 2 // 3)
+    return finished(chart.properties(title="Does the model do induction? Random tokens, repeated"))
