@@ -107,12 +107,15 @@ def test_a_snapshot_added_to_a_folder_suite_is_studied(small_run: Run, text_file
     assert Run(tmp_path / "out").trajectories["step"].unique().sort().to_list() == [0, 25, 60]
 
 
+NOT_ASKED = ("schedule", "attribute", "truth")
+
+
 def test_a_finished_run_says_so_and_is_not_done_again(small_run: Run) -> None:
     before = (small_run.folder / "features.parquet").stat().st_mtime_ns
     done = run("run", small_run.folder)
     assert done.returncode == 0, done.stderr
     said = [line.split(": ") for line in done.stderr.splitlines()]
-    assert said == [[stage, "done already"] for stage in STAGES if stage not in ("schedule", "truth")]  # not asked for
+    assert said == [[stage, "done already"] for stage in STAGES if stage not in NOT_ASKED]
     assert done.stdout.strip() == f"wrote {small_run.report_path}"
     assert (small_run.folder / "features.parquet").stat().st_mtime_ns == before
 
@@ -200,8 +203,8 @@ def test_the_public_names_are_these() -> None:
     assert sorted(ontogeny.__all__) == sorted(dir(ontogeny)) == [
         "Crosscoder", "CrosscoderConfig", "InputError", "OntogenyError", "SAESeries", "SAESeriesConfig",
         "SnapshotCallback", "StudyConfig", "TaskConfig", "crosscoder_losses", "indirect_effects", "load_dictionary",
-        "open_suite", "plant", "reldec", "relie", "run_study", "save_snapshot", "score_recovery",
-        "stream_activations", "train_crosscoder", "train_sae_series",
+        "open_corpus", "open_run", "open_suite", "open_task", "plant", "reldec", "relie", "run_study", "save_snapshot",
+        "score_recovery", "stream_activations", "train_crosscoder", "train_sae_series",
     ]  # fmt: skip
     for name in ontogeny.__all__:
         assert getattr(ontogeny, name).__doc__, name
