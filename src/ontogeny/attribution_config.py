@@ -66,6 +66,19 @@ class AttributionConfig(Settings):
     bootstrap: Annotated[int, Field(ge=20)] = 1000
     seed: int = 0
 
+    def require_steps(self, known: list[int]) -> None:
+        """Check that snapshots to be compared are among those known.
+
+        Raises:
+            ConfigError: one is not.
+        """
+        for step in (step for steps in self.comparisons or [] for step in steps):
+            if step not in known:
+                raise ConfigError(
+                    f"attribution.comparisons asks for step {step}, which the study does not have: it has "
+                    f"{', '.join(map(str, known))}"
+                )
+
     @model_validator(mode="after")
     def _can_be_compared(self) -> "AttributionConfig":
         for steps in self.comparisons or []:

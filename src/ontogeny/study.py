@@ -288,12 +288,8 @@ def _check_tasks(study: StudyConfig) -> None:
         known = study.suite.pretrain.schedule
     elif known is None and study.suite.drift is None:
         known = study_suite(study).steps
-    for step in (step for steps in study.attribution.comparisons or [] for step in steps):
-        if known is not None and step not in known:
-            raise ConfigError(
-                f"attribution.comparisons asks for step {step}, which the study does not have: it has "
-                f"{', '.join(map(str, known))}"
-            )
+    if known is not None:
+        study.attribution.require_steps(known)
 
 
 def _require_room(study: StudyConfig, out: str | Path | None, until: str) -> None:

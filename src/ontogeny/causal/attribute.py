@@ -28,7 +28,6 @@ from ontogeny.corpus.pack import Corpus
 from ontogeny.corpus.readers import expand
 from ontogeny.dictionaries.dictionary import Dictionary
 from ontogeny.dictionaries.variants import seed_variant
-from ontogeny.errors import ConfigError
 from ontogeny.features.codes import stored_codes
 from ontogeny.features.matching import match_features
 from ontogeny.models.load import load_snapshot
@@ -67,12 +66,7 @@ def attribute(run: Run) -> Tables:
     Raises:
         ConfigError: snapshots are to be compared that the run does not have.
     """
-    for step in (step for steps in settings_of(run).comparisons or [] for step in steps):
-        if step not in run.steps:
-            raise ConfigError(
-                f"attribution.comparisons asks for step {step}, which the study does not have: it has "
-                f"{', '.join(map(str, run.steps))}"
-            )
+    settings_of(run).require_steps(run.steps)
     tasks, places = tasks_of(run), list(range(len(run.steps)))
     work = _Work(run, tasks, run.dictionary)
     work.effects(places)
