@@ -241,9 +241,30 @@ def test_no_change_turns_and_scales_the_same_activations() -> None:
         own = batches[1][:, snapshot] / scale
         torch.testing.assert_close(own @ own.T, gram, atol=1.0, rtol=0.05)
         assert float((own - x[1][:, 0]).norm() / own.norm()) > 0.5
-    noise = batches[2][:, 0] / null.scales[0] - x[2][:, 0] @ null.rotations[0]
+    noise = batches[2][:, 0] / null.scales[0] - x[2][:, 0] @ null.rotations(16)[0]
     assert float(noise.norm(dim=1).mean() / x[2].norm(dim=2).mean()) == pytest.approx(0.01, rel=0.15)
     assert torch.equal(next(null.starting_at(2)), batches[2])
+
+
+def test_undone_a_dictionary_says_of_the_activations_what_it_said_of_the_turned_ones() -> None:
+    x = torch.randn(64, 16)
+    null = NoChange([x[:, None]], n_snapshots=3, seed=2)
+    draw = torch.Generator().manual_seed(0)
+    W_enc, W_dec = torch.randn(3, 16, 40, generator=draw) / 4, torch.randn(3, 40, 16, generator=draw)
+    norm_scale, b_dec = torch.tensor([0.5, 2.0, 3.0]), torch.randn(3, 16, generator=draw)
+    dictionary = Crosscoder(
+        W_enc=W_enc, W_dec=W_dec, b_enc=torch.zeros(40), b_dec=b_dec, activation="topk", k=5, norm_scale=norm_scale,
+        apply_b_dec_to_input=True,
+    )  # fmt: skip
+    turned = torch.einsum("bd,sde->bse", x, null.rotations(16)) * null.scales[:, None]
+    undone = null.undone(dictionary)
+    code = dictionary.encode(turned * norm_scale[:, None])
+    same = x[:, None].expand(-1, 3, -1)
+    torch.testing.assert_close(undone.encode(same), code, atol=1e-4, rtol=1e-4)
+    back = dictionary.decode(code) / norm_scale[:, None] / null.scales[:, None]
+    expected = torch.einsum("bse,sde->bsd", back, null.rotations(16))
+    torch.testing.assert_close(undone.decode(code), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(undone.strength(), dictionary.strength())
 
 
 def test_shuffled_rows_keep_every_snapshots_rows() -> None:
