@@ -25,6 +25,7 @@ from ontogeny.report.page import _leading_effects
 from ontogeny.run import Run
 from ontogeny.study import run_study
 from ontogeny.tasks import open_task
+from ontogeny.tasks.task import UNALIGNED
 
 SETTINGS = AttributionConfig(
     tasks=[
@@ -182,6 +183,25 @@ def test_a_killed_stage_goes_on_where_it_was(task_run: Run, tmp_path: Path, monk
     assert len(made) == 3 + 6 + 2 * len(compared)  # the last are the other seed's
     for name in CAUSAL:
         assert run.table(name).equals(task_run.table(name)), name
+
+
+@pytest.mark.parametrize("replacement", ["mean", "corrupted"])
+def test_other_replacements(task_run: Run, tmp_path: Path, replacement: str) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(task_run.folder, folder)
+    changes = {"replacement": replacement, "seeds": [], "exact_features": 6, "tasks": SETTINGS.tasks[:1], "steps": 32}
+    study = load_study(folder / "study.yaml").model_copy(update={"attribution": SETTINGS.model_copy(update=changes)})
+    run = run_study(study, out=folder, say=lambda line: None)
+    gaps = run.table("completeness")
+    assert gaps["gap_median"].max() < 0.02  # type: ignore[operator]
+    assert (run.table("prediction").filter(snapshot=3)["spearman"] > 0.5).all()
+    ends = task_run.table("completeness").filter(task="simple")["margin_end"]
+    assert gaps["margin_end"].to_list() != pytest.approx(ends.to_list())
+    if replacement == "corrupted":
+        dropped = dict(run.table("task_dropped").select("reason", "pairs").iter_rows())
+        assert dropped[UNALIGNED] > 0
+        assert run.table("tasks")["items"].unique().item() > 10
+    assert len(run.table("relie_seeds")) == 0
 
 
 def test_tables_go_with_the_tasks(task_run: Run, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from ontogeny.causal.effects import Effects, Site, indirect_effects
 from ontogeny.causal.inputs import ItemCodes, encode_items
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
+from ontogeny.dictionaries.dictionary import Dictionary
 from ontogeny.errors import ConfigError, DictionaryError
 from ontogeny.models.hookpoints import blocks_of
 from ontogeny.models.load import load_snapshot
@@ -139,7 +140,7 @@ def codes(small_run: Run, raw: Crosscoder, task: Task) -> ItemCodes:
     return encode_items(raw, harvester_of(small_run), task)
 
 
-def _site(run: Run, raw: Crosscoder, task: Task, place: int = 3, batch_size: int = 64) -> Site:
+def _site(run: Run, raw: Dictionary, task: Task, place: int = 3, batch_size: int = 64) -> Site:
     rest = Rest(load_snapshot(suite_of(run).snapshots[place]), parse_hookpoint(run.study.hookpoint))
     return Site(rest, raw, place, task, batch_size=batch_size)
 
@@ -173,6 +174,31 @@ def test_codes_of_items_are_those_of_the_dictionary(
     torch.testing.assert_close(few.at(2, np.asarray([1])), codes.at(2, np.asarray([0])))
     rows = codes.at(0, np.arange(len(task)))
     torch.testing.assert_close(codes.mean(0), rows.mean(0))
+
+
+def test_codes_of_snapshots_that_have_their_own(small_run: Run, task: Task) -> None:
+    """With a gate per snapshot, and of an SAE series."""
+    harvester, draw = harvester_of(small_run), torch.Generator().manual_seed(0)
+    shapes = {"W_enc": (4, 32, 24), "W_dec": (4, 24, 32), "b_dec": (4, 32)}
+    weights = {name: torch.randn(*shape, generator=draw) / 4 for name, shape in shapes.items()}
+    weights["W_dec"] *= torch.rand(4, 24, 1, generator=draw)
+    options = {"norm_scale": torch.tensor([0.5, 1.0, 2.0, 3.0]), "activation": "jumprelu"}
+    gated = og.Crosscoder(
+        **weights, **options, b_enc=torch.zeros(24), threshold=torch.full((24,), 0.5), gate="per_snapshot"
+    ).fold_normalisation()
+    series = og.SAESeries(
+        **weights, **options, b_enc=torch.zeros(4, 24), threshold=torch.full((4, 24), 0.1)
+    ).fold_normalisation()
+    (x,) = harvester.read_all([torch.tensor([task.items[3].prefix])])
+    for dictionary in (gated, series):
+        expected = dictionary.encode(x[0, 1:])
+        assert expected.ndim == 3
+        found = encode_items(dictionary, harvester, task)
+        for place in range(4):
+            torch.testing.assert_close(found.at(place, np.asarray([3])), expected[:, place])
+        assert not torch.equal(expected[:, 0] > 0, expected[:, 3] > 0)
+        site = _site(small_run, dictionary, task)
+        assert np.median(site.effects(found, method="ig", steps=32).gap()) < 0.01
 
 
 def test_exact_effects_are_those_of_a_forward_pass_without_the_feature(
