@@ -14,7 +14,8 @@ from conftest import Command
 from ontogeny import tables
 from ontogeny.attribution_config import AttributionConfig, TaskConfig
 from ontogeny.causal.attribute import spread_features
-from ontogeny.causal.effects import Effects, Site, SnapshotEffects
+from ontogeny.causal.effects import Effects
+from ontogeny.causal.site import Site, SnapshotEffects
 from ontogeny.causal.tables import is_learned, relie_beside, within_clusters
 from ontogeny.columns.causal import CAUSAL
 from ontogeny.config import load_study

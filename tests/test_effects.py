@@ -11,8 +11,9 @@ from torch import Tensor
 
 import ontogeny as og
 from ontogeny.activations.harvest import Harvester, harvester_of
-from ontogeny.causal.effects import Effects, Site, indirect_effects
+from ontogeny.causal.effects import Effects, indirect_effects
 from ontogeny.causal.inputs import ItemCodes, encode_items
+from ontogeny.causal.site import Site
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.dictionary import Dictionary

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from ontogeny.activations.harvest import Harvester
-from ontogeny.causal.effects import Site
 from ontogeny.causal.inputs import encode_items
+from ontogeny.causal.site import Site
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.models.load import load_snapshot
 from ontogeny.models.names import parse_hookpoint

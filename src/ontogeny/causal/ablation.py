@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from ontogeny.causal.effects import Site
 from ontogeny.causal.inputs import ItemCodes
+from ontogeny.causal.site import Site
 from ontogeny.intervals import cluster_draws
 
 CONDITIONS = ("leading", "random", "matched")

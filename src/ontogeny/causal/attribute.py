@@ -13,8 +13,9 @@ import polars as pl
 
 from ontogeny.activations.harvest import harvester_of
 from ontogeny.causal.ablation import ablate, features_for_half, rank
-from ontogeny.causal.effects import Effects, Site, SnapshotEffects, effects_table
+from ontogeny.causal.effects import Effects, effects_table
 from ontogeny.causal.inputs import ItemCodes, encode_items
+from ontogeny.causal.site import Site, SnapshotEffects
 from ontogeny.causal.tables import (
     Chosen,
     Tables,
