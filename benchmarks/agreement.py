@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 
 from ontogeny.config import StudyConfig, load_study
 from ontogeny.dictionaries.sae_series import with_mean_code
@@ -25,6 +24,7 @@ from ontogeny.features.codes import sampled_sequences
 from ontogeny.features.life import alive_mask
 from ontogeny.features.matching import match_rows
 from ontogeny.features.sample import stored_activations
+from ontogeny.intervals import rank_correlation
 from ontogeny.run import Run
 from ontogeny.study import run_study
 
@@ -110,15 +110,8 @@ def compared(a: Method, b: Method) -> str:
 
 def correlation(a: np.ndarray, b: np.ndarray) -> str:
     """Spearman's rank correlation and its 95 % interval over features."""
-    rng = np.random.default_rng(0)
-
-    def of(rows: np.ndarray) -> float:
-        x, y = a[rows], b[rows]
-        return float(spearmanr(x, y).statistic) if np.ptp(x) > 0 and np.ptp(y) > 0 else np.nan
-
-    drawn = [of(rng.integers(0, len(a), len(a))) for _ in range(SAMPLES)]
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return f"{of(np.arange(len(a))):.2f} ({low:.2f} to {high:.2f})"
+    middle, low, high = rank_correlation(a, b, samples=SAMPLES)
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def methods(study: StudyConfig, out: Path) -> Iterator[Method]:

@@ -128,7 +128,6 @@ def test_the_answer_of_ioi_is_the_name_said_once(tokenizer: PreTrainedTokenizerF
     from ontogeny.tasks.ioi import ioi
 
     for pair in ioi(50, tokenizer, seed=1):
-        assert pair.prefix.split().count(pair.bad.strip()) + pair.prefix.count(f"{pair.bad.strip()} and") >= 1
         assert pair.prefix.count(pair.bad.strip()) == 2
         assert pair.prefix.count(pair.good.strip()) == 1
         assert pair.corrupted is not None

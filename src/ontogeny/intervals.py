@@ -43,3 +43,28 @@ def cluster_draws(clusters: np.ndarray, *, samples: int, seed: int) -> np.ndarra
     n = int(index.max()) + 1
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=samples)
     return draws[:, index].astype(np.float64)
+
+
+def rank_correlation(
+    one: np.ndarray, other: np.ndarray, *, samples: int = 1000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Spearman's correlation of paired values, with its interval by bootstrap over the pairs.
+
+    Returns:
+        The correlation, and both ends; nan where there are fewer than four pairs, or one of the two does not vary.
+    """
+    from scipy.stats import rankdata
+
+    if len(one) < 4 or np.ptp(one) == 0 or np.ptp(other) == 0:
+        return float("nan"), float("nan"), float("nan")
+    draws = np.random.default_rng(seed).integers(len(one), size=(samples, len(one)))
+    drawn = _correlations(rankdata(one[draws], axis=1), rankdata(other[draws], axis=1))
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    return float(_correlations(rankdata(one)[None], rankdata(other)[None])[0]), float(low), float(high)
+
+
+def _correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Of each row; nan where one is the same throughout."""
+    x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
+    scale = np.sqrt((x**2).sum(1) * (y**2).sum(1))
+    return np.divide((x * y).sum(1), scale, out=np.full(len(x), np.nan), where=scale > 0)

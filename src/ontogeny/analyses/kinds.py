@@ -157,7 +157,7 @@ def _induction(run: Run) -> "Induction":
         found = []
         for chunk in tokens.split(16):
             (x,) = harvester.read_all([chunk])
-            x = x * dictionary.norm_scale[:, None].to(x)
+            x = x.cpu() * dictionary.norm_scale[:, None]
             here = x[:, :, part.snapshots].flatten(0, 1)
             found.append(part.crosscoder.widest_code(part.crosscoder.pre_activations(here)).view(*chunk.shape, -1))
         return torch.cat(found)

@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 from scipy import stats
 from scipy.sparse import csr_array
-from scipy.stats import rankdata
 
 from ontogeny.attribution_config import AttributionConfig
 from ontogeny.causal.ablation import figures, rank, right
@@ -20,7 +19,7 @@ from ontogeny.features.codes import sampled_sequences
 from ontogeny.features.matching import LEVELS, Match
 from ontogeny.features.sample import stored_activations
 from ontogeny.features.similarity import linear_ckas, token_cosine
-from ontogeny.intervals import cluster_draws
+from ontogeny.intervals import cluster_draws, rank_correlation
 from ontogeny.run import Run
 from ontogeny.tables import from_rows
 
@@ -265,7 +264,9 @@ def relie_beside(
     known = (match.cosine >= LEVELS[0]) & (own.band[match.feature] != UNDETERMINED)
     known &= other.band[match.other] != UNDETERMINED
     feature, counterpart = match.feature[known], match.other[known]
-    middle, low, high = _spearman(own.share[-1, feature], other.share[-1, counterpart], settings)
+    middle, low, high = rank_correlation(
+        own.share[-1, feature], other.share[-1, counterpart], samples=settings.bootstrap, seed=settings.seed
+    )
     return {
         "task": effects.task.name,
         "comparison": label(places, effects.steps),
@@ -280,31 +281,13 @@ def relie_beside(
     }
 
 
-def _spearman(one: np.ndarray, other: np.ndarray, settings: AttributionConfig) -> tuple[float, float, float]:
-    """With a 95 % interval by bootstrap over features; nan where there are too few to order."""
-    if len(one) < 4 or np.ptp(one) == 0 or np.ptp(other) == 0:
-        return float("nan"), float("nan"), float("nan")
-
-    draws = np.random.default_rng(settings.seed).integers(len(one), size=(settings.bootstrap, len(one)))
-    drawn = _correlations(rankdata(one[draws], axis=1), rankdata(other[draws], axis=1))
-    low, high = np.quantile(drawn[np.isfinite(drawn)], [0.025, 0.975])
-    return float(_correlations(rankdata(one)[None], rankdata(other)[None])[0]), float(low), float(high)
-
-
-def _correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Of each row; nan where one is the same throughout."""
-    x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
-    scale = np.sqrt((x**2).sum(1) * (y**2).sum(1))
-    return np.divide((x * y).sum(1), scale, out=np.full(len(x), np.nan), where=scale > 0)
-
-
 def _prediction(exact: pl.DataFrame, settings: AttributionConfig) -> pl.DataFrame:
     rows = []
     keys = ["task", "snapshot", "step"]
     for values, table in exact.group_by(*keys, maintain_order=True):
         both = table.filter((pl.col("predicted") != 0) | (pl.col("exact") != 0))
         predicted, real = both["predicted"].to_numpy(), both["exact"].to_numpy()
-        middle, low, high = _spearman(predicted, real, settings)
+        middle, low, high = rank_correlation(predicted, real, samples=settings.bootstrap, seed=settings.seed)
         rows.append(
             {
                 **dict(zip(keys, values, strict=True)),
@@ -345,7 +328,9 @@ def _ratios(
             for name, of in (("relie", array), ("reldec", strength)):
                 share = relie(of[list(places)])[feature]
                 known = ~np.isnan(share)
-                middle, low, high = _spearman(ratio[known], share[known], settings)
+                middle, low, high = rank_correlation(
+                    ratio[known], share[known], samples=settings.bootstrap, seed=settings.seed
+                )
                 row |= {f"{name}_spearman": middle}
                 row |= {f"{name}_spearman_ci_low": low, f"{name}_spearman_ci_high": high}
             rows.append(row)
