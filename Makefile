@@ -38,7 +38,7 @@ floors: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py --check
 
-truth: $(STAMP)  ## train on planted suites, write docs/truth.md (hours; what the cache holds is not made again)
+truth: $(STAMP)  ## train on planted suites, write docs/truth.md (hours; what was measured is not made again)
 	$(BIN)/python -m benchmarks.truth
 
 bench: $(STAMP)  ## training and harvest beside plain loops and peers, write docs/performance.md (about two hours)

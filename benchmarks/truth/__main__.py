@@ -1,4 +1,4 @@
-"""Everything that docs/truth.md says: `make truth` (hours on two cores; what is in the cache is not made again).
+"""Everything that docs/truth.md says: `make truth` (hours on two cores; what was measured is not made again).
 
 Usage: python -m benchmarks.truth [--workers N] [--page]
 """
@@ -11,41 +11,42 @@ from multiprocessing import get_context
 from typing import Any
 
 import torch
-from benchmarks.truth.cases import RECIPES, SEEDS, UNSEEN, choosing, of_recipe, result, unseen
-from benchmarks.truth.controls import CONTROLS, control
+from benchmarks.measured import Measured
+from benchmarks.truth.cases import RECIPES, SEEDS, SEEDS_UNSEEN, UNSEEN, choosing, of_recipe, score, unseen
+from benchmarks.truth.controls import CONTROLS, control, control_key
 from benchmarks.truth.page import write_page
 
 Work = tuple[Any, ...]
 
 
-def work() -> Iterator[Work]:
-    """Functions and their arguments, in the order in which they are wanted."""
-    for recipe in RECIPES:
-        yield result, of_recipe(recipe, SEEDS[0])
-    for setting in UNSEEN:
-        yield result, unseen(setting, SEEDS[0])
-    for *_, case in choosing():
-        yield result, case
+def work() -> Iterator[tuple[str, Work]]:
+    """Keys with functions and their arguments, in the order in which they are wanted."""
+    cases = [of_recipe(recipe, SEEDS[0]) for recipe in RECIPES]
+    cases += [unseen(setting, SEEDS[0]) for setting in UNSEEN]
+    cases += [case for *_, case in choosing()]
     for seed in SEEDS[1:]:
-        for recipe in RECIPES:
-            yield result, of_recipe(recipe, seed)
-        for setting in UNSEEN:
-            yield result, unseen(setting, seed)
+        cases += [of_recipe(recipe, seed) for recipe in RECIPES]
+        cases += [unseen(setting, seed) for setting in UNSEEN if seed in SEEDS_UNSEEN]
+    for case in cases:
+        yield case.key, (score, case)
     for seed in SEEDS:
         for name in CONTROLS:
-            yield control, name, seed
+            yield control_key(name, seed), (control, name, seed)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--page", action="store_true", help="write the page from what is in the cache")
+    parser.add_argument("--page", action="store_true", help="write the page from what was measured")
     arguments = parser.parse_args()
+    measured, wanted = Measured("truth"), dict(work())
+    measured.keep_only(set(wanted))
     if not arguments.page:
         one_thread = {"initializer": torch.set_num_threads, "initargs": (1,), "mp_context": get_context("spawn")}
         with ProcessPoolExecutor(arguments.workers, **one_thread) as pool:
-            jobs = [pool.submit(*each) for each in work()]
+            jobs = {pool.submit(*each): key for key, each in wanted.items() if key not in measured}
             for number, job in enumerate(as_completed(jobs), 1):
+                measured.add(jobs[job], job.result())
                 print(f"{number}/{len(jobs)} {job.result()}", flush=True)
     write_page()
 

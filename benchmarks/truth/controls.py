@@ -1,6 +1,5 @@
 """Controls with known answers on planted suites: nulls, relations, shrunken decoders, trust."""
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -30,7 +29,6 @@ from ontogeny.features.life import alive_mask
 from ontogeny.features.matching import match_features
 from ontogeny.features.probes import auc, confirm_births, linear_probe, refit_strength, there_before
 from ontogeny.learner_config import CrosscoderConfig
-from ontogeny.run import default_cache, write_json
 from ontogeny.settings import fingerprint
 from ontogeny.truth.nulls import NoChange, ShuffledRows, matched_lives, specific_share
 from ontogeny.truth.planted import Planted, plant
@@ -250,15 +248,11 @@ CONTROLS: dict[str, Callable[[int], Result]] = {
 }
 
 
+def control_key(name: str, seed: int) -> str:
+    """A name for all that makes this control what it is."""
+    return fingerprint(VERSION, name, seed, CrosscoderConfig().model_dump(), RECIPES, KIN, STEPS, BATCH)
+
+
 def control(name: str, seed: int) -> Result:
-    """What a control finds, from the cache where it is there."""
-    path = (
-        default_cache()
-        / "benchmarks"
-        / "truth"
-        / f"control-{fingerprint(VERSION, name, seed, CrosscoderConfig().model_dump(), RECIPES, KIN, STEPS, BATCH)}"
-    )
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, CONTROLS[name](seed))
-    return json.loads(path.read_text(encoding="utf-8"))
+    """What a control finds."""
+    return CONTROLS[name](seed)

@@ -1,13 +1,16 @@
-"""docs/truth.md and its figures, from what the cache holds."""
+"""docs/truth.md and its figures, from what was measured."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import altair as alt
 import jinja2
 import polars as pl
 import vl_convert
+from benchmarks.measured import Measured
 from benchmarks.truth.cases import (
     CHOOSING,
     OURS,
@@ -15,14 +18,14 @@ from benchmarks.truth.cases import (
     RECIPES,
     RISES,
     SEEDS,
+    SEEDS_UNSEEN,
     UNSEEN,
     Case,
     choosing,
     of_recipe,
-    result,
     unseen,
 )
-from benchmarks.truth.controls import control
+from benchmarks.truth.controls import control_key
 
 from ontogeny.report.figures.axes import BLUE, GREY, VERMILION
 
@@ -38,6 +41,21 @@ FIGURES = {
 }
 
 
+@cache
+def _measured() -> Measured:
+    return Measured("truth")
+
+
+def result(case: Case) -> dict[str, Any]:
+    """What was measured of a case."""
+    return _measured()[case.key]
+
+
+def control(name: str, seed: int) -> dict[str, Any]:
+    """What a control found."""
+    return _measured()[control_key(name, seed)]
+
+
 def write_page() -> None:
     """docs/truth.md, docs/images/truth-*.svg."""
     charts = {
@@ -49,7 +67,9 @@ def write_page() -> None:
         (DOCS / "images" / f"truth-{name}.svg").write_text(svg, encoding="utf-8")
     template = jinja2.Template(Path(__file__).with_name("page.md.j2").read_text(encoding="utf-8"))
     tables = {name: make() for name, make in TABLES.items()}
-    (DOCS / "truth.md").write_text(template.render(seeds=len(SEEDS), **tables) + "\n", encoding="utf-8")
+    (DOCS / "truth.md").write_text(
+        template.render(seeds=len(SEEDS), unseen_seeds=len(SEEDS_UNSEEN), **tables) + "\n", encoding="utf-8"
+    )
 
 
 def _recipes() -> str:
@@ -57,7 +77,7 @@ def _recipes() -> str:
 
 
 def _unseen() -> str:
-    return _scores([(name, [unseen(name, seed) for seed in SEEDS]) for name in UNSEEN])
+    return _scores([(name, [unseen(name, seed) for seed in SEEDS_UNSEEN]) for name in UNSEEN])
 
 
 def _ends() -> str:
