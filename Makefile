@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test soak check lint types floors docs truth bench bench-change-point bench-memory bench-activations clean
+.PHONY: help demo test soak check lint types floors docs truth change-points bench bench-change-point bench-memory bench-activations clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -43,6 +43,9 @@ truth: $(STAMP)  ## train on planted suites, write docs/truth.md (hours; what wa
 
 bench: $(STAMP)  ## training and harvest beside plain loops and peers, write docs/performance.md (about two hours)
 	$(BIN)/python -m benchmarks.speed
+
+change-points: $(STAMP)  ## planted breaks, and Pythia's evaluation curves (EVALS=FILE): write docs/change-points.md
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.pythia_evals $(EVALS)
 
 bench-change-point: $(STAMP)  ## false positives and power of the test for a turning point
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.change_point

@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from itertools import product
 
 import numpy as np
 import pytest
 
-from ontogeny.analyses.change_point import ChangePoint, find_change, turning_rates
+from ontogeny.analyses.change_point import ChangePoint, find_break, find_change, turning_rates
 
 PYTHIA = [0, *(2**i for i in range(10)), *range(1000, 11000, 1000)]
 PYTHIA += [1000 * k for k in (14, 20, 27, 34, 47, 60, 74, 87, 100, 114, 127, 143)]
@@ -161,3 +162,30 @@ def test_the_same_seed_gives_the_same_answer() -> None:
 def test_importing_it_loads_no_torch() -> None:
     code = "import sys, ontogeny.analyses.change_point; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_interval_of_a_break_holds_the_planted_one_on_the_grid_of_pythias_evaluations() -> None:
+    """Breaks of level and of slope, from hardly seen to plain, in noise from independent to lasting."""
+    steps = [0, *(2**power for power in range(10)), 1000, *range(3000, 143_001, 10_000)]
+    t, draw, held = np.log2(1 + np.asarray(steps)), np.random.default_rng(0), []
+    for kind, size, coefficient in product(("slope", "level"), (5, 10, 20), (0.0, 0.3, 0.6)):
+        for _ in range(20):
+            noise = draw.standard_normal(len(t))
+            for at in range(1, len(t)):
+                noise[at] = coefficient * noise[at - 1] + np.sqrt(1 - coefficient**2) * noise[at]
+            place = int(draw.integers(3, len(t) - 2))
+            bend = np.maximum(t - (t[place - 1] + t[place]) / 2, 0) / 4
+            curve = size * (bend if kind == "slope" else (np.arange(len(t)) >= place))
+            change = find_break(t, curve + noise, samples=199)
+            assert change is not None
+            held.append(change.low <= place <= change.high)
+    assert 0.9 <= np.mean(held) <= 0.98
+
+
+def test_a_level_that_jumps_is_placed_at_once() -> None:
+    t = np.linspace(0, 10, 20)
+    change = find_break(t, 0.1 * np.sin(5 * t) + 5 * (np.arange(20) >= 12))
+    assert change is not None
+    assert (change.place, change.low, change.high) == (12, 12, 12)
+    assert change.p_value < 0.01
+    assert find_break(t[:7], t[:7]) is None

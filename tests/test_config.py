@@ -142,6 +142,20 @@ def test_the_preset_of_sae_track_has_the_published_schedule() -> None:
     assert sum(tokens) == pytest.approx(300e6 + 4 * 5e6 + 24 * 15e6, rel=1e-3)
 
 
+def test_the_presets_of_evolution_of_concepts_say_what_the_paper_says() -> None:
+    small, large = preset("pythia-160m"), preset("pythia-6.9b")
+    for study in (small, large):
+        steps = study.suite.asked_steps
+        assert steps is not None
+        assert steps[:3] + steps[8:12] + steps[-2:] == [0, 2, 4, 256, 512, 1000, 2000, 127_000, 143_000]
+        assert (len(steps), study.train.tokens, study.train.batch_size) == (32, 800_000_000, 2048)
+        assert (study.corpus.sequence_length, study.dictionary.sparsity_weight) == (2048, pytest.approx(0.3 * 32))
+        assert (study.dictionary.activation, study.dictionary.gate) == ("jumprelu", "per_snapshot")
+    assert (small.hookpoint, small.dictionary.n_features, small.train.learning_rate) == ("resid_post.6", 98_304, 5e-5)
+    assert (large.hookpoint, large.dictionary.n_features, large.train.learning_rate) == ("resid_post.16", 32_768, 1e-5)
+    assert (small.train.threshold_learning_rate, large.train.threshold_learning_rate) == (0.1, 0.3)
+
+
 def test_every_preset_is_a_study() -> None:
     for name in presets():
         assert preset(name).name == name

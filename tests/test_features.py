@@ -175,9 +175,11 @@ def test_quantile_examples_are_firing_contexts_in_order(small_run: Run) -> None:
 def test_trajectories_hold_the_dictionarys_strengths(small_run: Run) -> None:
     strength = small_run.dictionary().strength().numpy()
     table = small_run.trajectories.sort("snapshot", "feature")
-    np.testing.assert_allclose(table["strength"].to_numpy().reshape(strength.shape), strength, rtol=1e-6)
-    relative = table["strength_relative"].to_numpy().reshape(strength.shape)
-    np.testing.assert_allclose(relative, strength / strength.max(0), rtol=1e-6)
+    living = ~small_run.features.sort("feature")["dead"].to_numpy()
+    own, relative = (table[name].to_numpy().reshape(strength.shape) for name in ("strength", "strength_relative"))
+    np.testing.assert_allclose(own[:, living], strength[:, living], rtol=1e-6)
+    np.testing.assert_allclose(relative[:, living], (strength / strength.max(0))[:, living], rtol=1e-6)
+    assert not own[:, ~living].any()
 
 
 def test_quality_is_what_the_definitions_give_on_the_held_out_tokens(small_run: Run) -> None:

@@ -25,12 +25,12 @@ from ontogeny.suites.suite import suite_of
 def test_published_schedules_have_their_snapshots() -> None:
     counts = {name: len(steps) for name, steps in SCHEDULES.items()}
     assert counts == {
-        "pythia": 154, "crfm-gpt2": 609, "sae-track-pythia-410m": 29, "sae-track-pythia-160m": 30,
-        "sae-track-pythia-1.4b": 30, "sae-track-crfm-gpt2": 46,
+        "pythia": 154, "crfm-gpt2": 609, "evolution-pythia": 32, "sae-track-pythia-410m": 29,
+        "sae-track-pythia-160m": 30, "sae-track-pythia-1.4b": 30, "sae-track-crfm-gpt2": 46,
     }  # fmt: skip
     assert SCHEDULES["pythia"][:12] == [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000]
     assert SCHEDULES["sae-track-pythia-410m"][10:14] == [512, 1000, 3000, 5000]
-    assert [steps[-1] for steps in SCHEDULES.values()] == [143_000, 400_000, *[143_000] * 3, 400_000]
+    assert [steps[-1] for steps in SCHEDULES.values()] == [143_000, 400_000, *[143_000] * 4, 400_000]
     for steps in SCHEDULES.values():
         assert steps == sorted(set(steps))
         assert steps[0] == 0

@@ -12,11 +12,29 @@ from typing import Any
 
 import torch
 from benchmarks.measured import Measured
-from benchmarks.truth.cases import RECIPES, SEEDS, SEEDS_UNSEEN, UNSEEN, choosing, of_recipe, score, unseen
-from benchmarks.truth.controls import CONTROLS, control, control_key
+from benchmarks.truth.cases import (
+    RECIPES,
+    SEEDS,
+    SEEDS_UNSEEN,
+    UNSEEN,
+    choosing,
+    of_recipe,
+    score,
+    search_weight,
+    unseen,
+    weight_key,
+)
+from benchmarks.truth.controls import CONTROLS, SHRUNKEN, control, control_key
 from benchmarks.truth.page import write_page
 
 Work = tuple[Any, ...]
+
+
+def searches() -> Iterator[tuple[str, Work]]:
+    """Keys with the searches for λ, which other work needs."""
+    for case in (*(of_recipe(recipe, SEEDS[0]) for recipe in RECIPES), SHRUNKEN):
+        if case.penalised:
+            yield weight_key(case), (search_weight, case)
 
 
 def work() -> Iterator[tuple[str, Work]]:
@@ -39,15 +57,16 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--page", action="store_true", help="write the page from what was measured")
     arguments = parser.parse_args()
-    measured, wanted = Measured("truth"), dict(work())
-    measured.keep_only(set(wanted))
+    measured, rounds = Measured("truth"), (dict(searches()), dict(work()))
+    measured.keep_only({key for wanted in rounds for key in wanted})
     if not arguments.page:
         one_thread = {"initializer": torch.set_num_threads, "initargs": (1,), "mp_context": get_context("spawn")}
         with ProcessPoolExecutor(arguments.workers, **one_thread) as pool:
-            jobs = {pool.submit(*each): key for key, each in wanted.items() if key not in measured}
-            for number, job in enumerate(as_completed(jobs), 1):
-                measured.add(jobs[job], job.result())
-                print(f"{number}/{len(jobs)} {job.result()}", flush=True)
+            for wanted in rounds:
+                jobs = {pool.submit(*each): key for key, each in wanted.items() if key not in measured}
+                for number, job in enumerate(as_completed(jobs), 1):
+                    measured.add(jobs[job], job.result())
+                    print(f"{number}/{len(jobs)} {job.result()}", flush=True)
     write_page()
 
 

@@ -45,6 +45,7 @@ KIN: dict[str, dict[str, Any]] = {
     "cosine .6, three fifths": {"kin_cosine": 0.6, "kin_share": 0.6},
 }
 FROM_START = [1.0] + [0.0] * 7
+SHRUNKEN = Case({"births": FROM_START, "growing": 0.5, "rotating": 0.0}, {**PUBLISHED, **L1}, 0)
 
 
 def fitted(batches: Iterable[Tensor], seed: int, **changes: Any) -> Crosscoder:
@@ -125,8 +126,8 @@ def relations(seed: int) -> Result:
 def shrinkage(seed: int) -> Result:
     """Features there from the start, half of them at a quarter of their strength: who takes them for unborn?"""
     found: Result = {}
-    for name, recipe in ((OURS, {}), ("ReLU, l1", {**PUBLISHED, **L1}), ("ReLU, l1, λ × 2", {**PUBLISHED, **L1})):
-        case = with_weight(Case({"births": FROM_START, "growing": 0.5, "rotating": 0.0}, recipe, seed))
+    l1 = with_weight(replace(SHRUNKEN, seed=seed))
+    for name, case in ((OURS, replace(l1, recipe={})), ("ReLU, l1", l1), ("ReLU, l1, λ × 2", l1)):
         if name.endswith("2"):
             case = replace(case, recipe={**case.recipe, "sparsity_weight": 2 * case.recipe["sparsity_weight"]})
         suite, dictionary = case.suite(), trained(case)

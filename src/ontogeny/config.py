@@ -7,11 +7,12 @@ immutable `StudyConfig`. Stages take their own section and nothing else.
 import glob
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from ontogeny.analysis_config import AnalysesConfig
 from ontogeny.attribution_config import AttributionConfig
 from ontogeny.errors import ConfigError, did_you_mean
 from ontogeny.learner_config import (
@@ -205,39 +206,6 @@ class MeasureConfig(Settings):
     seed: int = 0
 
 
-class AnalysesConfig(Settings):
-    """Settings of the analyses."""
-
-    phase_tokens: Positive = 131_072
-    """Held-out tokens for losses and n-gram bounds."""
-    kl_tokens: Positive = 16_384
-    alive_thresholds: list[Annotated[float, Field(gt=0, le=1)]] = [0.3, 0.5, 0.7]
-    """Births are counted at each of these and at `measure.alive_threshold`."""
-    kin_threshold: Share = 0.4
-    """A feature born with no earlier one of this kinship is `novel`."""
-    single_sae_steps: list[Annotated[int, Field(ge=0)]] | None = None
-    """Snapshots at which an SAE is trained beside the dictionary; None: the first, the middle and the last."""
-    independent_start: bool = False
-    """Whether a second dictionary, its W_dec drawn for each snapshot, is trained for the turning point."""
-    formation_examples: Annotated[int, Field(ge=2)] = 25
-    """Leading tokens of a feature whose activations are compared, one a sequence."""
-    least_examples: Annotated[int, Field(ge=2)] = 10
-    """Features with fewer leading tokens among the sampled ones have no progress and no level."""
-    random_tokens: Annotated[int, Field(ge=2)] = 2000
-    """Tokens of the random set that they are held against."""
-    feature_space_features: Annotated[int, Field(ge=0)] = 256
-    """Features whose examples are also compared by their codes."""
-    same_meaning: Share = 0.7
-    """Correlation of a feature's codes at two snapshots from which it means the same at both."""
-    track_controls: list[Literal["reverse", "null", "order"]] = ["reverse", "null"]
-    """Further series to hold an SAE series against: in the other direction, on the last snapshot again and again, on
-    the snapshots in a random order."""
-    language: str = "english"
-    """Of the text, for stems; one that Snowball has a stemmer for."""
-    bootstrap: Positive = 1000
-    seed: int = 0
-
-
 class TruthConfig(Settings):
     """Checks of a study against known answers (`ontogeny truth`)."""
 
@@ -248,6 +216,14 @@ class TruthConfig(Settings):
     planted_tokens: Positive | None = None
     """Tokens that the dictionary of the matched planted suite is trained on; None: as many as the study's."""
     seed: int = 0
+
+
+class Pareto(NamedTuple):
+    """Sizes and numbers of active features, each with each, and the steps that every dictionary is trained for."""
+
+    features: list[int]
+    k: list[int]
+    steps: int
 
 
 class StudyConfig(Settings):
@@ -277,6 +253,7 @@ class StudyConfig(Settings):
                 (self.analysis.independent_start, "analysis.independent_start: a series' directions start from others"),
                 (self.truth, "truth: these checks are for a crosscoder"),
                 (self.attribution and self.attribution.seeds, "attribution.seeds: they are for a crosscoder"),
+                ("pareto" in self.analyses, "the analysis pareto: it is for a crosscoder"),
             ):
                 if asked:
                     raise ConfigError(f"leave out {name}")
@@ -303,6 +280,23 @@ class StudyConfig(Settings):
         tokens = series.pop("next_tokens") or [max(1, self.train.tokens // 20)]
         steps = [self.train.steps, *(max(1, one // self.train.batch_size) for one in tokens)]
         return SAESeriesConfig(**self._dictionary(), **series, kind="sae_series", steps=steps)
+
+    @property
+    def compared(self) -> int:
+        """Snapshots at which the dictionary is held against SAEs, at most."""
+        steps = self.analysis.single_sae_steps
+        return 3 if steps is None else len(steps)
+
+    @property
+    def pareto(self) -> Pareto:
+        """The dictionaries of the analysis `pareto`."""
+        own, asked = self.dictionary, self.analysis
+        k = own.used_k or 32
+        return Pareto(
+            asked.pareto_features or [max(1, own.n_features // 2), own.n_features, 2 * own.n_features],
+            asked.pareto_k or [max(1, k // 2), k, 2 * k, 4 * k],
+            max(1, (asked.pareto_tokens or max(1, self.train.tokens // 5)) // self.train.batch_size),
+        )
 
     def _dictionary(self) -> dict[str, Any]:
         optimisation = {name: getattr(self.train, name) for name in OptimisationConfig.model_fields}

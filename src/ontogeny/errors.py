@@ -58,6 +58,10 @@ class TaskError(InputError):
     """A task's file cannot be read, or leaves no item to ask."""
 
 
+class EndpointError(InputError):
+    """A language model's endpoint cannot be reached, or refuses what it is asked."""
+
+
 class DictionaryError(InputError):
     """A dictionary's files are missing, damaged, or do not do what they say."""
 

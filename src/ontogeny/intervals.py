@@ -1,5 +1,7 @@
 """Confidence intervals, all of 95 %."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 Z = 1.959964
@@ -61,6 +63,47 @@ def rank_correlation(
     drawn = _correlations(rankdata(one[draws], axis=1), rankdata(other[draws], axis=1))
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     return float(_correlations(rankdata(one)[None], rankdata(other)[None])[0]), float(low), float(high)
+
+
+class Correlation(NamedTuple):
+    """A correlation with its 95 % interval, and how likely one as far from 0 is where there is none."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+def correlations(
+    one: np.ndarray, other: np.ndarray, *, given: np.ndarray, samples: int = 1000, seed: int = 0
+) -> dict[str, Correlation]:
+    """Pearson's and Spearman's correlations of paired values, and the latter adjusted for a third value's rank.
+
+    Intervals by bootstrap over the pairs; p from the normal distribution of Fisher's z.
+
+    Args:
+        given: what the third, `adjusted`, is adjusted for (a partial rank correlation).
+    """
+    from scipy.stats import norm, rankdata
+
+    draws = np.random.default_rng(seed).integers(len(one), size=(samples, len(one)))
+    draws = np.concatenate([np.arange(len(one))[None], draws])
+    x, y, z = (rankdata(values[draws], axis=1) for values in (one, other, given))
+    xy, xz, yz = _correlations(x, y), _correlations(x, z), _correlations(y, z)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        adjusted = (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))
+    found = {}
+    for name, drawn in {
+        "pearson": _correlations(one[draws], other[draws]),
+        "spearman": xy,
+        "adjusted": adjusted,
+    }.items():
+        value, of_draws = float(drawn[0]), drawn[1:][np.isfinite(drawn[1:])]
+        low, high = np.quantile(of_draws, [0.025, 0.975]) if len(of_draws) else (np.nan, np.nan)
+        freedom = len(one) - (4 if name == "adjusted" else 3)
+        distance = abs(np.arctanh(np.clip(value, -1 + 1e-12, 1 - 1e-12))) * np.sqrt(max(freedom, 0))
+        found[name] = Correlation(value, float(low), float(high), float(2 * norm.sf(distance)))
+    return found
 
 
 def _correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -89,9 +89,14 @@ class Plan:
         """Dictionaries that analyses train beside the studied one, in sizes of that."""
         analyses, settings = self.study.analyses, self.study.analysis
         independent = "turning_point" in analyses and settings.independent_start
-        alone = 3 if settings.single_sae_steps is None else len(settings.single_sae_steps)
+        alone = float(self.study.compared)
         alone *= self.study.train.steps * self.study.train.batch_size / self._trained
-        return float(independent) + (alone / self.n_snapshots if "single_saes" in analyses else 0.0)
+        further = float(independent) + (alone / self.n_snapshots if "single_saes" in analyses else 0.0)
+        if "pareto" in analyses:
+            sizes, ks, steps = self.study.pareto
+            one = steps / self.study.train.steps * (1 + self.study.compared / self.n_snapshots)
+            further += one * len(ks) * sum(sizes) / self.study.dictionary.n_features
+        return further
 
     def _checked(self) -> float:
         """Dictionaries that checks train, in trainings of the studied one; plants count as if models made them."""
@@ -232,7 +237,7 @@ class Plan:
             model = FLOAT * self.model.parameters
             kinds["snapshots"] = len(study.suite.pretrain.schedule) * model
         if self.store_gb is not None:
-            kinds["activations"] = self.store_gb * GB
+            kinds["activations"] = min(self.store_gb * GB, self.kept_bytes)
         if self.corpus is not None:
             kinds["corpus"] = self.corpus.tokens.nbytes
         return kinds

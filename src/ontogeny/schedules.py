@@ -1,7 +1,7 @@
 """Steps at which published suites have snapshots, and selections of them, by name.
 
-Sources: Biderman et al. 2023, arXiv 2304.01373 (Pythia); CRFM's GPT-2 runs (Mistral); SAE-Track, arXiv 2412.17626, for
-the selections.
+Sources: Biderman et al. 2023, arXiv 2304.01373 (Pythia); CRFM's GPT-2 runs (Mistral); for the selections SAE-Track,
+arXiv 2412.17626, and Evolution of Concepts, arXiv 2509.17196.
 """
 
 from collections.abc import Iterable
@@ -19,6 +19,12 @@ _OF_PYTHIA = range(12), range(13, 33, 2), range(33, 154, 20)
 SCHEDULES: dict[str, list[int]] = {
     "pythia": PYTHIA,
     "crfm-gpt2": CRFM_GPT2,
+    "evolution-pythia": [
+        0,
+        *(2**power for power in range(1, 10)),
+        *range(1000, 10_001, 1000),
+        *(1000 * thousands for thousands in (14, 20, 27, 34, 47, 60, 74, 87, 100, 114, 127, 143)),
+    ],
     "sae-track-pythia-410m": _chosen(PYTHIA, *_OF_PYTHIA),
     "sae-track-pythia-160m": _chosen(PYTHIA, *_OF_PYTHIA, [12]),
     "sae-track-pythia-1.4b": _chosen(PYTHIA, *_OF_PYTHIA, [12]),

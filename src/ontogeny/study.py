@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ontogeny import tables
 from ontogeny.activations.key import activations_key, pretrain_key, suite_key
-from ontogeny.analyses import ANALYSES, EXTRAS, READS
+from ontogeny.analyses import ANALYSES, ASKS, EXTRAS, READS
 from ontogeny.columns.causal import CAUSAL
 from ontogeny.config import StudyConfig, TruthConfig, load_study
 from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
@@ -175,7 +175,8 @@ def _analyse(run: Run) -> list[Path]:
             (run.folder / tables.FILES[table]).unlink(missing_ok=True)
     for name in sorted(run.study.analyses, key=list(ANALYSES).index):
         read = [other for other in READS.get(name, ()) if other in run.study.analyses]
-        key = fingerprint(run.study.analysis, _measure_key(run), *read)
+        asked = run.study.analysis if name in ASKS else run.study.analysis.model_copy(update={"endpoint": None})
+        key = fingerprint(asked, _measure_key(run), *read)
         if not run.stage_done(record := f"analyse {name}", key):
             started = time.monotonic()
             written = [run.write_table(table, analyse(run)) for table, analyse in ANALYSES[name].items()]

@@ -11,8 +11,9 @@ from ontogeny.columns.column import Column
 from ontogeny.columns.formation import FORMATION
 from ontogeny.columns.life import LIFE
 from ontogeny.columns.measured import MEASURED
+from ontogeny.columns.reading import READING
 
-TABLES: dict[str, dict[str, Column]] = {**MEASURED, **LIFE, **FORMATION, **CAUSAL, **CHECKS}
+TABLES: dict[str, dict[str, Column]] = {**MEASURED, **LIFE, **READING, **FORMATION, **CAUSAL, **CHECKS}
 FOLDERS = {
     **dict.fromkeys(MEASURED, ""),
     **dict.fromkeys(CAUSAL, "attribution/"),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import polars as pl
 
+from ontogeny.analyses.complexity import complexity, complexity_agreement, complexity_births
 from ontogeny.analyses.dimensions import dimensions
 from ontogeny.analyses.directions import direction_components, directions
 from ontogeny.analyses.embedding import umap
@@ -18,8 +19,11 @@ from ontogeny.analyses.gate import gate
 from ontogeny.analyses.kinds import induction_scores, kind_births, kinds
 from ontogeny.analyses.levels import levels
 from ontogeny.analyses.lineage import lineage, partings
+from ontogeny.analyses.pareto import pareto
 from ontogeny.analyses.phases import phases
 from ontogeny.analyses.probes import probes
+from ontogeny.analyses.proxy import proxies, proxy
+from ontogeny.analyses.senses import senses, token_senses
 from ontogeny.analyses.single_saes import single_saes
 from ontogeny.analyses.tracking import gaps, identity, track_drift, track_matches
 from ontogeny.analyses.turning_point import cosines, drift, turning_point
@@ -29,11 +33,18 @@ ANALYSES: dict[str, dict[str, Callable[[Run], pl.DataFrame]]] = {
     "emergence": {"emergence": emergence, "births": births, "lineage": lineage, "partings": partings},
     "turning_point": {"cosines": cosines, "drift": drift, "turning_point": turning_point},
     "phases": {"phases": phases},
-    "probes": {"probes": probes},
+    "probes": {"probes": probes, "proxies": proxies, "proxy": proxy},
     "single_saes": {"single_saes": single_saes},
+    "pareto": {"pareto": pareto},
     "directions": {"directions": directions, "direction_components": direction_components},
     "dimensions": {"dimensions": dimensions},
     "kinds": {"kinds": kinds, "kind_births": kind_births, "induction_scores": induction_scores},
+    "complexity": {
+        "complexity": complexity,
+        "complexity_births": complexity_births,
+        "complexity_agreement": complexity_agreement,
+    },
+    "senses": {"token_senses": token_senses, "senses": senses},
     "tracking": {
         "gate": gate,
         "gaps": gaps,
@@ -58,3 +69,5 @@ READS: dict[str, tuple[str, ...]] = {
 }
 EXTRAS = {"umap": "umap"}
 """Analyses that need an extra of the same name, and the module that it brings."""
+ASKS = ("complexity",)
+"""Analyses that ask the endpoint where the study names one."""

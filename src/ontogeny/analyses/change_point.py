@@ -1,4 +1,5 @@
-"""Is there a turning point? A break in how fast directions turn, tested against smooth drift on the same snapshots.
+"""Is there a turning point? A break in the trend of a series over log-steps, tested against smooth drift on the same
+snapshots: how fast directions turn from one snapshot to the next, or any value of the snapshots themselves.
 
 A permutation test would not do: under its null there is no trend at all, so it finds a change in every smooth curve.
 Here the null is a smooth curve, seen through the same intervals, with wiggles that last for several snapshots.
@@ -13,7 +14,28 @@ import numpy as np
 MIN_INTERVALS = 8  # cubic drift and spacing take five degrees of freedom, a break two
 MIN_SIDE = 3  # intervals on each side of a break
 COEFFICIENTS = np.linspace(0, 0.95, 20)
+OUTSIDE = 0.05  # of the places that hold a break are left out of their interval
 ROUNDING = 1e-18  # squared log2 rates; smaller ones are rounding
+
+
+@dataclass(frozen=True)
+class Break:
+    """The most likely break in the trend of a series.
+
+    Attributes:
+        place: index of the first point of the new trend.
+        low, high: 95 % interval of `place`, were wiggles like those seen to fall anew, and if there is one break.
+        statistic: share of the variance around smooth drift that the break explains, 0 to 1.
+        p_value: probability that smooth drift with autocorrelated wiggles gives as large a share somewhere.
+        autocorrelation: of the wiggles, from one point to the next, corrected for what the fit took out.
+    """
+
+    place: int
+    low: int
+    high: int
+    statistic: float
+    p_value: float
+    autocorrelation: float
 
 
 @dataclass(frozen=True)
@@ -74,8 +96,8 @@ def find_change(
     coefficient is the one, from 0 to .95, whose expected lag-1 autocorrelation after the fit is the observed one. A
     break raises it, so p-values err on the high side.
 
-    The interval of the place comes from as many series: the fitted break plus simulated wiggles of the size that is
-    left around it.
+    The interval of the place comes from as many series for each place: the break fitted there plus simulated wiggles
+    of the size that is left around the best one.
 
     Args:
         steps: [interval + 1] training step of each snapshot, rising.
@@ -89,85 +111,129 @@ def find_change(
     Raises:
         ValueError: steps do not rise, or are not one more than the rates.
     """
-    model = _model(steps, rates, degree=degree, spacing=spacing)
-    if model is None:
+    edges = np.log2(1 + np.asarray(steps))
+    if len(edges) != len(rates) + 1 or (np.diff(edges) <= 0).any():
+        raise ValueError(f"{len(rates)} intervals need {len(rates) + 1} rising steps: found {list(steps)}")
+    kept = np.flatnonzero(rates > 0)
+    midpoints, lengths = ((edges[1:] + edges[:-1]) / 2)[kept], np.diff(edges)[kept]
+    y, options = np.log2(rates[kept]), {"samples": samples, "seed": seed, "degree": degree}
+    found = find_break(midpoints, y, beside=np.log2(lengths) if spacing else None, **options)
+    if found is None:
         return None
-    y = np.log2(rates[model.kept])
-    shares = _shares(y, model)
-    place = int(shares.argmax())
-    coefficient = _autocorrelation(model.smooth @ y, model.smooth)
-    noise = np.random.default_rng(seed).standard_normal((samples, len(y)))
-    null = _shares(noise @ np.linalg.cholesky(_ar1(coefficient, len(y))).T, model).max(1)
-    low, high = _place_interval(y, place, noise, model)
-    snapshot, first = int(model.kept[place + MIN_SIDE]), place + MIN_SIDE
-    t = model.midpoints - np.log2(1 + steps[snapshot])
-    slope_before, level_before = np.polyfit(t[:first], y[:first], 1)
-    slope_after, level_after = np.polyfit(t[first:], y[first:], 1)
+    snapshot = int(kept[found.place])
+    t = midpoints - edges[snapshot]
+    slope_before, level_before = np.polyfit(t[: found.place], y[: found.place], 1)
+    slope_after, level_after = np.polyfit(t[found.place :], y[found.place :], 1)
     return ChangePoint(
         snapshot=snapshot,
-        low=low,
-        high=high,
-        statistic=float(shares[place]),
-        p_value=float((1 + (null >= shares[place]).sum()) / (samples + 1)),
-        autocorrelation=coefficient,
+        low=int(kept[found.low]),
+        high=int(kept[found.high]),
+        statistic=found.statistic,
+        p_value=found.p_value,
+        autocorrelation=found.autocorrelation,
         slope_before=float(slope_before),
         slope_after=float(slope_after),
         shift=float(level_after - level_before),
     )
 
 
+def find_break(
+    points: np.ndarray,
+    values: np.ndarray,
+    *,
+    samples: int = 999,
+    seed: int = 0,
+    degree: int = 3,
+    beside: np.ndarray | None = None,
+) -> Break | None:
+    """Find the most likely break in the trend of a series, and test it against smooth drift, as `find_change` says.
+
+    Args:
+        points: [point] where the values stand, such as log-steps, rising.
+        values: [point] the series.
+        samples: simulated wiggles; a p-value is a multiple of 1 / (samples + 1).
+        degree: of the polynomial that smooth drift is.
+        beside: [point] what the series may also follow without a break.
+    Returns:
+        None where there are fewer than `MIN_INTERVALS` points.
+    """
+    if len(points) < MIN_INTERVALS:
+        return None
+    model = _model(points, degree=degree, beside=beside)
+    shares = _shares(values, model)
+    place = int(shares.argmax())
+    coefficient = _autocorrelation(model.smooth @ values, model.smooth)
+    noise = np.random.default_rng(seed).standard_normal((samples, len(values)))
+    null = _shares(noise @ np.linalg.cholesky(_ar1(coefficient, len(values))).T, model).max(1)
+    low, high = _place_interval(values, noise, model)
+    return Break(
+        place=place + MIN_SIDE,
+        low=low,
+        high=high,
+        statistic=float(shares[place]),
+        p_value=float((1 + (null >= shares[place]).sum()) / (samples + 1)),
+        autocorrelation=coefficient,
+    )
+
+
 class _Model(NamedTuple):
-    """Smooth drift and every break, on the intervals that have a rate.
+    """Smooth drift and every break.
 
     Attributes:
-        kept: [kept] indices of these intervals.
-        midpoints: [kept] in log-steps.
-        smooth: [kept, kept] projection onto what smooth drift leaves.
-        breaks: [break, kept, 2] orthonormal basis of what each break adds to smooth drift.
+        smooth: [point, point] projection onto what smooth drift leaves.
+        breaks: [break, point, 2] orthonormal basis of what each break adds to smooth drift.
     """
 
-    kept: np.ndarray
-    midpoints: np.ndarray
     smooth: np.ndarray
     breaks: np.ndarray
 
 
-def _model(steps: Sequence[int], rates: np.ndarray, *, degree: int, spacing: bool) -> _Model | None:
-    edges = np.log2(1 + np.asarray(steps))
-    if len(edges) != len(rates) + 1 or (np.diff(edges) <= 0).any():
-        raise ValueError(f"{len(rates)} intervals need {len(rates) + 1} rising steps: found {list(steps)}")
-    kept = np.flatnonzero(rates > 0)
-    if len(kept) < MIN_INTERVALS:
-        return None
-    t, lengths = ((edges[1:] + edges[:-1]) / 2)[kept], np.diff(edges)[kept]
+def _model(t: np.ndarray, *, degree: int, beside: np.ndarray | None) -> _Model:
     drift = np.vander((t - t.mean()) / np.ptp(t), degree + 1)
-    if spacing:
-        drift = np.column_stack([drift, np.log2(lengths)])
+    if beside is not None:
+        drift = np.column_stack([drift, beside])
     basis, sizes, _ = np.linalg.svd(drift, full_matrices=False)
     basis = basis[:, sizes > 1e-9 * sizes[0]]  # snapshots evenly spaced in log-steps: the length is a constant
     smooth = np.eye(len(t)) - basis @ basis.T
     after = np.arange(len(t)) >= np.arange(MIN_SIDE, len(t) - MIN_SIDE + 1)[:, None]
     breaks, _ = np.linalg.qr(smooth @ np.stack([after, after * t], axis=2))
-    return _Model(kept, t, smooth, breaks)
+    return _Model(smooth, breaks)
 
 
 def _shares(series: np.ndarray, model: _Model) -> np.ndarray:
-    """[..., break] share of the variance of each series [..., kept] around smooth drift that each break explains."""
+    """[..., break] share of the variance of each series [..., point] around smooth drift that each break explains."""
     residuals = series @ model.smooth
     explained = (np.tensordot(residuals, model.breaks, (-1, 1)) ** 2).sum(-1)
     return explained / ((residuals**2).sum(-1, keepdims=True) + ROUNDING)
 
 
-def _place_interval(y: np.ndarray, place: int, noise: np.ndarray, model: _Model) -> tuple[int, int]:
-    """95 % interval of the snapshot at which the fitted break is found again when the wiggles around it fall anew."""
-    left = model.smooth - model.breaks[place] @ model.breaks[place].T
+def _place_interval(y: np.ndarray, noise: np.ndarray, model: _Model) -> tuple[int, int]:
+    """95 % interval of the place of a break: from the first to the last place at which one is not refuted.
+
+    A place is refuted where another one explains more than it does by an amount that happens in less than 5 % of the
+    series made of the break fitted there and of wiggles as large and lasting as those around it. (The places at which
+    the best fit is found again, the wiggles falling anew, hold the true one too seldom where a break is hardly seen.)
+    """
+    shares = _shares(y, model)
+    best = int(shares.argmax())
+    left = model.smooth - model.breaks[best] @ model.breaks[best].T
     residuals = left @ y
     correlations = _ar1(_autocorrelation(residuals, left), len(y))
     size = np.sqrt((residuals**2).sum() / max(np.trace(left @ correlations), 1e-9))
-    again = y - residuals + size * noise @ np.linalg.cholesky(correlations).T
-    places = model.kept[_shares(again, model).argmax(1) + MIN_SIDE]
-    low, high = np.quantile(places, [0.025, 0.975], method="inverted_cdf")
-    return int(low), int(high)
+    wiggles = size * noise @ np.linalg.cholesky(correlations).T
+    kept = [best]
+    for place in range(len(shares)):
+        fitted = y - (model.smooth - model.breaks[place] @ model.breaks[place].T) @ y
+        behind = _behind(_shares(fitted + wiggles, model), place)
+        if (behind >= _behind(shares[None], place)).mean() >= OUTSIDE:
+            kept.append(place)
+    return min(kept) + MIN_SIDE, max(kept) + MIN_SIDE
+
+
+def _behind(shares: np.ndarray, place: int) -> np.ndarray:
+    """By how much the best place explains more than this one, in log of what is left unexplained [series]."""
+    left = np.maximum(1 - shares, 1e-12)
+    return np.log(left[:, place]) - np.log(left.min(1))
 
 
 def _autocorrelation(residuals: np.ndarray, smooth: np.ndarray) -> float:

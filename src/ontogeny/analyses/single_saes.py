@@ -17,7 +17,7 @@ def single_saes(run: Run) -> pl.DataFrame:
     are matched one to one by their directions at that snapshot.
     """
     from ontogeny.activations.harvest import harvester_of
-    from ontogeny.dictionaries.variants import single_sae
+    from ontogeny.dictionaries.variants import batch_topk
     from ontogeny.features.matching import LEVELS, match_rows
     from ontogeny.features.quality import reconstruct_held_out
 
@@ -25,10 +25,10 @@ def single_saes(run: Run) -> pl.DataFrame:
     dictionary, quality = run.dictionary(), run.table("quality").sort("snapshot")
     alive = run.matrix("strength_relative") >= settings.alive_threshold
     rows = []
-    for snapshot in sorted({place % len(suite.snapshots) for place in _places(run)}):
+    for snapshot in compared_places(run):
         one = suite.only([snapshot])
         k = max(1, round(quality["l0"][snapshot]))
-        sae = single_sae(run, snapshot, k=k)
+        sae = batch_topk(run, f"sae-step{one.steps[0]}", k=k, snapshot=snapshot)
         harvester = harvester_of(run, suite=one)
         measured = reconstruct_held_out(sae.to(harvester.device), harvester, held_out, settings)
         match = match_rows(
@@ -58,9 +58,8 @@ def single_saes(run: Run) -> pl.DataFrame:
     return from_rows("single_saes", rows)
 
 
-def _places(run: Run) -> list[int]:
+def compared_places(run: Run) -> list[int]:
     """Indices of the snapshots to compare at: the first, the middle and the last, unless the study says otherwise."""
     wanted = run.study.analysis.single_sae_steps
-    if wanted is not None:
-        return [run.steps.index(step) for step in wanted]
-    return [0, len(run.steps) // 2, -1]
+    last = len(run.steps) - 1
+    return sorted({0, (last + 1) // 2, last} if wanted is None else {run.steps.index(step) for step in wanted})

@@ -35,49 +35,6 @@ LIFE: dict[str, dict[str, Column]] = {
         "ci_low": Column(pl.Float64, "features", "95 % interval (Wilson) over features"),
         "ci_high": Column(pl.Float64, "features", "95 % interval (Wilson) over features"),
     },
-    "kinds": {
-        "feature": FEATURE,
-        "birth_step": Column(pl.Int64, "step", "end of the interval of birth"),
-        "kind": Column(
-            pl.String,
-            "",
-            "first that fits of `induction`, `previous_token`, `context_sensitive`, `token`, `other`",
-        ),
-        "explained_current": Column(pl.Float64, "share", "of the code's variance, by the token itself"),
-        "explained_previous": Column(pl.Float64, "share", "by the token before it"),
-        "explained_pair": Column(pl.Float64, "share", "by both together"),
-        "explained_position": Column(pl.Float64, "share", "by the place in the context"),
-        "previous_score": Column(
-            pl.Float64, "share", "explained by the token before less by the token; -1 where the pair explains much more"
-        ),
-        "previous_p": Column(pl.Float64, "chance", "of as much with previous tokens shuffled among equal tokens"),
-        "context_score": Column(pl.Float64, "share", "of the variance that none of the four explains"),
-        "induction_ratio": Column(
-            pl.Float64, "ratio", "mean code in the second copy of random tokens over that in the first"
-        ),
-        "induction_control_ratio": Column(pl.Float64, "ratio", "the same tokens after a repetition over after others"),
-        "induction_raised": Column(
-            pl.Float64, "SD", "what it adds to the logit of the token that followed before, over the vocabulary"
-        ),
-        "induction_p": Column(pl.Float64, "chance", "of so much more than after others, block by block"),
-    },
-    "kind_births": {
-        "kind": Column(pl.String, "", "as in `kinds`"),
-        "birth_step": Column(pl.Int64, "step", "end of the interval of birth"),
-        "features": Column(pl.Int64, "features", "of this kind born then"),
-        "ci_low": Column(pl.Float64, "features", "95 % interval (Wilson) over features"),
-        "ci_high": Column(pl.Float64, "features", "95 % interval (Wilson) over features"),
-        "of_kind": Column(pl.Int64, "features", "of this kind in all; 0: the model has none"),
-    },
-    "induction_scores": {
-        "snapshot": SNAPSHOT,
-        "step": STEP,
-        "first": Column(pl.Float64, "nat", "mean loss of a token of the first copy of random tokens"),
-        "second": Column(pl.Float64, "nat", "of the second"),
-        "gain": Column(pl.Float64, "nat", "by how much the second is cheaper"),
-        "gain_ci_low": Column(pl.Float64, "nat", "95 % interval over blocks"),
-        "gain_ci_high": Column(pl.Float64, "nat", "95 % interval over blocks"),
-    },
     "dimensions": {
         "alive_threshold": THRESHOLD,
         "snapshot": SNAPSHOT,
@@ -130,6 +87,22 @@ LIFE: dict[str, dict[str, Column]] = {
         "positives": Column(pl.Int64, "tokens", "active tokens that areas were measured on"),
         "tokens": Column(pl.Int64, "tokens", "tokens that areas were measured on"),
     },
+    "proxies": {
+        "feature": FEATURE,
+        "auc": Column(pl.Float64, "correlation", "over snapshots, of strength and a probe's AUC (Spearman)"),
+        "auc_above_token": Column(pl.Float64, "correlation", "the same with the AUC above the token's own"),
+        "strength_refit": Column(pl.Float64, "correlation", "the same with the refitted strength"),
+        "shrunken": Column(pl.Boolean, "", "alive by its refitted strength before its birth by the decoder's"),
+    },
+    "proxy": {
+        "measure": Column(pl.String, "", "column of `proxies`"),
+        "pairs": Column(pl.Int64, "pairs", "of a feature and a snapshot"),
+        "features": Column(pl.Int64, "features", "among them"),
+        "spearman": Column(pl.Float64, "correlation", "over all pairs, of relative strength and the measure"),
+        "spearman_ci_low": Column(pl.Float64, "correlation", "95 % interval, bootstrap over features"),
+        "spearman_ci_high": Column(pl.Float64, "correlation", "95 % interval, bootstrap over features"),
+        "within_feature": Column(pl.Float64, "correlation", "median over features of that over their snapshots"),
+    },
     "single_saes": {
         "snapshot": SNAPSHOT,
         "step": STEP,
@@ -145,6 +118,17 @@ LIFE: dict[str, dict[str, Column]] = {
         "matched_0.9": Column(pl.Float64, "share", "the same at .9"),
         "silent_share": Column(pl.Float64, "share", "features of the dictionary silent on the held-out tokens"),
         "sae_silent_share": Column(pl.Float64, "share", "the same of the SAE"),
+    },
+    "pareto": {
+        "kind": Column(pl.String, "", "`crosscoder` of all snapshots, or `sae` of this one alone"),
+        "features": Column(pl.Int64, "features", "of the dictionary"),
+        "k": Column(pl.Int64, "features", "active a token in training (BatchTopK)"),
+        "snapshot": SNAPSHOT,
+        "step": STEP,
+        "tokens": Column(pl.Int64, "tokens", "that it was trained on, the same for all"),
+        "l0": Column(pl.Float64, "features", "active a token at this snapshot, held-out tokens"),
+        "explained_variance": Column(pl.Float64, "share", "of this snapshot's, held-out tokens"),
+        "silent_share": Column(pl.Float64, "share", "of its features silent on the held-out tokens"),
     },
     "cosines": {
         "snapshot_a": SNAPSHOT,

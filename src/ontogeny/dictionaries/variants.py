@@ -51,13 +51,16 @@ def seed_variant(run: Run, seed: int) -> Crosscoder:
     return variant(run, f"seed-{seed}", batches=partial(stream_of, run, seed=seed), of=seed, seed=seed)
 
 
-def single_sae(run: Run, snapshot: int, *, k: int) -> Crosscoder:
-    """An SAE of one snapshot alone: otherwise as the run's own dictionary, but BatchTopK with this k."""
+def batch_topk(run: Run, name: str, *, k: int, snapshot: int | None = None, **changes: Any) -> Crosscoder:
+    """A dictionary of all snapshots, or an SAE of one alone: otherwise as the run's own, but BatchTopK with this k."""
+    of = {} if snapshot is None else _only(run, snapshot)
+    return variant(run, name, activation="batch_topk", gate="shared", sparsity="none", k=k, **of, **changes)
+
+
+def _only(run: Run, snapshot: int) -> dict[str, Any]:
+    """Batches of one snapshot alone, and what they depend on."""
     one = suite_of(run).only([snapshot])
-    return variant(
-        run, f"sae-step{one.steps[0]}", batches=partial(stream_of, run, suite=one), of=one.steps,
-        activation="batch_topk", k=k, gate="shared", sparsity="none",
-    )  # fmt: skip
+    return {"batches": partial(stream_of, run, suite=one), "of": one.steps}
 
 
 def series(

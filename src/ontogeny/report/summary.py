@@ -26,6 +26,9 @@ def summary(run: Run) -> list[Sentence]:
         *(_sensitivity(run) if "emergence" in analyses else []),
         *(_turning(run) if "turning_point" in analyses else []),
         *([_kinds(run)] if "kinds" in analyses else []),
+        *(_complexity(run) if "complexity" in analyses else []),
+        *(_senses(run) if "senses" in analyses else []),
+        *(_proxy(run) if "probes" in analyses else []),
         *([_dimensions(run)] if "dimensions" in analyses else []),
         *([_formation(run), _patterns(run)] if "formation" in analyses else []),
         *([_tracking(run)] if "tracking" in analyses and len(run.steps) > 1 else []),
@@ -176,6 +179,59 @@ def _kinds(run: Run) -> Sentence:
         f"{last['gain_ci_high']:.2f}).",
         ("kinds", "induction_scores"),
     )
+
+
+def _complexity(run: Run) -> list[Sentence]:
+    """Whether what is born later is more complex, by a model's score where there is one."""
+    table = run.table("complexity_births").filter(group="living")
+    if not len(table):
+        return []
+    scored = table.filter(measure="score")
+    row = (scored if len(scored) else table.filter(measure="words")).row(0, named=True)
+    what = "score by a language model" if row["measure"] == "score" else "words that its leading tokens spread over"
+    adjusted = (
+        f"; adjusted for how often features are active {row['adjusted']:.2f} ({row['adjusted_ci_low']:.2f} to "
+        f"{row['adjusted_ci_high']:.2f})"
+        if row["adjusted"] is not None
+        else ""
+    )
+    return [
+        Sentence(
+            f"A feature's complexity ({what}) and its birth correlate at {row['spearman']:.2f} (ranks, 95 % "
+            f"{row['spearman_ci_low']:.2f} to {row['spearman_ci_high']:.2f}, {row['features']:,} features){adjusted}.",
+            ("complexity_births",),
+        )
+        if row["spearman"] is not None
+        else Sentence("All features are born at one snapshot: complexity has no birth to go with.", ("complexity",))
+    ]
+
+
+def _senses(run: Run) -> list[Sentence]:
+    table = run.table("senses").drop_nulls("change_to_last")
+    if len(table) < 2:
+        return []
+    first = table.row(0, named=True)
+    low, high = first["change_to_last_ci_low"], first["change_to_last_ci_high"]
+    change = "gain" if low > 0 else "lose" if high < 0 else "neither gain nor lose beyond doubt"
+    return [
+        Sentence(
+            f"Tokens of several senses ({first['tokens']:,}) {change} sense entropy from step {first['step']:,} to the "
+            f"last: {first['change_to_last']:+.2f} nat ({low:+.2f} to {high:+.2f}).",
+            ("senses",),
+        )
+    ]
+
+
+def _proxy(run: Run) -> list[Sentence]:
+    table = run.table("proxy").filter(measure="auc")
+    return [
+        Sentence(
+            f"Relative strength goes with what probes on single snapshots find at a rank correlation of "
+            f"{row['spearman']:.2f} ({row['spearman_ci_low']:.2f} to {row['spearman_ci_high']:.2f}).",
+            ("proxy",),
+        )
+        for row in table.iter_rows(named=True)
+    ]
 
 
 def _dimensions(run: Run) -> Sentence:

@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 from ontogeny.report.figures.axes import Spec
 from ontogeny.report.figures.formation import formed, gaps, levels, progress, track, umap
-from ontogeny.report.figures.lives import births, dimensions, induction, kin, kinds, strengths, thresholds
+from ontogeny.report.figures.lives import births, dimensions, kin, strengths, thresholds
 from ontogeny.report.figures.lives import trajectory as trajectory
-from ontogeny.report.figures.models import divergences, loss, quality, splices
+from ontogeny.report.figures.models import divergences, loss, pareto, quality, splices
+from ontogeny.report.figures.reading import complexity, induction, kinds, proxy, senses
 from ontogeny.report.figures.tasks import (
     ablation,
     accuracy,
@@ -27,6 +28,7 @@ FIGURES: dict[str, tuple[str, Callable[[Run], Spec]]] = {
     "loss": ("phases", loss),
     "divergences": ("phases", divergences),
     "quality": (ALWAYS, quality),
+    "pareto": ("pareto", pareto),
     "splices": (ALWAYS, splices),
     "births": (ALWAYS, births),
     "thresholds": ("emergence", thresholds),
@@ -38,6 +40,9 @@ FIGURES: dict[str, tuple[str, Callable[[Run], Spec]]] = {
     "paths": ("directions", paths),
     "kinds": ("kinds", kinds),
     "induction": ("kinds", induction),
+    "complexity": ("complexity", complexity),
+    "senses": ("senses", senses),
+    "proxy": ("probes", proxy),
     "dimensions": ("dimensions", dimensions),
     "progress": ("formation", progress),
     "levels": ("formation", levels),
@@ -59,9 +64,13 @@ FIGURES: dict[str, tuple[str, Callable[[Run], Spec]]] = {
 def drawn(run: Run) -> dict[str, Callable[[Run], Spec]]:
     """The figures that a run has the tables for; some need two snapshots."""
     there = {ALWAYS, *run.study.analyses, *([TRUTH] if run.study.truth is not None else [])}
-    left_out = set(BETWEEN_SNAPSHOTS if len(run.steps) == 1 else ())
+    left_out: set[str] = set(BETWEEN_SNAPSHOTS if len(run.steps) == 1 else ())
     if run.study.attribution is not None:
         there.add(TASKS)
         left_out |= set() if run.table("tasks")["learned"].any() else {"ablation", "half_margin"}
         left_out |= set() if len(run.table("exact")) else {"prediction"}
+    if "senses" in there and not len(run.table("senses")):
+        left_out.add("senses")
+    if "probes" in there and not len(run.table("proxy")):
+        left_out.add("proxy")
     return {name: draw for name, (needed, draw) in FIGURES.items() if needed in there and name not in left_out}

@@ -3,8 +3,23 @@
 import altair as alt
 import polars as pl
 
-from ontogeny.report.figures.axes import BLUE, GREEN, GREY, HEIGHT, ORANGE, VERMILION, WIDTH, Spec, finished, step_axis
+from ontogeny.report.figures.axes import (
+    BLUE,
+    GREEN,
+    GREY,
+    HEIGHT,
+    ORANGE,
+    SKY,
+    VERMILION,
+    WIDTH,
+    Spec,
+    finished,
+    step_axis,
+)
 from ontogeny.run import Run
+
+SIZES = [SKY, BLUE, VERMILION, ORANGE, GREEN]
+"""Colours of dictionaries by their size, smallest first."""
 
 
 def loss(run: Run) -> Spec:
@@ -98,6 +113,35 @@ def quality(run: Run) -> Spec:
     )
     title = "How much of each snapshot's activations the dictionary explains (held-out tokens)"
     return finished(alt.layer(lines, singles).properties(width=WIDTH, height=HEIGHT, title=title))
+
+
+def pareto(run: Run) -> Spec:
+    """L0 against explained variance of dictionaries of several sizes, a panel a snapshot."""
+    kinds = {"crosscoder": "crosscoder of all snapshots", "sae": "SAE of this snapshot alone"}
+    table = run.table("pareto").with_columns(
+        what=pl.col("kind").replace_strict(kinds), size=pl.col("features").cast(pl.String)
+    )
+    sizes = [str(size) for size in sorted(set(table["features"]))]
+    base = alt.Chart(table).encode(
+        x=alt.X("l0:Q", title="L0 (active features a token)", scale=alt.Scale(type="log", nice=False)),
+        y=alt.Y("explained_variance:Q", title="explained variance (share)", scale=alt.Scale(zero=False)),
+        color=alt.Color(
+            "size:N", title="features", sort=sizes, scale=alt.Scale(domain=sizes, range=SIZES[: len(sizes)])
+        ),
+        tooltip=["what", "features", "k", *(alt.Tooltip(name, format=".4g") for name in ("l0", "explained_variance"))],
+    )
+    scale = alt.Scale(domain=list(kinds.values()), range=[[1, 0], [5, 4]])
+    lines = base.mark_line().encode(strokeDash=alt.StrokeDash("what:N", title=None, scale=scale))
+    shape = alt.Shape("what:N", title=None, scale=alt.Scale(domain=list(kinds.values()), range=["circle", "diamond"]))
+    panel = alt.layer(lines, base.mark_point(filled=True, opacity=1, size=50).encode(shape=shape))
+    panel = panel.properties(width=WIDTH // 3, height=HEIGHT * 2 // 3)
+    steps = sorted(set(table["step"]))
+    panels = [panel.transform_filter(alt.datum.step == step).properties(title=f"step {step:,}") for step in steps]
+    title = alt.Title(
+        "What sharing features over pre-training costs, by sparsity and size",
+        subtitle=f"all trained on the same {table['tokens'][0]:,} tokens",
+    )
+    return finished(alt.hconcat(*panels).properties(title=title))
 
 
 def splices(run: Run) -> Spec:
