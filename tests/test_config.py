@@ -162,4 +162,5 @@ def test_every_preset_is_a_study() -> None:
     ctt = preset("ctt-pythia-1b")
     assert ctt.train.steps * ctt.train.batch_size == pytest.approx(400e6, rel=1e-4)
     assert ctt.attribution is not None
-    assert presets() == ["ctt-bloom-1b1", "ctt-olmo-1b", "ctt-pythia-1b", "demo", "sae-track-pythia-410m"]
+    papers = ["ctt-bloom-1b1", "ctt-olmo-1b", "ctt-pythia-1b", "pythia-160m", "pythia-6.9b", "sae-track-pythia-410m"]
+    assert presets() == sorted([*papers, "demo"])

@@ -110,3 +110,76 @@ def test_kinds_of_a_run(small_run: Run) -> None:
     births = kind_births(small_run)
     assert births["features"].sum() == len(table)
     (small_run.folder / "analyses" / "kinds.parquet").unlink()
+
+
+VOCAB, PLACES = 64, 64
+TOK, POS, PREV, PRED = (slice(first, first + 64) for first in range(0, 256, 64))
+
+
+def attention_model() -> "torch.nn.Module":
+    """Two layers of one attention head each, set by hand: the first copies the token before, the second finds where a
+    token like the current one stood before and copies what followed it into the logits."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=VOCAB, n_positions=PLACES, n_embd=256, n_layer=2, n_head=1, tie_word_embeddings=False,
+        attn_implementation="eager",
+    )  # fmt: skip
+    model = GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.fill_(1.0 if "ln" in name and name.endswith("weight") else 0.0)
+        model.transformer.wte.weight[:, TOK] = torch.eye(VOCAB)
+        model.transformer.wpe.weight[:, POS] = torch.eye(PLACES)
+        model.lm_head.weight[:, PRED] = torch.eye(VOCAB)
+        before, induction = (block.attn for block in model.transformer.h)
+        query, key, value = (slice(first, first + 256) for first in (0, 256, 512))
+        eye = torch.eye(64)
+        before.c_attn.weight[POS, query][1:, :63] = 3 * eye[1:, 1:]  # position t asks for t - 1
+        before.c_attn.weight[POS, key][:, :64] = eye
+        before.c_attn.weight[TOK, value][:, :64] = eye / 11  # a layer norm makes a one an eleven
+        before.c_proj.weight[:64, PREV] = eye
+        induction.c_attn.weight[TOK, query][:, :64] = 4 * eye
+        induction.c_attn.weight[PREV, key][:, :64] = eye
+        induction.c_attn.weight[TOK, value][:, :64] = eye / 9
+        induction.c_proj.weight[:64, PRED] = eye
+    return model
+
+
+def test_the_induction_features_of_a_hand_built_model_are_found_and_none_without_its_head() -> None:
+    from ontogeny.features.levels import significant
+    from ontogeny.models.hookpoints import logit_directions
+    from ontogeny.models.pretrain import next_token_losses
+
+    blocks = random_blocks(np.arange(1, VOCAB), start=0, blocks=60, length=20, seed=0)
+    directions = torch.eye(256)[torch.cat([torch.arange(256)[part] for part in (TOK, PREV, PRED)])]
+    kind = np.repeat(["token", "previous", "induction"], VOCAB)
+    found = {}
+    for name in ("with", "without"):
+        model = attention_model()
+        if name == "without":
+            torch.nn.init.zeros_(model.transformer.h[1].attn.c_proj.weight)
+
+        def coded(tokens: torch.Tensor, model: "torch.nn.Module" = model) -> torch.Tensor:
+            # the stream after the last block, before the final norm
+            seen: list[torch.Tensor] = []
+            hook = model.transformer.h[1].register_forward_hook(
+                lambda _, __, out: seen.append(out if isinstance(out, torch.Tensor) else out[0])
+            )
+            model(input_ids=tokens)
+            hook.remove()
+            return torch.relu(seen[0] @ directions.T - 0.6)
+
+        with torch.no_grad():
+            logits = logit_directions(model, directions)
+            result = induction_of_features(blocks, coded(blocks.repeated), coded(blocks.control), logits)
+            losses = next_token_losses(model(input_ids=blocks.repeated).logits, blocks.repeated)
+        gain = losses[:, 1:20].mean() - losses[:, 21:].mean()
+        found[name] = kind[significant(result.p) & result.passes], float(gain)
+    induction, gain = found["with"]
+    assert set(induction) == {"induction"}
+    assert len(induction) >= 0.9 * (VOCAB - 1)  # all words but the start token
+    assert gain > 1
+    none, no_gain = found["without"]
+    assert not len(none)
+    assert abs(no_gain) < 0.05

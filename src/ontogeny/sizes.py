@@ -9,6 +9,7 @@ activations and [batch, feature] for codes, whose numbers come from `make bench-
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ontogeny.families import family_of, shape_of
 from ontogeny.learner_config import DictionaryConfig
 from ontogeny.models.names import check_hookpoint, parse_hookpoint
 
@@ -47,6 +48,8 @@ class Model:
         width, inner: d_model, and the width inside an MLP.
         blocks, all_blocks: blocks loaded to read the hookpoint, and of the whole model.
         vocabulary: rows of the embedding and of the unembedding.
+        matrices: of an MLP.
+        shared: key and value heads, as a share of the query heads.
     """
 
     width: int
@@ -54,10 +57,12 @@ class Model:
     blocks: int
     all_blocks: int
     vocabulary: int
+    matrices: int = 2
+    shared: float = 1.0
 
     @property
     def parameters(self) -> int:
-        """Parameters of the whole model, of GPT-NeoX's kind."""
+        """Parameters of the whole model; biases and norms as in GPT-NeoX."""
         return self._parameters(self.all_blocks) + 2 * self.vocabulary * self.width
 
     @property
@@ -68,12 +73,16 @@ class Model:
     def _parameters(self, blocks: int) -> int:
         """Of some blocks and the final norm: matrices, biases, layer norms."""
         h, i = self.width, self.inner
-        return blocks * (4 * h * h + 2 * h * i + 9 * h + i) + 2 * h
+        return blocks * (self._weights + 9 * h + i) + 2 * h
+
+    @property
+    def _weights(self) -> int:
+        """Of a block's matrices."""
+        return round(2 * self.width**2 * (1 + self.shared)) + self.matrices * self.width * self.inner
 
     def flop(self, sequence_length: int) -> int:
         """FLOP of one token on its way to the hookpoint: 2 for each weight that it meets, and attention."""
-        h, i = self.width, self.inner
-        return self.blocks * (2 * (4 * h * h + 2 * h * i) + 4 * sequence_length * h)
+        return self.blocks * (2 * self._weights + 4 * sequence_length * self.width)
 
 
 def dictionary_parameters(config: DictionaryConfig, *, n_snapshots: int, d_model: int) -> int:
@@ -106,10 +115,13 @@ def model_sizes(config: dict[str, Any], hookpoint: str) -> Model:
     """The sizes of a model from its transformers configuration."""
     point = parse_hookpoint(hookpoint)
     check_hookpoint(config, point)
+    shape = shape_of(config)
     return Model(
-        width=config["hidden_size"],
-        inner=config["intermediate_size"],
+        width=shape.width,
+        inner=shape.inner,
         blocks=point.layer + 1,
-        all_blocks=config["num_hidden_layers"],
-        vocabulary=config["vocab_size"],
+        all_blocks=shape.layers,
+        vocabulary=shape.vocabulary,
+        matrices=3 if family_of(str(config["model_type"])).gated else 2,
+        shared=shape.shared,
     )

@@ -19,6 +19,7 @@ from ontogeny.config import StudyConfig, TruthConfig, load_study
 from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
 from ontogeny.corpus.readers import expand
 from ontogeny.errors import ConfigError, CorpusError, RunError, did_you_mean
+from ontogeny.families import shape_of
 from ontogeny.models.names import check_hookpoint, parse_hookpoint
 from ontogeny.plan import plan_study
 from ontogeny.run import Run, content_state, remove, run_folder, write_json
@@ -269,7 +270,7 @@ def check_study(study: StudyConfig, *, out: str | Path | None = None, until: str
     if until not in ("pack", "pretrain"):
         check_hookpoint(config, hookpoint)
     corpus_key(study.corpus, tokenizer=_suite_tokenizer(study))
-    context = config.get("max_position_embeddings")
+    context = shape_of(config).context
     if context is not None and study.corpus.sequence_length > context:
         raise ConfigError(
             f"corpus.sequence_length is {study.corpus.sequence_length}, but the models read {context} tokens at most"

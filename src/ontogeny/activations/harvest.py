@@ -11,6 +11,7 @@ from torch import Tensor
 from ontogeny.corpus.pack import Corpus
 from ontogeny.corpus.tokenizer import tokenizer_hash
 from ontogeny.errors import CorpusError, SuiteError
+from ontogeny.families import shape_of
 from ontogeny.models.hookpoints import read_hookpoint
 from ontogeny.models.load import load_snapshot, other_dtype
 from ontogeny.models.names import check_hookpoint, parse_hookpoint
@@ -116,7 +117,7 @@ def require_same_tokens(suite: Suite, corpus: Corpus) -> None:
         CorpusError: it was not, or its sequences are longer than the models can read.
     """
     corpus.require_tokenizer(tokenizer_hash(suite.tokenizer()), owner=f"suite {suite.name}")
-    context = suite.model_config().get("max_position_embeddings")
+    context = shape_of(suite.model_config()).context
     if context is not None and corpus.sequence_length > context:
         raise CorpusError(
             f"{corpus.folder}: sequences of {corpus.sequence_length} tokens, but the models read {context} at most: "

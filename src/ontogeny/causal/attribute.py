@@ -29,6 +29,7 @@ from ontogeny.corpus.pack import Corpus
 from ontogeny.corpus.readers import expand
 from ontogeny.dictionaries.dictionary import Dictionary
 from ontogeny.dictionaries.variants import seed_variant
+from ontogeny.families import shape_of
 from ontogeny.features.codes import stored_codes
 from ontogeny.features.matching import match_features
 from ontogeny.models.load import load_snapshot
@@ -53,7 +54,7 @@ def tasks_of(run: Run) -> list[Task]:
     settings, suite = settings_of(run), suite_of(run)
     rare = any(task.least_count for task in settings.tasks)
     words = count_words(Corpus(run.corpus_folder / "train")) if rare else None
-    context = suite.model_config().get("max_position_embeddings")
+    context = shape_of(suite.model_config()).context
     tokenizer = suite.tokenizer()
     aligned = settings.replacement == "corrupted"
     return [

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ontogeny.errors import HookpointError
-from ontogeny.models.families import family_of
+from ontogeny.families import family_of
 from ontogeny.models.names import Hookpoint
 
 if TYPE_CHECKING:
@@ -79,19 +79,27 @@ def spliced(
             return (replace(args[0]), *args[1:]), kwargs
         return args, kwargs | {"hidden_states": replace(kwargs["hidden_states"])}
 
+    shape: list[torch.Size] = []
+
+    def look(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        shape[:] = [(args[0] if args else kwargs["hidden_states"]).shape]
+
     def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-        return (replace(output[0]), *output[1:]) if isinstance(output, tuple) else replace(output)
+        if isinstance(output, tuple):
+            return (replace(output[0]), *output[1:])
+        return replace(output.view(shape[0])).view(output.shape)  # OPT's MLP sees tokens one below the other
 
     if hookpoint.kind == "resid_pre":
-        handle = block.register_forward_pre_hook(before, with_kwargs=True)
+        handles = [block.register_forward_pre_hook(before, with_kwargs=True)]
     else:
         part = {"attn_out": family.attention, "mlp_out": family.mlp}.get(hookpoint.kind)
         module = block if part is None else block.get_submodule(part)
-        handle = module.register_forward_hook(after)
+        handles = [block.register_forward_pre_hook(look, with_kwargs=True), module.register_forward_hook(after)]
     try:
         yield model
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def truncate(model: "PreTrainedModel", hookpoint: Hookpoint) -> None:
@@ -120,9 +128,23 @@ def logit_directions(
     The norm's own scale, which differs from token to token, is left out; each row is centred over the vocabulary.
     """
     norm = model.get_submodule(family_of(model.config.model_type).final_norm)
-    if isinstance(norm, nn.LayerNorm):
+    gain, centred = _gain(norm, directions)
+    if centred:
         directions = directions - directions.mean(-1, keepdim=True)
     unembedding = model.get_output_embeddings()
     assert unembedding is not None
-    logits = (directions * norm.get_parameter("weight")) @ unembedding.get_parameter("weight").T
+    logits = (directions * gain) @ unembedding.get_parameter("weight").T
     return logits - logits.mean(-1, keepdim=True)
+
+
+def _gain(norm: nn.Module, like: Tensor) -> tuple[Float[Tensor, " d_model"], bool]:
+    """What a norm multiplies each dimension by, whatever it calls that, and whether it takes the mean out first.
+
+    Read off what it makes of ones and of plus and minus ones in turn, which have a mean square of 1.
+    """
+    ones = torch.ones(like.shape[1], dtype=like.dtype, device=like.device)
+    signs = ones.clone()
+    signs[1::2] = -1
+    gain = (norm(signs[None]) - norm(-signs[None]))[0] / 2 * signs
+    of_ones = (norm(ones[None]) - norm(-ones[None]))[0] / 2
+    return gain, bool(of_ones.abs().max() < 1e-2 * gain.abs().max())

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ontogeny.errors import HookpointError, did_you_mean
-from ontogeny.models.families import family_of
+from ontogeny.families import shape_of
 
 KINDS = ("resid_post", "resid_pre", "mlp_out", "attn_out")
 
@@ -39,8 +39,7 @@ def check_hookpoint(config: dict[str, Any], hookpoint: Hookpoint) -> None:
     Raises:
         HookpointError: the family is unknown or has no such block.
     """
-    family_of(str(config.get("model_type")))
-    layers = int(config["num_hidden_layers"])
+    layers = shape_of(config).layers
     if hookpoint.layer >= layers:
         raise HookpointError(
             f"no hookpoint {hookpoint}: the model has {layers} blocks, so the last is {hookpoint.kind}.{layers - 1}"

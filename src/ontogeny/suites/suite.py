@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ontogeny.config import StudyConfig
 from ontogeny.errors import RunError, SuiteError
+from ontogeny.families import shape_of
 from ontogeny.run import Run
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Suite:
         widths: dict[int, int] = {}
         for snapshot in self.snapshots:
             config = json.loads((snapshot.path / "config.json").read_text(encoding="utf-8"))
-            widths.setdefault(int(config["hidden_size"]), snapshot.step)
+            widths.setdefault(shape_of(config).width, snapshot.step)
         if len(widths) > 1:
             found = ", ".join(f"{width} at step {step}" for width, step in widths.items())
             raise SuiteError(f"suite {self.name}: snapshots differ in width ({found}): take those of one model")
