@@ -11,7 +11,7 @@ from ontogeny.errors import ConfigError, HookpointError, SuiteError
 from ontogeny.models.hookpoints import logit_directions, read_hookpoint
 from ontogeny.models.load import load_snapshot
 from ontogeny.models.names import check_hookpoint, parse_hookpoint
-from ontogeny.models.pretrain import SequenceBatches, bfloat16_pays, build_model
+from ontogeny.models.pretrain import IGNORED, SequenceBatches, bfloat16_pays, build_model
 from ontogeny.run import Run
 from ontogeny.suites.suite import Snapshot, open_suite
 
@@ -195,3 +195,24 @@ def test_whether_bfloat16_pays_is_known_for_this_processor() -> None:
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     if "flags" in flags:
         assert bfloat16_pays(torch.device("cpu")) == ("avx512_bf16" in flags or "amx_tile" in flags)
+
+
+def test_a_share_of_the_contexts_repeats_a_passage(small_run: Run) -> None:
+    corpus = Corpus(small_run.corpus_folder / "train")
+    plain, repeating = (
+        next(iter(SequenceBatches(corpus, batch_size=200, seed=0, repeat_share=share))) for share in (0.0, 0.5)
+    )
+    changed = (plain != repeating).any(1)
+    assert 70 <= int(changed.sum()) <= 115
+    assert torch.equal(plain == IGNORED, repeating == IGNORED)
+    for before, after in zip(plain[changed], repeating[changed], strict=True):
+        places = torch.nonzero(before != after).flatten()
+        first, last = int(places[0]), int(places[-1])
+        passage = after[first : last + 1]
+        earlier = [at for at in range(1, first) if torch.equal(after[at : at + len(passage)], passage)]
+        assert earlier, "what is new stands earlier too"
+    later = SequenceBatches(corpus, batch_size=200, seed=0, repeat_share=0.5).starting_at(3)
+    batches = iter(SequenceBatches(corpus, batch_size=200, seed=0, repeat_share=0.5))
+    for _ in range(3):
+        next(batches)
+    assert torch.equal(next(later), next(batches))

@@ -90,6 +90,8 @@ class PretrainConfig(Settings):
     snapshots: list[Annotated[int, Field(ge=0)]] | Literal["log"] = "log"
     """Steps to save; `log`: 0, the powers of two, and the last."""
     held_out_sequences: Positive = 64
+    repeat_share: Share = 0.0
+    """Of the contexts in which a passage stands a second time later on: what makes small models learn induction."""
     seed: int = 0
 
     @property

@@ -26,18 +26,29 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 IGNORED = -100
+LEAST_PASSAGE = 8
 
 
 class SequenceBatches:
-    """Batches of token ids [batch, position], padding marked, in an order drawn anew each epoch; resumable."""
+    """Batches of token ids [batch, position], padding marked, in an order drawn anew each epoch; resumable.
 
-    def __init__(self, corpus: Corpus, *, batch_size: int, seed: int) -> None:
-        self.corpus, self.batch_size, self.seed = corpus, batch_size, seed
+    Args:
+        repeat_share: of the sequences in which a passage, drawn anew each time, stands a second time later on.
+    """
+
+    def __init__(self, corpus: Corpus, *, batch_size: int, seed: int, repeat_share: float = 0.0) -> None:
+        self.corpus, self.batch_size, self.seed, self.repeat_share = corpus, batch_size, seed, repeat_share
 
     def starting_at(self, batch: int) -> Iterator[Int[Tensor, "batch position"]]:
         while True:
-            rows = [self._sequence(batch * self.batch_size + i) for i in range(self.batch_size)]
-            yield padded(self.corpus, np.asarray(rows))
+            numbers = range(batch * self.batch_size, (batch + 1) * self.batch_size)
+            tokens = padded(self.corpus, np.asarray([self._sequence(number) for number in numbers]))
+            if self.repeat_share > 0:
+                for number, row in zip(numbers, tokens, strict=True):
+                    draw = np.random.default_rng([self.seed, 1, number])
+                    if draw.random() < self.repeat_share:
+                        repeat_passage(row, draw)
+            yield tokens
             batch += 1
 
     def __iter__(self) -> Iterator[Int[Tensor, "batch position"]]:
@@ -52,6 +63,20 @@ class SequenceBatches:
             self._epoch = epoch
             self._permutation = np.random.default_rng([self.seed, epoch]).permutation(len(self.corpus))
         return self._permutation
+
+
+def repeat_passage(tokens: Int[Tensor, " position"], draw: np.random.Generator) -> None:
+    """Put a copy of a passage over what stands later in the same sequence, both places and its length drawn; in place.
+
+    Sequences of fewer than `2 · LEAST_PASSAGE` tokens after the start token stay as they are.
+    """
+    n = int((tokens != IGNORED).sum())
+    if n - 1 < 2 * LEAST_PASSAGE:
+        return
+    length = int(draw.integers(LEAST_PASSAGE, (n - 1) // 2 + 1))
+    first = int(draw.integers(1, n - 2 * length + 1))
+    second = int(draw.integers(first + length, n - length + 1))
+    tokens[second : second + length] = tokens[first : first + length].clone()
 
 
 def padded(corpus: Corpus, sequences: np.ndarray) -> Int[Tensor, "batch position"]:
@@ -212,7 +237,7 @@ def pretrain(
     learner = _LanguageModel(config, corpus, held_out, folder, device)
     steps_done = run_loop(
         learner,
-        SequenceBatches(corpus, batch_size=config.batch_size, seed=config.seed),
+        SequenceBatches(corpus, batch_size=config.batch_size, seed=config.seed, repeat_share=config.repeat_share),
         stage="pretrain",
         steps=config.steps,
         schedule=warmup_cosine(total=config.steps, warmup=config.warmup_steps, final=config.final_learning_rate),
