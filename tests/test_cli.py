@@ -141,7 +141,7 @@ def test_stage_commands_print_json_or_tables(small_run: Run) -> None:
     shown = run("suites", "show", small_run.suite_folder)
     assert [line.split()[0] for line in shown.stdout.splitlines()] == ["step", "0", "10", "25", "60"]
     rows = json.loads(run("suites", "show", small_run.suite_folder, "--json").stdout)
-    assert rows[1] == {"step": 10, "revision": "step10", "tokens_seen": rows[1]["tokens_seen"]}
+    assert rows[1] == {"step": 10, "revision": "step10", "commit": None, "tokens_seen": rows[1]["tokens_seen"]}
     assert 9_000 < rows[1]["tokens_seen"] <= 10 * 16 * 64
     assert "explained_variance" in run("measure", small_run.folder).stdout
 
@@ -202,9 +202,9 @@ def test_importing_and_reading_a_run_load_no_torch(small_run: Run) -> None:
 def test_the_public_names_are_these() -> None:
     assert sorted(ontogeny.__all__) == sorted(dir(ontogeny)) == [
         "Crosscoder", "CrosscoderConfig", "InputError", "OntogenyError", "SAESeries", "SAESeriesConfig",
-        "SnapshotCallback", "StudyConfig", "TaskConfig", "crosscoder_losses", "indirect_effects", "load_dictionary",
-        "open_corpus", "open_run", "open_suite", "open_task", "plant", "reldec", "relie", "run_study", "save_snapshot",
-        "score_recovery", "stream_activations", "train_crosscoder", "train_sae_series",
+        "SnapshotCallback", "StudyConfig", "TaskConfig", "audit_suite", "crosscoder_losses", "indirect_effects",
+        "load_dictionary", "open_corpus", "open_run", "open_suite", "open_task", "plant", "reldec", "relie",
+        "run_study", "save_snapshot", "score_recovery", "stream_activations", "train_crosscoder", "train_sae_series",
     ]  # fmt: skip
     for name in ontogeny.__all__:
         assert getattr(ontogeny, name).__doc__, name

@@ -42,7 +42,7 @@ def test_a_resolved_study_reads_back_as_itself(tmp_path: Path) -> None:
         ({"dictionary": {"n_features": -1}}, r"dictionary\.n_features = -1"),
         ({"dictionary": {"n_features": 8, "k": 9}}, r"batch_topk needs k in 1\.\.n_features = 8, found 9"),
         ({"dictionary": {"activation": "rele"}}, r"dictionary\.activation = 'rele'"),
-        ({"suite": {}}, "give either `folder` or `pretrain`"),
+        ({"suite": {}}, "give one of `folder`, `repo` and `pretrain`"),
         ({"hookpoint": "somewhere"}, "hookpoint = 'somewhere'"),
         ({"name": "a/b"}, "name = 'a/b'"),
     ],

@@ -28,12 +28,14 @@ if TYPE_CHECKING:
     from ontogeny.models.snapshots import save_snapshot as save_snapshot
     from ontogeny.run import open_run as open_run
     from ontogeny.study import run_study as run_study
+    from ontogeny.suites.audit import audit_suite as audit_suite
     from ontogeny.suites.suite import open_suite as open_suite
     from ontogeny.tasks import open_task as open_task
     from ontogeny.truth.planted import plant as plant
     from ontogeny.truth.recovery import score_recovery as score_recovery
 
 _PLACES = {
+    "audit_suite": "ontogeny.suites.audit",
     "open_suite": "ontogeny.suites.suite",
     "open_corpus": "ontogeny.corpus.pack",
     "stream_activations": "ontogeny.activations.stream",
@@ -71,6 +73,7 @@ __all__ = [
     "SnapshotCallback",
     "StudyConfig",
     "TaskConfig",
+    "audit_suite",
     "crosscoder_losses",
     "indirect_effects",
     "load_dictionary",

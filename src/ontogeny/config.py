@@ -6,6 +6,7 @@ immutable `StudyConfig`. Stages take their own section and nothing else.
 
 import glob
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -14,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ontogeny.analysis_config import AnalysesConfig
 from ontogeny.attribution_config import AttributionConfig
-from ontogeny.errors import ConfigError, did_you_mean
+from ontogeny.errors import ConfigError
 from ontogeny.learner_config import (
     CrosscoderConfig,
     DictionaryConfig,
@@ -22,7 +23,7 @@ from ontogeny.learner_config import (
     SAESeriesConfig,
     SeriesSettings,
 )
-from ontogeny.schedules import SCHEDULES
+from ontogeny.schedules import SCHEDULES, check_selection
 from ontogeny.settings import Positive, Settings, Share, parse
 
 
@@ -111,12 +112,28 @@ class PretrainConfig(Settings):
 
 
 class SuiteConfig(Settings):
-    """Where the snapshots come from: a folder of saved checkpoints, or a pre-training of our own."""
+    """Where the snapshots come from: a folder of saved checkpoints, the hub, or a pre-training of our own."""
 
     folder: Path | None = None
+    repo: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """A repository on the hub, `EleutherAI/pythia-160m`; the last part of a published suite's, `pythia-160m`; or
+    repositories of one snapshot each, with the steps in their names."""
     pretrain: PretrainConfig | None = None
     steps: list[Annotated[int, Field(ge=0)]] | str = "all"
-    """The snapshots to study: their steps, `all` that are there, or a schedule by its name, such as `pythia`."""
+    """The snapshots to study: their steps; `all` that are there; `log` (the nearest to the powers of two), `every=2`,
+    `n=32` (spread evenly over log-steps); or a schedule by its name, such as `pythia`."""
+    revisions: str | None = None
+    """A regular expression for names of snapshots that are not understood otherwise, with a group `step` and perhaps
+    `stage` and `tokens`: `run-(?P<step>\\d+)`."""
+    tokens_per_step: Positive | None = None
+    """Tokens of one optimiser step, where the suite does not say."""
+    stage: str | None = None
+    """Of a pre-training that has several, such as `stage2-ingredient1`; None: the first."""
+    disk_gb: Annotated[float, Field(gt=0)] | None = None
+    """Disk for weights fetched from the hub, in 1e9 bytes: they are dropped when others need the room. None: they are
+    kept in the hub client's cache."""
+    bad_snapshots: Literal["refuse", "accept"] = "refuse"
+    """What to do about snapshots that `ontogeny suites audit` finds fault with."""
     missing: Literal["refuse", "skip"] = "refuse"
     """What to do where a step asked for has no snapshot."""
     drift: Annotated[float, Field(gt=0)] | None = None
@@ -137,7 +154,7 @@ class SuiteConfig(Settings):
 
     @property
     def asked_steps(self) -> list[int] | None:
-        """The steps asked for; None for all that are there."""
+        """The steps asked for; None where that depends on those that are there."""
         if isinstance(self.steps, str):
             return SCHEDULES.get(self.steps)
         return self.steps
@@ -145,16 +162,25 @@ class SuiteConfig(Settings):
     @field_validator("steps")
     @classmethod
     def _known_schedule(cls, steps: list[int] | str) -> list[int] | str:
-        names = ["all", *SCHEDULES]
-        if isinstance(steps, str) and steps not in names:
-            near = did_you_mean(steps, names)
-            raise ConfigError(f"no schedule '{steps}'{near}: give a list of steps or one of {', '.join(names)}")
-        return steps
+        return check_selection(steps) if isinstance(steps, str) else steps
+
+    @field_validator("revisions")
+    @classmethod
+    def _a_grammar(cls, grammar: str | None) -> str | None:
+        if grammar is None:
+            return None
+        try:
+            groups = re.compile(grammar).groupindex
+        except re.error as error:
+            raise ConfigError(f"revisions: '{grammar}' is no regular expression: {error}") from None
+        if not {"step", "thousands", "millions"} & groups.keys():
+            raise ConfigError(f"revisions: '{grammar}' has no group for the step: write (?P<step>\\d+) where it stands")
+        return grammar
 
     @model_validator(mode="after")
     def _one_source(self) -> "SuiteConfig":
-        if (self.folder is None) == (self.pretrain is None):
-            raise ConfigError("suite: give either `folder` or `pretrain`")
+        if sum(one is not None for one in (self.folder, self.repo, self.pretrain)) != 1:
+            raise ConfigError("suite: give one of `folder`, `repo` and `pretrain`")
         return self
 
 

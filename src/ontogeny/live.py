@@ -47,6 +47,8 @@ def follow(
         raise ConfigError("leave out suite.drift: while a suite grows, its last snapshot is always studied")
     done: list[int] = []
     run, since = None, time.monotonic()
+    if study.suite.steps != "all" and study.suite.asked_steps is None:
+        raise ConfigError(f"suite.steps: {study.suite.steps} needs all snapshots to choose from: give steps, or all")
     wanted = None if study.suite.asked_steps is None else set(study.suite.asked_steps)
     while True:
         steps = [step for step in complete_steps(folder) if wanted is None or step in wanted]

@@ -17,6 +17,7 @@ from ontogeny.errors import ConfigError
 from ontogeny.machine import available_memory
 from ontogeny.run import Run, run_folder
 from ontogeny.sizes import FEATURES, FLOAT, Model, Part, Parts, dictionary_parameters, model_sizes, training_parts
+from ontogeny.suites.selection import select
 from ontogeny.suites.suite import study_suite
 
 GB, PFLOP = 1e9, 1e15
@@ -332,14 +333,14 @@ def plan_study(study: StudyConfig, out: str | Path | None = None) -> Plan:
     packed = run.corpus_folder / "train"
     corpus = Corpus(packed) if packed.is_dir() else None
     if pretrain is None:
-        suite = study_suite(study)
+        suite = study_suite(study, run)
         config, n_snapshots = suite.model_config(), len(suite.snapshots)
         if study.suite.drift is not None and run.schedule_path.is_file():
             n_snapshots = len(json.loads(run.schedule_path.read_text(encoding="utf-8"))["steps"])
     else:
         config = DEFAULT_MODEL | {"vocab_size": _vocabulary(study, corpus)} | pretrain.model
-        asked = study.suite.asked_steps or pretrain.schedule
-        n_snapshots = len(asked if study.suite.missing == "refuse" else set(asked) & set(pretrain.schedule))
+        options = {"missing": study.suite.missing, "of": study.name}
+        n_snapshots = len(select(pretrain.schedule, study.suite.steps, **options))
     return Plan(study, run.folder, model_sizes(config, study.hookpoint), n_snapshots, corpus, config)
 
 

@@ -4,7 +4,10 @@ Sources: Biderman et al. 2023, arXiv 2304.01373 (Pythia); CRFM's GPT-2 runs (Mis
 arXiv 2412.17626, and Evolution of Concepts, arXiv 2509.17196.
 """
 
+import re
 from collections.abc import Iterable
+
+from ontogeny.errors import ConfigError, did_you_mean
 
 PYTHIA = [0, *(2**power for power in range(10)), *range(1000, 143_001, 1000)]
 CRFM_GPT2 = [*range(0, 100, 10), *range(100, 2000, 50), *range(2000, 20_000, 100), *range(20_000, 400_001, 1000)]
@@ -32,3 +35,18 @@ SCHEDULES: dict[str, list[int]] = {
         CRFM_GPT2, range(11), range(11, 31, 5), range(31, 181, 10), range(181, 608, 30), [608]
     ),
 }
+FORMS = ("all", "log", "every=K", "n=K")
+
+
+def check_selection(text: str) -> str:
+    """A selection that is not a list of steps, if it is one.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if text in ("all", "log", *SCHEDULES) or re.fullmatch(r"(every|n)=[1-9]\d*", text):
+        return text
+    names = [*FORMS, *SCHEDULES]
+    raise ConfigError(
+        f"no schedule '{text}'{did_you_mean(text, names)}: give a list of steps or one of {', '.join(names)}"
+    )

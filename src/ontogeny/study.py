@@ -4,7 +4,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from importlib.util import find_spec
@@ -24,7 +24,9 @@ from ontogeny.models.names import check_hookpoint, parse_hookpoint
 from ontogeny.plan import plan_study
 from ontogeny.run import Run, content_state, remove, run_folder, write_json
 from ontogeny.settings import fingerprint
-from ontogeny.suites.suite import candidates_of, study_suite, suite_of
+from ontogeny.suites.audit import refuse_bad
+from ontogeny.suites.selection import select
+from ontogeny.suites.suite import candidates_of, pin, study_suite, suite_of
 from ontogeny.tasks import check_family
 from ontogeny.truth.checks import CHECKS
 
@@ -50,17 +52,17 @@ class Stage:
 # pack
 
 
-def _suite_tokenizer(study: StudyConfig) -> "PreTrainedTokenizerFast | None":
-    """The tokenizer of a folder suite; None where the study pre-trains its own models."""
-    return None if study.suite.folder is None else study_suite(study).tokenizer()
+def _suite_tokenizer(run: Run) -> "PreTrainedTokenizerFast | None":
+    """The tokenizer of the suite; None where the study pre-trains its own models."""
+    return None if run.study.suite.pretrain is not None else study_suite(run.study, run).tokenizer()
 
 
 def _pack_key(run: Run) -> str:
-    return corpus_key(run.study.corpus, tokenizer=_suite_tokenizer(run.study))
+    return corpus_key(run.study.corpus, tokenizer=_suite_tokenizer(run))
 
 
 def _pack(run: Run) -> list[Path]:
-    pack_study_corpus(run.study.corpus, run.corpus_folder, tokenizer=_suite_tokenizer(run.study))
+    pack_study_corpus(run.study.corpus, run.corpus_folder, tokenizer=_suite_tokenizer(run))
     return [run.corpus_folder]
 
 
@@ -256,20 +258,26 @@ def check_study(study: StudyConfig, *, out: str | Path | None = None, until: str
         if name in EXTRAS and find_spec(EXTRAS[name]) is None:
             raise ConfigError(f"the analysis {name} needs an extra: pip install 'ontogeny[{name}]'")
     hookpoint = parse_hookpoint(study.hookpoint)
-    if study.attribution is not None:
-        _check_tasks(study)
+    tokenizer = None
     if study.suite.pretrain is None:
-        suite = study_suite(study)
+        suite = study_suite(study, Run(run_folder(study, out)))
+        tokenizer, steps = suite.tokenizer(), suite.steps
         suite.width()
+        if study.suite.bad_snapshots == "refuse":
+            refuse_bad(suite)
         config = suite.model_config()
     else:
         from ontogeny.models.pretrain import model_config
 
-        length = study.corpus.sequence_length
+        length, settings = study.corpus.sequence_length, study.suite
         config = model_config(study.suite.pretrain.model, vocab_size=512, sequence_length=length).to_dict()
+        options = {"missing": settings.missing, "of": study.name}
+        steps = select(study.suite.pretrain.schedule, settings.steps, **options)
     if until not in ("pack", "pretrain"):
         check_hookpoint(config, hookpoint)
-    corpus_key(study.corpus, tokenizer=_suite_tokenizer(study))
+    if study.attribution is not None:
+        _check_tasks(study, steps)
+    corpus_key(study.corpus, tokenizer=tokenizer)
     context = shape_of(config).context
     if context is not None and study.corpus.sequence_length > context:
         raise ConfigError(
@@ -279,19 +287,14 @@ def check_study(study: StudyConfig, *, out: str | Path | None = None, until: str
         _require_room(study, out, until)
 
 
-def _check_tasks(study: StudyConfig) -> None:
+def _check_tasks(study: StudyConfig, steps: list[int]) -> None:
     """Families and files of tasks, and the steps that they are compared at, where these are known."""
     assert study.attribution is not None
     for task in study.attribution.tasks:
         check_family(task)
         expand(task.patterns)
-    known = study.suite.asked_steps
-    if known is None and study.suite.pretrain is not None:
-        known = study.suite.pretrain.schedule
-    elif known is None and study.suite.drift is None:
-        known = study_suite(study).steps
-    if known is not None:
-        study.attribution.require_steps(known)
+    if study.suite.drift is None:
+        study.attribution.require_steps(steps)
 
 
 def _require_room(study: StudyConfig, out: str | Path | None, until: str) -> None:
@@ -331,6 +334,7 @@ def run_study(
     is_new = run.require_own_folder()
     with _lock(run.folder):
         run.prepare(config)
+        pin(run)
         for stage in STAGES.values():
             try:
                 _run_stage(run, stage, say)
@@ -341,7 +345,7 @@ def run_study(
             if stage.name == ("pretrain" if config.suite.drift is None else "schedule"):
                 suite = suite_of(run)
                 name = suite.name if config.suite.pretrain is None else config.name
-                run.update_manifest(suite=name, snapshots=[asdict(snapshot) for snapshot in suite.snapshots])
+                run.update_manifest(suite=name, snapshots=[snapshot.plain() for snapshot in suite.snapshots])
                 if config.suite.drift is not None:
                     _require_room(config, out, until)
             if stage.name == until:

@@ -1,9 +1,9 @@
 """What a run's activations depend on, as fingerprints; nothing here loads torch."""
 
 from ontogeny.corpus.pack import Corpus
-from ontogeny.run import Run, content_state
+from ontogeny.run import Run
 from ontogeny.settings import fingerprint
-from ontogeny.suites.suite import Snapshot, Suite, suite_of
+from ontogeny.suites.suite import Suite, suite_of
 
 
 def pretrain_key(run: Run) -> str:
@@ -17,7 +17,7 @@ def suite_key(run: Run, suite: Suite) -> str:
     study = run.study
     if study.suite.pretrain is not None:
         return fingerprint(pretrain_key(run), suite.steps, study.suite.dtype)
-    files = [state for snapshot in suite.snapshots for state in _files(snapshot)]
+    files = [state for snapshot in suite.snapshots for state in snapshot.source.state(snapshot)]
     return fingerprint(files, study.suite.dtype)
 
 
@@ -26,17 +26,8 @@ def snapshot_keys(run: Run) -> list[str]:
     study, corpus = run.study, Corpus(run.corpus_folder / "train").fingerprint
     own = pretrain_key(run) if study.suite.pretrain is not None else None
     return [
-        fingerprint(own or _files(snapshot), snapshot.step, study.suite.dtype, study.hookpoint, corpus)
+        fingerprint(own or snapshot.source.state(snapshot), snapshot.step, study.suite.dtype, study.hookpoint, corpus)
         for snapshot in suite_of(run).snapshots
-    ]
-
-
-def _files(snapshot: Snapshot) -> list[tuple[int | str, ...]]:
-    """Names of a snapshot's files, and what tells their content."""
-    return [
-        (snapshot.step, snapshot.revision, file.name, *content_state(file))
-        for pattern in ("*.safetensors", "*.bin", "config.json")
-        for file in sorted(snapshot.path.glob(pattern))
     ]
 
 

@@ -33,26 +33,27 @@ def load_snapshot(
     from transformers import AutoModelForCausalLM
 
     quiet()
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            snapshot.path, dtype=getattr(torch, dtype), output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    except Exception as error:  # transformers, safetensors and json each raise their own
-        file = _damaged_file(snapshot.path) or snapshot.path
-        raise SuiteError(
-            f"{file} cannot be loaded: {type(error).__name__}: {first_line(error)}: fetch or save it again"
-        ) from error
+    with snapshot.source.opened(snapshot) as folder:
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=getattr(torch, dtype), output_loading_info=True, ignore_mismatched_sizes=True
+            )
+        except Exception as error:  # transformers, safetensors and json each raise their own
+            file = _damaged_file(folder) or snapshot.label
+            raise SuiteError(
+                f"{file} cannot be loaded: {type(error).__name__}: {first_line(error)}: fetch or save it again"
+            ) from error
     model, info = loaded
     if info["missing_keys"] or info["mismatched_keys"]:
         lacking = sorted({*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])})
         raise SuiteError(
-            f"{snapshot.path} lacks weights of the shapes that its configuration asks for "
+            f"{snapshot.label} lacks weights of the shapes that its configuration asks for "
             f"({', '.join(lacking[:3])}): fetch or save it again"
         )
     for name, weights in model.named_parameters():
         if not weights.isfinite().all():
             raise SuiteError(
-                f"{snapshot.path}: {name} is not finite as {dtype}: {other_dtype(dtype)}fetch or save it again, "
+                f"{snapshot.label}: {name} is not finite as {dtype}: {other_dtype(dtype)}fetch or save it again, "
                 f"or leave step {snapshot.step} out of suite.steps"
             )
     model.config.use_cache = False

@@ -3,50 +3,26 @@
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ontogeny.config import StudyConfig
+from ontogeny.config import StudyConfig, SuiteConfig
 from ontogeny.errors import RunError, SuiteError
 from ontogeny.families import shape_of
 from ontogeny.run import Run
+from ontogeny.suites.hub import hub_of
+from ontogeny.suites.registry import ANY, PublicSuite, Revision, find_suite, parse_all, parse_revision
+from ontogeny.suites.selection import select
+from ontogeny.suites.source import FILES, WEIGHT_FILES
+from ontogeny.suites.source import Snapshot as Snapshot
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 SETTLED_SECONDS = 10.0
-STEP_IN_NAME = re.compile(r"^(?:step|checkpoint|global_step|ckpt)[-_]?(\d+)$")
-WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """One checkpoint of a suite.
-
-    Attributes:
-        repo: the folder that holds the suite.
-        revision: the snapshot's name in it, such as `step512`.
-        commit: pins the content, where the source has one.
-        step: optimiser steps taken.
-        tokens_seen: tokens read until then, where known.
-    """
-
-    repo: str
-    revision: str
-    commit: str | None
-    step: int
-    tokens_seen: int | None
-
-    @property
-    def path(self) -> Path:
-        return Path(self.repo) / self.revision
+STEP_IN_NAME = re.compile(ANY)
 
 
 @dataclass(frozen=True)
@@ -62,7 +38,8 @@ class Suite:
 
     def model_config(self) -> dict[str, Any]:
         """The transformers configuration of the first snapshot, as plain values."""
-        return json.loads((self.snapshots[0].path / "config.json").read_text(encoding="utf-8"))
+        first = self.snapshots[0]
+        return first.source.config(first)
 
     def width(self) -> int:
         """d_model of all snapshots, from their configurations.
@@ -72,8 +49,7 @@ class Suite:
         """
         widths: dict[int, int] = {}
         for snapshot in self.snapshots:
-            config = json.loads((snapshot.path / "config.json").read_text(encoding="utf-8"))
-            widths.setdefault(shape_of(config).width, snapshot.step)
+            widths.setdefault(shape_of(snapshot.source.config(snapshot)).width, snapshot.step)
         if len(widths) > 1:
             found = ", ".join(f"{width} at step {step}" for width, step in widths.items())
             raise SuiteError(f"suite {self.name}: snapshots differ in width ({found}): take those of one model")
@@ -92,66 +68,156 @@ class Suite:
         from transformers import PreTrainedTokenizerFast
 
         for snapshot in reversed(self.snapshots):
-            if (snapshot.path / "tokenizer.json").is_file():
-                return PreTrainedTokenizerFast.from_pretrained(snapshot.path)
+            folder = snapshot.source.tokenizer(snapshot)
+            if folder is not None:
+                return PreTrainedTokenizerFast.from_pretrained(folder)
         raise SuiteError(f"suite {self.name}: no snapshot has a tokenizer.json")
 
 
 def open_suite(
-    source: str | Path, *, steps: Sequence[int] | None = None, missing: Literal["refuse", "skip"] = "refuse"
+    source: str | Path | Sequence[str],
+    *,
+    steps: Sequence[int] | str | None = None,
+    missing: Literal["refuse", "skip"] = "refuse",
+    revisions: str | None = None,
+    tokens_per_step: int | None = None,
+    stage: str | None = None,
+    disk_gb: float | None = None,
+    pins: Mapping[str, str] | None = None,
 ) -> Suite:
-    """Open a folder with one saved transformers checkpoint per snapshot (step0/, step512/, checkpoint-500/, …).
+    """Open a suite: a folder, or a repository on the hub whose branches or tags are snapshots.
+
+    A folder holds one saved transformers checkpoint per snapshot (step0/, step512/, checkpoint-500/, …), or one
+    safetensors file per snapshot (step512.safetensors, …) beside one config.json.
 
     Args:
-        source: the folder.
-        steps: only these, in ascending order; None for all that exist.
+        source: the folder; a repository, such as `EleutherAI/pythia-160m`; a published suite's name, `pythia-160m`; or
+            repositories that hold one snapshot each.
+        steps: only these, or a selection (`log`, `every=2`, `n=32`, a schedule's name); None for all that exist.
         missing: whether steps without a snapshot are refused or left out.
+        revisions: a regular expression with a group `step`, and perhaps `stage` and `tokens`, for names of snapshots
+            that are not understood otherwise.
+        tokens_per_step: where the suite does not say.
+        stage: of a suite that has several; None for the first.
+        disk_gb: disk for weights fetched from the hub, in 1e9 bytes; None: they are kept in the hub's cache.
+        pins: commits of revisions, instead of what the hub says now.
     Raises:
-        SuiteError: the folder is missing or holds no snapshot, a step is missing (its neighbours are named), two
+        SuiteError: there is no such suite, it holds no snapshot, a step is missing (its neighbours are named), two
             snapshots have the same step, or a snapshot lacks its configuration or weights.
     """
-    folder = Path(source)
-    if not folder.is_dir():
+    if not isinstance(source, str | Path):
+        found, name = _of_repositories(source, revisions, tokens_per_step, disk_gb, pins), str(source[0])
+    elif (folder := Path(source)).is_dir():
+        found = _in_folder(folder, revisions, tokens_per_step, stage)
+        name = folder.resolve().name
+    elif folder.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") > 1:
         raise SuiteError(
-            f"no suite at {folder}: expected a folder with one saved checkpoint per step (step0/, step512/)"
+            f"no suite at {folder}: expected a folder with one saved checkpoint per step (step0/, step512/), or a "
+            "repository on the hub"
         )
-    found: dict[int, Path] = {}
+    else:
+        name, suite = find_suite(str(source))
+        if revisions is not None:
+            suite = PublicSuite(name, (name,), revisions, tokens_per_step)
+        found = _on_hub(name, suite, stage, disk_gb, pins)
+    chosen = select(sorted(found), steps or "all", missing=missing, of=str(source))
+    snapshots = tuple(found[step] for step in chosen)
+    for snapshot in snapshots:
+        if snapshot.commit is None:
+            _require_whole(snapshot)
+    if snapshots[0].commit is not None:
+        hub_of(disk_gb).in_order(snapshots)
+    return Suite(name=name, snapshots=snapshots)
+
+
+def _in_folder(
+    folder: Path, revisions: str | None, tokens_per_step: int | None, stage: str | None
+) -> dict[int, Snapshot]:
+    """The snapshots of a folder by their steps."""
+    grammar, tokens = revisions or ANY, tokens_per_step or _tokens_a_step(folder)
+    parsed: dict[Path, Revision] = {}
     for path in sorted(folder.iterdir()):
-        match = STEP_IN_NAME.match(path.name)
-        if match is None or not path.is_dir():
-            continue
-        step = int(match[1])
-        if step in found:
-            raise SuiteError(f"{folder}: {found[step].name} and {path.name} are both step {step}: remove one")
-        found[step] = path
-    if not found:
+        name = path.name if path.is_dir() else path.name.removesuffix(".safetensors")
+        one = parse_revision(name, grammar, tokens_per_step=tokens)
+        if one is not None and (path.is_dir() or path.suffix == ".safetensors"):
+            parsed[path] = one
+    if not parsed:
         names = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
-        raise SuiteError(f"{folder} holds no snapshot: expected folders such as step0, found {names}")
-    wanted = sorted(found if steps is None else set(steps))
-    if missing == "skip":
-        wanted = [step for step in wanted if step in found]
-        if not wanted:
-            raise SuiteError(f"{folder} has none of the steps asked for (ontogeny suites show {folder})")
-    for step in wanted:
-        if step not in found:
-            raise SuiteError(
-                f"no snapshot at step {step}: {_neighbours(step, list(found))} (ontogeny suites show {folder})"
-            )
-        for names in (("config.json",), WEIGHT_FILES):
-            if not any((found[step] / name).is_file() for name in names):
-                raise SuiteError(f"{found[step]} is not a saved checkpoint: it has no {names[0]}")
-    tokens = _tokens_a_step(folder)
-    snapshots = tuple(
-        Snapshot(
-            repo=str(folder),
-            revision=found[step].name,
-            commit=None,
-            step=step,
-            tokens_seen=None if tokens is None else step * tokens,
+        raise SuiteError(
+            f"{folder} holds no snapshot: expected folders such as step0, found {names}; give `revisions` where names "
+            "are others"
         )
-        for step in wanted
-    )
-    return Suite(name=folder.resolve().name, snapshots=snapshots)
+    found: dict[int, Snapshot] = {}
+    for path, revision in _of_stage(parsed, stage, str(folder)).items():
+        if revision.step in found:
+            other = found[revision.step].revision
+            raise SuiteError(f"{folder}: {other} and {path.name} are both step {revision.step}: remove one")
+        own = {} if path.is_dir() else {"source": FILES}
+        found[revision.step] = Snapshot(str(folder), path.name, None, revision.step, revision.tokens, **own)
+    return found
+
+
+def _on_hub(
+    repo: str, suite: PublicSuite, stage: str | None, disk_gb: float | None, pins: Mapping[str, str] | None
+) -> dict[int, Snapshot]:
+    """The snapshots of a repository by their steps; what the hub lists is not asked for where all are pinned."""
+    hub = hub_of(disk_gb)
+    commits = dict(pins) if pins else hub.refs(repo)
+    parsed = parse_all(commits, suite)
+    if not parsed:
+        names = ", ".join(sorted(commits)[:5]) or "nothing"
+        raise SuiteError(
+            f"{repo} has no branch or tag that names a snapshot: found {names}; give `revisions` where names are others"
+        )
+    found: dict[int, Snapshot] = {}
+    for name, revision in _of_stage(parsed, stage, repo).items():
+        if revision.step in found:
+            other = found[revision.step].revision
+            raise SuiteError(f"{repo}: {other} and {name} are both step {revision.step}: give `stage`")
+        found[revision.step] = Snapshot(repo, name, commits[name], revision.step, revision.tokens, source=hub)
+    return found
+
+
+def _of_repositories(
+    repos: Sequence[str],
+    revisions: str | None,
+    tokens_per_step: int | None,
+    disk_gb: float | None,
+    pins: Mapping[str, str] | None,
+) -> dict[int, Snapshot]:
+    """Snapshots of a repository each, their main branches, by the steps in the repositories' names."""
+    hub, found = hub_of(disk_gb), {}
+    for repo in repos:
+        parsed = parse_revision(repo, revisions or rf".*?{ANY}", tokens_per_step=tokens_per_step)
+        if parsed is None:
+            raise SuiteError(f"no step in the name of {repo}: give `revisions`, such as .*-step(?P<step>\\d+)")
+        if parsed.step in found:
+            raise SuiteError(f"{found[parsed.step].repo} and {repo} are both step {parsed.step}: remove one")
+        commit = pins[repo] if pins else hub.refs(repo).get("main")
+        if commit is None:
+            raise SuiteError(f"{repo} has no branch main")
+        found[parsed.step] = Snapshot(repo, "main", commit, parsed.step, parsed.tokens, source=hub)
+    return found
+
+
+def _of_stage(parsed: Mapping[Any, Revision], stage: str | None, of: str) -> dict[Any, Revision]:
+    """Those of one stage of the pre-training: of the first, where none is asked for."""
+    stages = sorted({one.stage for one in parsed.values() if one.stage is not None})
+    if stage is not None and stage not in stages:
+        raise SuiteError(f"{of} has no stage '{stage}': there are {', '.join(stages) or 'none'}")
+    first = stage or (stages[0] if stages else None)
+    return {key: one for key, one in parsed.items() if one.stage == first or (one.stage is None and stage is None)}
+
+
+def _require_whole(snapshot: Snapshot) -> None:
+    """Check that a snapshot on disk is a saved checkpoint."""
+    if snapshot.source is FILES:
+        if not (snapshot.path.parent / "config.json").is_file():
+            raise SuiteError(f"{snapshot.repo} has a file for each snapshot but no config.json beside them")
+        return
+    for names in (("config.json",), WEIGHT_FILES):
+        if not any((snapshot.path / name).is_file() for name in names):
+            raise SuiteError(f"{snapshot.path} is not a saved checkpoint: it has no {names[0]}")
 
 
 def complete_steps(folder: str | Path) -> list[int]:
@@ -207,13 +273,6 @@ def _is_settled(file: Path) -> bool:
     return time.time() - file.stat().st_mtime > SETTLED_SECONDS
 
 
-def _neighbours(step: int, steps: list[int]) -> str:
-    below = max((s for s in steps if s < step), default=None)
-    above = min((s for s in steps if s > step), default=None)
-    near = [str(s) for s in (below, above) if s is not None]
-    return f"nearest {'are' if len(near) > 1 else 'is'} {' and '.join(near)}"
-
-
 def _tokens_a_step(folder: Path) -> int | None:
     """Tokens of one optimiser step, where the folder's suite.json states it (our own pre-training writes it)."""
     path = folder / "suite.json"
@@ -222,14 +281,45 @@ def _tokens_a_step(folder: Path) -> int | None:
     return json.loads(path.read_text(encoding="utf-8")).get("tokens_per_step")
 
 
-def study_suite(study: StudyConfig) -> Suite:
-    """The folder suite that a study names.
+def study_suite(study: StudyConfig, run: Run | None = None) -> Suite:
+    """The suite that a study names, where it does not pre-train its own.
 
+    Args:
+        run: of the study; what it read from the hub before, it reads again, whatever the branches say now.
     Raises:
-        SuiteError: the folder or one of its snapshots is missing.
+        SuiteError: the suite or one of its snapshots is missing.
     """
-    assert study.suite.folder is not None
-    return open_suite(study.suite.folder, steps=study.suite.asked_steps, missing=study.suite.missing)
+    asked = study.suite
+    source = asked.folder if asked.repo is None else asked.repo
+    assert source is not None
+    pins = None if run is None else _pins(run, asked)
+    names = ("missing", "revisions", "tokens_per_step", "stage", "disk_gb")
+    return open_suite(
+        source,
+        steps=None if pins else asked.steps,  # what is pinned was chosen before
+        pins=pins,
+        **{name: getattr(asked, name) for name in names},
+    )
+
+
+def pin(run: Run) -> None:
+    """Write down the commits that a run reads from the hub, if it has not yet."""
+    asked = run.study.suite
+    if asked.repo is not None and _pins(run, asked) is None:
+        several = not isinstance(asked.repo, str)
+        snapshots = study_suite(run.study).snapshots
+        commits = {one.repo if several else one.revision: one.commit for one in snapshots}
+        run.update_manifest(commits={"of": _selection(asked), "revisions": commits})
+
+
+def _pins(run: Run, asked: SuiteConfig) -> dict[str, str] | None:
+    """The commits that a run wrote down, if it was for the same selection of the same repository."""
+    noted = run.manifest.get("commits")
+    return None if asked.repo is None or noted is None or noted["of"] != _selection(asked) else noted["revisions"]
+
+
+def _selection(asked: SuiteConfig) -> list[Any]:
+    return [asked.repo, asked.steps, asked.missing, asked.revisions, asked.stage]
 
 
 def candidates_of(run: Run) -> Suite:
@@ -240,9 +330,10 @@ def candidates_of(run: Run) -> Suite:
     """
     settings = run.study.suite
     if settings.pretrain is None:
-        return study_suite(run.study)
-    steps = settings.asked_steps or settings.pretrain.schedule
-    return open_suite(run.suite_folder, steps=steps, missing=settings.missing)
+        return study_suite(run.study, run)
+    there = settings.pretrain.schedule
+    steps = select(there, settings.steps, missing=settings.missing, of=run.study.name)
+    return open_suite(run.suite_folder, steps=steps)
 
 
 def suite_of(run: Run) -> Suite:

@@ -1,0 +1,314 @@
+"""Suites on the hub: the real client, in processes of its own, against a local server that speaks its protocol."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+from conftest import small_study
+from ontogeny.models.pretrain import build_model
+from ontogeny.run import Run
+
+HERE = Path(__file__).parent
+REPO = "lab/tiny"
+STEPS = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000]
+
+
+def one_model(folder: Path, seed: int, *, tokenizer: Path, width: int = 32) -> None:
+    settings = {"hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    build_model(settings, vocab_size=512, sequence_length=64, seed=seed).save_pretrained(folder)
+    for file in tokenizer.glob("*.json"):
+        shutil.copy(file, folder)
+
+
+class Hub:
+    """The server's process, and what it was asked."""
+
+    def __init__(self, folder: Path, *, fail: float = 0.0) -> None:
+        self.folder, self.log = folder / "hub", folder / "requests.log"
+        self.home, port = folder / "home", folder / "port"
+        self.log.write_text("")
+        port.unlink(missing_ok=True)
+        command = [sys.executable, str(HERE / "hub_server.py"), str(self.folder), str(port), str(self.log)]
+        self.process = subprocess.Popen([*command, "--fail", str(fail)])
+        while not (port.is_file() and port.read_text()):
+            time.sleep(0.02)
+        self.environment = {
+            **os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{port.read_text()}", "HF_HOME": str(self.home),
+            "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "ONTOGENY_CACHE": str(folder / "cache"),
+            "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+        self.environment.pop("HF_HUB_OFFLINE", None)
+
+    def run(self, *arguments: object, **more: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "ontogeny", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, env=self.environment | more)
+
+    def asked(self, word: str = "") -> list[str]:
+        return [line for line in self.log.read_text().splitlines() if word in line]
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+Serve = Callable[..., Hub]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    hubs: list[Hub] = []
+
+    def start(*, fail: float = 0.0) -> Hub:
+        hubs.append(Hub(tmp_path, fail=fail))
+        return hubs[-1]
+
+    yield start
+    for hub in hubs:
+        hub.stop()
+
+
+@pytest.fixture(scope="module")
+def models(small_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve snapshots, each a little further on the way from one random model to another."""
+    folder, tokenizer = tmp_path_factory.mktemp("models"), small_run.corpus_folder / "tokenizer"
+    from safetensors.torch import load_file, save_file
+
+    for name, seed in (("first", 0), ("last", 1)):
+        one_model(folder / name, seed, tokenizer=tokenizer)
+    ends = [load_file(folder / name / "model.safetensors") for name in ("first", "last")]
+    for place, step in enumerate(STEPS):
+        shutil.copytree(folder / "first", folder / f"step{step}")
+        share = place / (len(STEPS) - 1)
+        weights = {name: (1 - share) * ends[0][name] + share * ends[1][name] for name in ends[0]}
+        save_file(weights, folder / f"step{step}" / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def publish(models: Path, folder: Path, *, steps: list[int] = STEPS, tags: bool = False) -> Path:
+    """A repository with a branch, or a tag, for each snapshot."""
+    repo = folder / "hub" / REPO
+    for step in steps:
+        shutil.copytree(models / f"step{step}", repo / f"at{step}")
+    shutil.copytree(models / f"step{steps[-1]}", repo / "end")
+    names = {f"step{step}": f"at{step}" for step in steps}
+    refs = {"branches": {"main": "end", "dev": "end"} | ({} if tags else names), "tags": names if tags else {}}
+    (repo / "refs.json").write_text(json.dumps(refs))
+    return repo
+
+
+@pytest.mark.parametrize("tags", [False, True])
+def test_snapshots_are_listed_from_branches_and_tags_without_a_download(
+    models: Path, tmp_path: Path, serve: Serve, tags: bool
+) -> None:
+    publish(models, tmp_path, steps=STEPS[:4], tags=tags)
+    hub = serve()
+    done = hub.run("suites", "show", REPO, "--json")
+    rows = json.loads(done.stdout)
+    assert [row["step"] for row in rows] == STEPS[:4]
+    assert all(len(row["commit"]) == 40 for row in rows)
+    assert not hub.asked("resolve")
+    missing = hub.run("suites", "show", "lab/nothing")
+    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
+    assert "the hub has no lab/nothing" in missing.stderr
+
+
+def test_the_audit_finds_what_is_wrong_and_calls_a_clean_suite_clean(
+    models: Path, small_run: Run, tmp_path: Path, serve: Serve
+) -> None:
+    repo = publish(models, tmp_path)
+    hub = serve()
+    clean = hub.run("suites", "audit", REPO)
+    assert clean.returncode == 0, clean.stderr + clean.stdout
+    assert "12 of 12 snapshots are what their names say" in clean.stdout
+    assert not [line for line in hub.asked("resolve") if "safetensors" in line]
+    # two equal branches; the final weights at an early step; a wrong tokenizer; a wrong width; a missing shard
+    shutil.copy(repo / "at4" / "model.safetensors", repo / "at8" / "model.safetensors")
+    shutil.copy(repo / "end" / "model.safetensors", repo / "at16" / "model.safetensors")
+    other = json.loads((repo / "at32" / "tokenizer.json").read_text())
+    other["model"]["merges"] = other["model"]["merges"][:-3]
+    (repo / "at32" / "tokenizer.json").write_text(json.dumps(other))
+    shutil.rmtree(repo / "at64")
+    one_model(repo / "at64", 5, tokenizer=small_run.corpus_folder / "tokenizer", width=48)
+    index = {"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}}
+    (repo / "at128" / "model.safetensors").rename(repo / "at128" / "model-1-of-2.safetensors")
+    (repo / "at128" / "model.safetensors.index.json").write_text(json.dumps(index))
+    # a repository whose last step is not main
+    (repo / "refs.json").write_text((repo / "refs.json").read_text().replace('"step1000"', '"other"'))
+    found = hub.run("suites", "audit", REPO, "--json")
+    assert found.returncode == 2
+    problems = {row["step"]: " ".join(row["problems"]) for row in json.loads(found.stdout) if row["problems"]}
+    assert problems.pop(4) == "has the same weights as step 8"
+    assert problems.pop(8) == "has the same weights as step 4"
+    assert problems.pop(16) == "has the final weights, those of main"
+    assert problems.pop(32) == "has another tokenizer than most"
+    assert problems.pop(64) == "has another configuration than most (hidden_size 48 for 32)"
+    assert problems.pop(128) == "lacks model-2-of-2.safetensors"
+    assert not problems
+
+
+def study_of(text_file: Path, **suite: Any) -> dict[str, Any]:
+    corpus = {"files": str(text_file), "sequence_length": 64}
+    return small_study(text_file, suite=suite, corpus=corpus, analyses=["emergence"])
+
+
+def test_a_study_from_a_hub_that_fails_with_little_disk_and_a_kill_is_that_of_folders(
+    models: Path, text_file: Path, tmp_path: Path, serve: Serve
+) -> None:
+    publish(models, tmp_path)
+    size = (models / "step0" / "model.safetensors").stat().st_size
+    hub = serve(fail=0.1)
+    (tmp_path / "hub.yaml").write_text(yaml.safe_dump(study_of(text_file, repo=REPO, disk_gb=3.5 * size / 1e9)))
+    command = [sys.executable, "-m", "ontogeny", "measure", str(tmp_path / "hub.yaml"), "--out", str(tmp_path / "a")]
+    first = subprocess.Popen(command, env=hub.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len([line for line in hub.asked("GET") if "model.safetensors" in line]) < 5:
+        assert first.poll() is None
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    held = []
+    second = subprocess.Popen(command, env=hub.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while second.poll() is None:
+        blobs = (hub.home / "hub").glob("models--*/blobs/*")
+        sizes = []
+        for blob in blobs:
+            try:
+                sizes.append(blob.stat().st_size)
+            except FileNotFoundError:
+                continue
+        held.append(sum(one for one in sizes if one > size // 2))
+        time.sleep(0.02)
+    assert second.returncode == 0
+    assert hub.asked("fail")
+    assert max(held) <= 3.5 * size
+    snapshots = json.loads((tmp_path / "a" / "manifest.json").read_text())["snapshots"]
+    assert [one["step"] for one in snapshots] == STEPS
+    assert all(one["repo"] == REPO and len(one["commit"]) == 40 for one in snapshots)
+    local = tmp_path / "local"
+    for step in STEPS:
+        shutil.copytree(models / f"step{step}", local / f"step{step}")
+    (tmp_path / "local.yaml").write_text(yaml.safe_dump(study_of(text_file, folder=str(local))))
+    done = hub.run("measure", tmp_path / "local.yaml", "--out", tmp_path / "b")
+    assert done.returncode == 0, done.stderr
+    for name in ("features", "trajectories", "quality", "examples"):
+        a, b = (pl.read_parquet(tmp_path / run / f"{name}.parquet") for run in ("a", "b"))
+        assert a.equals(b), name
+
+
+def test_a_run_stays_with_its_commits_when_a_branch_moves_and_goes_on_offline(
+    models: Path, text_file: Path, tmp_path: Path, serve: Serve
+) -> None:
+    repo = publish(models, tmp_path, steps=STEPS[:3])
+    hub = serve()
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study_of(text_file, repo=REPO)))
+    assert hub.run("train", tmp_path / "study.yaml", "--out", tmp_path / "run").returncode == 0
+    before = json.loads((tmp_path / "run" / "manifest.json").read_text())["snapshots"]
+    shutil.copytree(models / "step512", repo / "moved")
+    refs = json.loads((repo / "refs.json").read_text())
+    refs["branches"]["step1"] = "moved"
+    (repo / "refs.json").write_text(json.dumps(refs))
+    again = hub.run("train", tmp_path / "study.yaml", "--out", tmp_path / "run")
+    assert "train: done already" in again.stderr
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["snapshots"] == before
+    listed = {row["step"]: row["commit"] for row in json.loads(hub.run("suites", "show", REPO, "--json").stdout)}
+    assert listed[1] != before[1]["commit"]
+    hub.stop()
+    offline = hub.run("measure", tmp_path / "study.yaml", "--out", tmp_path / "run", HF_HUB_OFFLINE="1")
+    assert offline.returncode == 0, offline.stderr
+    other = hub.run("suites", "show", "lab/other", HF_HUB_OFFLINE="1")
+    assert other.returncode == 2
+    assert "was never listed here and HF_HUB_OFFLINE is set" in other.stderr
+
+
+def test_a_study_refuses_a_bad_snapshot_unless_told_otherwise(
+    models: Path, text_file: Path, tmp_path: Path, serve: Serve
+) -> None:
+    repo = publish(models, tmp_path, steps=STEPS[:4])
+    shutil.copy(repo / "at1" / "model.safetensors", repo / "at2" / "model.safetensors")
+    hub = serve()
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study_of(text_file, repo=REPO)))
+    refused = hub.run("pack", tmp_path / "study.yaml", "--out", tmp_path / "run")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "step 1 has the same weights as step 2; step 2 has the same weights as step 1" in refused.stderr
+    assert not (tmp_path / "run").exists()
+    accepted = study_of(text_file, repo=REPO, bad_snapshots="accept")
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(accepted))
+    assert hub.run("pack", tmp_path / "study.yaml", "--out", tmp_path / "run").returncode == 0
+
+
+def test_the_next_snapshot_comes_while_this_one_is_read(models: Path, tmp_path: Path, serve: Serve) -> None:
+    publish(models, tmp_path, steps=STEPS[:3])
+    hub = serve()
+    script = f"""
+import time
+from ontogeny.suites.suite import open_suite
+suite = open_suite({REPO!r})
+first, second, third = suite.snapshots
+with first.source.opened(first) as folder:
+    assert (folder / "model.safetensors").is_file()
+    for _ in range(500):
+        files = [one for one in open({str(hub.log)!r}) if one.startswith("GET") and second.commit in one]
+        if any("model.safetensors" in one for one in files):
+            break
+        time.sleep(0.01)
+    else:
+        raise SystemExit("the second never came")
+    time.sleep(0.3)
+    assert not [one for one in open({str(hub.log)!r}) if "model.safetensors" in one and third.commit in one]
+"""
+    done = subprocess.run([sys.executable, "-c", script], env=hub.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_repositories_of_one_snapshot_each(models: Path, text_file: Path, tmp_path: Path, serve: Serve) -> None:
+    for step in STEPS[:3]:
+        repo = tmp_path / "hub" / "lab" / f"tiny-step_{step}k"
+        shutil.copytree(models / f"step{step}", repo / "end")
+        (repo / "refs.json").write_text(json.dumps({"branches": {"main": "end"}}))
+    hub = serve()
+    repos = [f"lab/tiny-step_{step}k" for step in STEPS[:3]]
+    study = study_of(text_file, repo=repos, revisions=r".*-step_(?P<thousands>\d+)k")
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    done = hub.run("train", tmp_path / "study.yaml", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    snapshots = json.loads((tmp_path / "run" / "manifest.json").read_text())["snapshots"]
+    assert [(one["repo"], one["step"]) for one in snapshots] == [(repo, 1000 * n) for n, repo in enumerate(repos)]
+    assert hub.run("train", tmp_path / "study.yaml", "--out", tmp_path / "run").stderr.count("done already") == 2
+
+
+def test_disk_that_holds_no_snapshot_is_one_line(models: Path, text_file: Path, tmp_path: Path, serve: Serve) -> None:
+    publish(models, tmp_path, steps=STEPS[:3])
+    hub = serve()
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study_of(text_file, repo=REPO, disk_gb=1e-5)))
+    done = hub.run("train", tmp_path / "study.yaml", "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert "suite.disk_gb is 1e-05, but lab/tiny at step0 takes" in done.stderr.splitlines()[-1]
+
+
+def test_embeddings_that_arrive_too_early_are_found_on_disk(models: Path, tmp_path: Path) -> None:
+    from ontogeny import audit_suite, open_suite
+
+    for step in STEPS:
+        shutil.copytree(models / f"step{step}", tmp_path / f"step{step}")
+    clean = audit_suite(open_suite(tmp_path))
+    assert clean["problems"].list.len().sum() == 0
+    from safetensors.torch import load_file, save_file
+
+    last, early = (tmp_path / f"step{step}" / "model.safetensors" for step in (1000, 4))
+    weights = {name: weight + 1e-3 for name, weight in load_file(last).items()}
+    save_file(weights, early, metadata={"format": "pt"})
+    found = audit_suite(open_suite(tmp_path)).filter(pl.col("problems").list.len() > 0)
+    assert found["step"].to_list() == [4]
+    assert "times nearer to the last snapshot than its neighbours" in found["problems"][0][0]
+    assert np.all(np.diff(clean["step"].to_numpy()) > 0)
