@@ -6,6 +6,7 @@ import lzma
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from ontogeny import progress
@@ -228,3 +229,32 @@ def test_a_corpus_that_moved_or_was_copied_keeps_its_key_and_one_that_changed_do
         (tmp_path / folder / "text.txt").write_text(text)
     keys = [corpus_key(CorpusConfig(files=str(tmp_path / f / "*.txt")), tokenizer=None) for f in "abc"]
     assert keys[0] == keys[1] != keys[2]
+
+
+def test_zstandard_and_parquet_are_read_like_json_lines(tmp_path: Path) -> None:
+    import zstandard
+
+    rows = [{"id": f"d{n}", "source": "s", "text": f"text {n} é"} for n in range(25_000)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    (tmp_path / "a.jsonl").write_bytes(lines)
+    half = len(lines) // 2
+    frames = [zstandard.ZstdCompressor().compress(part) for part in (lines[:half], lines[half:])]
+    (tmp_path / "a.jsonl.zst").write_bytes(b"".join(frames))
+    pl.DataFrame(rows).write_parquet(tmp_path / "a.parquet")
+    plain = list(Documents([str(tmp_path / "a.jsonl")]))
+    assert len(plain) == 25_000
+    for name in ("a.jsonl.zst", "a.parquet"):
+        documents = Documents([str(tmp_path / name)])
+        assert list(documents) == plain
+        assert documents.bytes_read == documents.bytes_total
+    pl.DataFrame({"words": ["a"]}).write_parquet(tmp_path / "b.parquet")
+    with pytest.raises(CorpusError, match="expected a column `text` of strings, found words"):
+        list(Documents([str(tmp_path / "b.parquet")]))
+    (tmp_path / "c.jsonl.zst").write_bytes(frames[0][:-20])
+    (tmp_path / "d.parquet").write_bytes(b"no")
+    (tmp_path / "e.jsonl.zst").write_bytes(b"no zstandard")
+    for name, message in (("d.parquet", "cannot be read as Parquet"), ("e.jsonl.zst", "cannot be read as UTF-8")):
+        with pytest.raises(CorpusError, match=message):
+            list(Documents([str(tmp_path / name)]))
+    with pytest.raises(CorpusError):
+        list(Documents([str(tmp_path / "c.jsonl.zst")]))

@@ -19,7 +19,7 @@ class TaskConfig(Settings):
     name: str | None = None
     """What tables and figures call it; None: the family, or the name of its file."""
     files: str | list[str] | None = None
-    """Globs of files, for families that read some; plain, .gz or .xz."""
+    """Globs of files, for families that read some; plain, .gz, .xz or .zst."""
     items: Positive = 200
     """At most so many, drawn at random."""
     least_count: Annotated[int, Field(ge=0)] = 0

@@ -37,7 +37,8 @@ class CorpusConfig(Settings):
     """The text of a study and how it is packed."""
 
     files: str | list[str]
-    """Globs of .txt, .md or .jsonl files, plain, .gz or .xz; or `pydocs`, the documentation in this environment."""
+    """Globs of .txt, .md or .jsonl files, plain, .gz, .xz or .zst, or .parquet; or `pydocs`, the documentation in this
+    environment."""
     held_out: str | list[str] | None = None
     """Files of the same kinds; without them documents are split off by the hash of their id."""
     held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.05

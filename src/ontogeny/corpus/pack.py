@@ -338,7 +338,8 @@ def open_corpus(
     """Open a packed corpus, or pack files into the cache and open that.
 
     Args:
-        source: a packed folder; or globs of .txt, .md or .jsonl files, plain, .gz or .xz; or `pydocs`.
+        source: a packed folder; or globs of .txt, .md or .jsonl files, plain, .gz, .xz or .zst, or .parquet; or
+            `pydocs`.
         tokenizer: needed to pack; the suite's own, `suite.tokenizer()`.
         sequence_length: tokens per context, the start token among them.
         share_context: `source` lets short documents of one source share a context.

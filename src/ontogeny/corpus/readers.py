@@ -1,6 +1,7 @@
-"""Documents from files: .txt, .md and .jsonl, plain, .gz or .xz.
+"""Documents from files: .txt, .md and .jsonl, plain, .gz, .xz or .zst, and .parquet.
 
-A text file is one document. A JSONL file holds one object a line with `text`, and `id` and `source` where it has them.
+A text file is one document. A JSONL file holds one object a line, a Parquet file one row, with `text`, and `id` and
+`source` where they have them.
 """
 
 import copy
@@ -24,7 +25,19 @@ class Document(NamedTuple):
     text: str
 
 
-OPENERS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {".gz": gzip.open, ".xz": lzma.open}  # type: ignore[dict-item]
+def _zstd(raw: IO[bytes]) -> IO[bytes]:
+    import zstandard
+
+    return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)  # type: ignore[return-value]
+
+
+OPENERS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
+    ".gz": gzip.open,  # type: ignore[dict-item]
+    ".xz": lzma.open,  # type: ignore[dict-item]
+    ".zst": _zstd,
+}
+ROWS_AT_ONCE = 10_000
+"""Of a Parquet file."""
 
 
 def expand(patterns: Iterable[str]) -> list[Path]:
@@ -116,9 +129,13 @@ def _read_file(path: Path) -> Iterator[tuple[Document, int]]:
     suffixes = path.suffixes
     opener = OPENERS.get(suffixes[-1] if suffixes else "")
     kind = suffixes[-2] if opener is not None and len(suffixes) > 1 else suffixes[-1] if suffixes else ""
+    if kind == ".parquet" and opener is None:
+        yield from _parquet(path)
+        return
     if kind not in (".txt", ".md", ".jsonl"):
         raise CorpusError(
-            f"{path}: cannot read '{kind or 'no suffix'}'; readable are .txt .md .jsonl, plain, .gz or .xz"
+            f"{path}: cannot read '{kind or 'no suffix'}'; readable are .txt .md .jsonl, plain, .gz, .xz or .zst, and "
+            ".parquet"
         )
     name = path.name.removesuffix(suffixes[-1] if opener is not None else "").removesuffix(kind)
     try:
@@ -126,12 +143,39 @@ def _read_file(path: Path) -> Iterator[tuple[Document, int]]:
             documents = _jsonl(file, path, name) if kind == ".jsonl" else iter([Document(name, name, file.read())])
             for document in documents:
                 yield document, raw.tell()
-    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError, *_zstd_errors()) as error:
         raise CorpusError(f"{path}: cannot be read as UTF-8 text: {error}") from None
 
 
+def _zstd_errors() -> tuple[type[Exception], ...]:
+    import zstandard
+
+    return (zstandard.ZstdError,)
+
+
+def _parquet(path: Path) -> Iterator[tuple[Document, int]]:
+    """Rows of a Parquet file, some at a time."""
+    import polars as pl
+
+    try:
+        table = pl.scan_parquet(path)
+        columns = table.collect_schema()
+        rows = int(table.select(pl.len()).collect().item())
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise CorpusError(f"{path}: cannot be read as Parquet: {error}") from None
+    if columns.get("text") != pl.String:
+        raise CorpusError(f"{path}: expected a column `text` of strings, found {', '.join(columns)}")
+    wanted = [name for name in ("text", "id", "source") if name in columns]
+    size = path.stat().st_size
+    for first in range(0, rows, ROWS_AT_ONCE):
+        part = table.select(wanted).slice(first, ROWS_AT_ONCE).collect()
+        for number, record in enumerate(part.iter_rows(named=True), start=first + 1):
+            name, source = record.get("id") or f"{path.stem}:{number}", record.get("source") or path.stem
+            yield Document(str(name), str(source), record["text"] or ""), size * number // rows
+
+
 def lines_of(path: Path) -> list[str]:
-    """The lines of a text file, plain, .gz or .xz, empty ones left out.
+    """The lines of a text file, plain, .gz, .xz or .zst, empty ones left out.
 
     Raises:
         CorpusError: it cannot be decompressed or decoded.
@@ -140,7 +184,7 @@ def lines_of(path: Path) -> list[str]:
     try:
         with path.open("rb") as raw, TextIOWrapper(opener(raw) if opener else raw, encoding="utf-8") as file:
             return [line.rstrip("\n") for line in file if line.strip()]
-    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError, *_zstd_errors()) as error:
         raise CorpusError(f"{path}: cannot be read as UTF-8 text: {error}") from None
 
 
