@@ -44,6 +44,7 @@ def test_every_published_revision_is_understood(shared: Path, name: str) -> None
 NAMES = [
     ("EleutherAI/pythia-160m-deduped", "step512", Revision(None, 512, 512 * 2_097_152)),
     ("EleutherAI/pythia-70m-seed3", "step143000", Revision(None, 143_000, 143_000 * 2_097_152)),
+    ("allenai/OLMo-1B-0724-hf", "step1000-tokens2B", Revision(None, 1000, 2 * 10**9)),
     ("allenai/OLMo-2-1124-7B", "stage1-step928646-tokens3896B", Revision("stage1", 928_646, 3_896 * 10**9)),
     ("allenai/OLMo-2-1124-7B", "stage2-ingredient1-step11931-tokens100B",
      Revision("stage2-ingredient1", 11_931, 10**11)),

@@ -12,7 +12,7 @@ import lzma
 from collections.abc import Callable, Iterable, Iterator
 from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from ontogeny.corpus.pydocs import module_count, pydocs
 from ontogeny.errors import CorpusError
@@ -25,15 +25,15 @@ class Document(NamedTuple):
     text: str
 
 
-def _zstd(raw: IO[bytes]) -> IO[bytes]:
+def _zstd(raw: IO[bytes]) -> Any:
     import zstandard
 
-    return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)  # type: ignore[return-value]
+    return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
 
 
-OPENERS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
-    ".gz": gzip.open,  # type: ignore[dict-item]
-    ".xz": lzma.open,  # type: ignore[dict-item]
+OPENERS: dict[str, Callable[[IO[bytes]], Any]] = {
+    ".gz": gzip.open,
+    ".xz": lzma.open,
     ".zst": _zstd,
 }
 ROWS_AT_ONCE = 10_000
