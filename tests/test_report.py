@@ -14,7 +14,8 @@ from conftest import Command
 from ontogeny.errors import RunError
 from ontogeny.report.figures import axes
 from ontogeny.report.page import choose_features, embeddable
-from ontogeny.report.summary import _passing, summary
+from ontogeny.report.sentences import summary
+from ontogeny.report.sentences.models import _passing
 from ontogeny.run import Run, open_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from ontogeny.report import figures
-from ontogeny.report.summary import summary
+from ontogeny.report.sentences import summary
 from ontogeny.run import Run, write_text
 
 MAX_CARDS_PER_BIRTH, MAX_CARDS = 4, 24

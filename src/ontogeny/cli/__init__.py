@@ -3,15 +3,16 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ontogeny.cli.shared import JsonOption, OutOption, StudyArgument, load, print_table
+from ontogeny.cli.store import store_app
+from ontogeny.cli.suites import suites_app
 from ontogeny.errors import OntogenyError
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from ontogeny.config import StudyConfig
     from ontogeny.run import Run
 
@@ -23,20 +24,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-suites_app = typer.Typer(
-    help="Suites: the ordered checkpoints of a model.", no_args_is_help=True, rich_markup_mode=None
-)
 app.add_typer(suites_app, name="suites")
-store_app = typer.Typer(
-    help="Stores: activations kept on disk (train.store_gb).", no_args_is_help=True, rich_markup_mode=None
-)
 app.add_typer(store_app, name="store")
 
-StudyArgument = Annotated[
-    Path, typer.Argument(metavar="STUDY", help="A study file (YAML), a preset's name, or the folder of a run.")
-]
-OutOption = Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/NAME.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 NEXT = {
@@ -65,7 +55,7 @@ def _run(study: "Path | StudyConfig", out: Path | None, until: str, as_json: boo
     from ontogeny.study import run_study
 
     if isinstance(study, Path):
-        study, out = _load(study, out)
+        study, out = load(study, out)
     run = run_study(study, out=out, until=until, say=lambda line: print(line, file=sys.stderr))
     if as_json:
         print(json.dumps({"run": str(run.folder), "stages": run.manifest["stages"]}))
@@ -75,16 +65,6 @@ def _run(study: "Path | StudyConfig", out: Path | None, until: str, as_json: boo
         following = NEXT["attribute"] if until == "analyse" and run.study.attribution is None else NEXT[until]
         print(f"wrote {run.folder}; next: ontogeny {following} {run.folder}")
     return run
-
-
-def _load(study: Path, out: Path | None) -> "tuple[StudyConfig, Path | None]":
-    """A study and its run folder; None for the default."""
-    from ontogeny.config import load_study
-    from ontogeny.study import preset, presets
-
-    if str(study) in presets() and not study.exists():
-        return preset(str(study)), out
-    return (load_study(study / "study.yaml"), out or study) if study.is_dir() else (load_study(study), out)
 
 
 @app.command()
@@ -122,10 +102,10 @@ def plan(
 
     from ontogeny.plan import plan_study
 
-    planned = plan_study(*_load(study, out))
+    planned = plan_study(*load(study, out))
     tables, said = [planned.table()], []
     if not as_json:
-        _print_table(tables[0])
+        print_table(tables[0])
     try:
         planned.require_room()
         if pace:
@@ -139,7 +119,7 @@ def plan(
             print(json.dumps(pl.concat(tables).to_dicts()))
     if not as_json:
         for table in tables[1:]:
-            _print_table(table)
+            print_table(table)
         print(*said, f"next: ontogeny run {study}", sep="\n")
 
 
@@ -190,7 +170,7 @@ def track(
     from ontogeny.errors import ConfigError
     from ontogeny.live import follow as follow_suite
 
-    config, out = _load(study, out)
+    config, out = load(study, out)
     if config.dictionary.kind != "sae_series":
         raise ConfigError(f"{study}: track is for an SAE series: set dictionary.kind: sae_series, or use ontogeny run")
     if follow is None:
@@ -216,7 +196,7 @@ def measure(study: StudyArgument, out: OutOption = None, as_json: JsonOption = F
     done = _run(study, out, "measure", as_json)
     if not as_json:
         columns = ("explained_variance", "pca_explained_variance", "l0", "dead_share", "delta_ce", "loss_recovered")
-        _print_table(done.table("quality").select("snapshot", "step", *columns))
+        print_table(done.table("quality").select("snapshot", "step", *columns))
 
 
 @app.command()
@@ -228,7 +208,7 @@ def analyse(study: StudyArgument, out: OutOption = None, as_json: JsonOption = F
     done = _run(study, out, "analyse", as_json)
     if not as_json and "emergence" in done.study.analyses:
         columns = ("alive_threshold", "snapshot", "step", "births", "deaths", "alive", "born_share")
-        _print_table(done.analysis("emergence").select(columns))
+        print_table(done.analysis("emergence").select(columns))
 
 
 @app.command()
@@ -239,13 +219,13 @@ def attribute(study: StudyArgument, out: OutOption = None, as_json: JsonOption =
     """
     from ontogeny.errors import ConfigError
 
-    config, out = _load(study, out)
+    config, out = load(study, out)
     if config.attribution is None:
         raise ConfigError(f"{study} names no tasks: add `attribution: {{tasks: [{{family: agreement_simple}}]}}`")
     done = _run(config, out, "attribute", as_json)
     if not as_json:
         last = done.table("tasks").filter(snapshot=len(done.steps) - 1)
-        _print_table(last.select("task", "step", "items", "accuracy", "margin", "learned"))
+        print_table(last.select("task", "step", "items", "accuracy", "margin", "learned"))
 
 
 @app.command()
@@ -258,11 +238,11 @@ def truth(study: StudyArgument, out: OutOption = None, as_json: JsonOption = Fal
     """
     from ontogeny.study import with_truth
 
-    config, out = _load(study, out)
+    config, out = load(study, out)
     done = _run(with_truth(config), out, "report", as_json)
     if not as_json:
-        _print_table(done.table("stability"))
-        _print_table(done.table("nulls"))
+        print_table(done.table("stability"))
+        print_table(done.table("nulls"))
 
 
 @app.command()
@@ -282,133 +262,6 @@ def report(
 
         written = write_figures(done, figures)
         print(f"wrote {len(written)} figures into {figures}", file=sys.stderr)
-
-
-@suites_app.command("list")
-def suites_list(as_json: JsonOption = False) -> None:
-    """List the published suites whose snapshots' names are known.
-
-    Example: ontogeny suites list
-    """
-    import polars as pl
-
-    from ontogeny.suites.registry import SUITES
-
-    rows = [(suite.name, ", ".join(suite.repositories), suite.counts, suite.note) for suite in SUITES.values()]
-    table = pl.DataFrame(rows, schema=["suite", "repositories", "counts", "note"], orient="row")
-    if as_json:
-        print(json.dumps(table.to_dicts()))
-    else:
-        for row in table.iter_rows(named=True):
-            note = f" ({row['note']})" if row["note"] else ""
-            print(f"{row['suite']}{note}\n    {row['repositories']}")
-
-
-SuiteArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="SUITE", help="A folder of snapshots, a repository on the hub, or a published suite's name."
-    ),
-]
-StepsOption = Annotated[str, typer.Option("--steps", help="all, log, every=K, n=K, or a schedule's name.")]
-StageOption = Annotated[str | None, typer.Option("--stage", help="Of a suite that has several; default the first.")]
-RevisionsOption = Annotated[
-    str | None, typer.Option("--revisions", help="Regular expression with a group `step`, for names of your own.")
-]
-
-
-@suites_app.command("audit")
-def suites_audit(
-    suite: SuiteArgument,
-    steps: StepsOption = "all",
-    stage: StageOption = None,
-    revisions: RevisionsOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Say which snapshots of a suite are not what their names say; nothing large is fetched. Exits 2 if there are any.
-
-    Example: ontogeny suites audit pythia-160m --steps n=32
-    """
-    import polars as pl
-
-    from ontogeny.suites.audit import audit_suite
-    from ontogeny.suites.suite import open_suite
-
-    table = audit_suite(open_suite(suite, steps=steps, stage=stage, revisions=revisions))
-    bad = table.filter(pl.col("problems").list.len() > 0)
-    if as_json:
-        print(json.dumps(table.to_dicts()))
-    else:
-        _print_table(table.with_columns(pl.col("commit").str.head(8), pl.col("problems").list.join("; ")))
-        print(f"{len(table) - len(bad)} of {len(table)} snapshots are what their names say")
-    if len(bad):
-        raise SystemExit(2)
-
-
-@suites_app.command("show")
-def suites_show(
-    suite: SuiteArgument,
-    steps: StepsOption = "all",
-    stage: StageOption = None,
-    revisions: RevisionsOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List the snapshots of a suite.
-
-    Example: ontogeny suites show runs/demo/suite
-    """
-    import polars as pl
-
-    from ontogeny.suites.suite import open_suite
-
-    opened = open_suite(suite, steps=steps, stage=stage, revisions=revisions)
-    columns = {"step": pl.Int64, "revision": pl.String, "commit": pl.String, "tokens_seen": pl.Int64}
-    rows = [(one.step, one.revision, one.commit, one.tokens_seen) for one in opened.snapshots]
-    table = pl.DataFrame(rows, schema=columns, orient="row")
-    if as_json:
-        print(json.dumps(table.to_dicts()))
-    else:
-        _print_table(table)
-
-
-@store_app.command("verify")
-def store_verify(study: StudyArgument, out: OutOption = None, as_json: JsonOption = False) -> None:
-    """Check a run's stored activations: every shard's hash, and some sequences against the models.
-
-    Example: ontogeny store verify runs/english
-    """
-    from ontogeny.activations.stream import verify_store
-    from ontogeny.run import Run, run_folder
-
-    config, out = _load(study, out)
-    run = Run(run_folder(config, out))
-    found = verify_store(run)
-    if as_json:
-        print(json.dumps(found._asdict()))
-    else:
-        print(
-            f"{run.folder / 'activations'}: {found.shards:,} shards, {found.bytes / 1e9:.3g} GB, {found.sequences:,} "
-            f"sequences, {found.tokens:,} tokens; hashes agree; {found.compared:,} tokens harvested again differ by "
-            f"{found.difference:.2g} of their norm at most"
-        )
-
-
-def _print_table(table: "pl.DataFrame") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    drawn = Table(box=None, pad_edge=False)
-    for name, dtype in table.schema.items():
-        drawn.add_column(name, justify="right" if dtype.is_numeric() else "left")
-    for row in table.iter_rows():
-        drawn.add_row(*map(_cell, row))
-    Console(width=None if sys.stdout.isatty() else 160, markup=False).print(drawn)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def main() -> None:

@@ -1,0 +1,64 @@
+"""How features form, and whether a series can be followed."""
+
+import polars as pl
+
+from ontogeny.report.sentences.sentence import Sentence
+from ontogeny.run import Run
+
+
+def formation(run: Run) -> Sentence:
+    table = run.table("progress").sort("snapshot")
+    first, last = table.row(0, named=True), table.row(-1, named=True)
+    foretold = (
+        f"; at step {first['step']:,} what tokens alone would give goes with it at a correlation of "
+        f"{first['expected_correlation']:.2f} and a slope of {first['expected_slope']:.2f}"
+        if first["expected_correlation"] is not None
+        else ""
+    )
+    alike = [f"{step:,}" for step in run.table("similarity").filter("collapsed")["step"]]
+    return Sentence(
+        f"The mean progress of formation goes from {first['progress']:.3f} at step {first['step']:,} to "
+        f"{last['progress']:.3f} at step {last['step']:,} ({last['features']:,} features){foretold}."
+        + (
+            f" All activations are alike at {'step' if len(alike) == 1 else 'steps'} {', '.join(alike)}."
+            if alike
+            else ""
+        ),
+        ("progress", "similarity"),
+    )
+
+
+def patterns(run: Run) -> Sentence:
+    patterns = run.table("patterns").filter(pl.col("features") > 0).sort("features", descending=True)
+    ways = [f"{row['share']:.1%} {row['pattern'].replace('_', ' ')}" for row in patterns.iter_rows(named=True)]
+    formed = run.table("formed").drop_nulls(["lag_low", "lag_high"])
+    lag = (
+        f" In {len(formed):,} features whose meaning and direction both settle after the first snapshot, the direction "
+        f"settles {formed['lag_low'].median():.1f} to {formed['lag_high'].median():.1f} log-steps after the meaning "
+        "(medians of both bounds)."
+        if len(formed)
+        else ""
+    )
+    return Sentence(f"By what their leading tokens are, features are {', '.join(ways)}.{lag}", ("patterns", "formed"))
+
+
+def tracking(run: Run) -> Sentence:
+    drift, name = run.table("track_drift"), run.study.series.direction
+    own, null = drift.filter(variant=name), drift.filter(variant="null")
+    floor = f", {null['angle'].mean():.1f}° where nothing has changed" if len(null) else ""
+    beyond = int((own["beyond_ci_low"] > 0).sum())
+    links = f"; {beyond} of {len(own)} links turn more than that beyond doubt (95 %)" if len(null) else ""
+    same = run.table("identity").filter(variant=name)["same"]
+    gate = run.table("gate")
+    failed = gate.filter(~pl.col("passed"))
+    steps = ", ".join(f"{step:,}" for step in failed["step"])
+    judged = ["dead features", "the loss recovered"]
+    judged += ["the number of active features"] if run.study.sae_series.used_k is not None else []
+    judged += ["cold SAEs' explained variance"] if gate["cold_explained_variance"].is_not_null().any() else []
+    passes = f"By {', '.join(judged)}, {len(gate) - len(failed)} of {len(gate)} SAEs pass the gate"
+    passes += f" (not step {steps})" if steps else ""
+    return Sentence(
+        f"{passes}. From one SAE to the next directions turn by {own['angle'].mean():.1f}° in the mean{floor}{links}. "
+        f"In the worst link {same.min():.1%} of the features have themselves for nearest neighbour in the next SAE.",
+        ("gate", "track_drift", "identity"),
+    )
