@@ -91,7 +91,7 @@ def test_a_damaged_snapshot_is_one_line_that_names_it(
     study = write_study(
         tmp_path,
         text_file,
-        suite={"folder": str(tmp_path / "suite"), "dtype": dtype},
+        suite={"folder": str(tmp_path / "suite"), "dtype": dtype, "bad_snapshots": "accept"},
         corpus={"files": str(text_file), "sequence_length": 64},
     )
     code, lines = command("run", study, "--out", tmp_path / "out")

@@ -279,3 +279,8 @@ def greedy(text: str, pieces: Any) -> list[int]:
         at = -max(pairs)[1]
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
     return [one for part in parts for one in ([ids[part]] if part in ids else [3 + byte for byte in part.encode()])]
+
+
+def test_sizes_under_names_that_older_configurations_use() -> None:
+    old = {"model_type": "bloom", "n_embed": 1536, "num_hidden_layers": 24, "num_attention_heads": 16, "vocab_size": 9}
+    assert shape_of(old)[:3] == (1536, 24, 4 * 1536)

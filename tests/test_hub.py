@@ -296,6 +296,51 @@ def test_disk_that_holds_no_snapshot_is_one_line(models: Path, text_file: Path, 
     assert "suite.disk_gb is 1e-05, but lab/tiny at step0 takes" in done.stderr.splitlines()[-1]
 
 
+def test_final_weights_are_known_where_the_last_step_is_not_asked_for(
+    models: Path, tmp_path: Path, serve: Serve
+) -> None:
+    repo = publish(models, tmp_path)
+    shutil.copy(repo / "end" / "model.safetensors", repo / "at512" / "model.safetensors")
+    found = serve().run("suites", "audit", REPO, "--json", "--steps", "every=11")
+    rows = {row["step"]: row["problems"] for row in json.loads(found.stdout)}
+    assert rows == {0: [], 1000: []}
+    refs = json.loads((repo / "refs.json").read_text())
+    del refs["branches"]["step256"]
+    (repo / "refs.json").write_text(json.dumps(refs))
+    found = serve().run("suites", "audit", REPO, "--json", "--steps", "n=11")
+    rows = {row["step"]: row["problems"] for row in json.loads(found.stdout)}
+    assert "has the same weights as step 1000" in rows[512][0]
+
+
+def test_offline_nothing_is_dropped_for_what_cannot_come(models: Path, tmp_path: Path, serve: Serve) -> None:
+    publish(models, tmp_path, steps=STEPS[:2])
+    hub = serve()
+    size = (models / "step0" / "model.safetensors").stat().st_size
+    script = f"""
+import sys
+from ontogeny.errors import SuiteError
+from ontogeny.suites.suite import open_suite
+first, second = open_suite({REPO!r}, disk_gb={1.5 * size / 1e9}).snapshots
+if sys.argv[1] == "online":
+    second.source._next.clear()
+    second.source.config(second), second.source.weights(second.repo, second.commit)
+    with first.source.opened(first):
+        pass
+else:
+    try:
+        with second.source.opened(second):
+            raise SystemExit("it cannot be here")
+    except SuiteError as error:
+        assert "is not in the cache and HF_HUB_OFFLINE is set" in str(error), error
+    with first.source.opened(first) as folder:
+        assert (folder / "model.safetensors").is_file()
+"""
+    for where, more in (("online", {}), ("offline", {"HF_HUB_OFFLINE": "1"})):
+        command = [sys.executable, "-c", script, where]
+        done = subprocess.run(command, env=hub.environment | more, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
 def test_embeddings_that_arrive_too_early_are_found_on_disk(models: Path, tmp_path: Path) -> None:
     from ontogeny import audit_suite, open_suite
 

@@ -124,8 +124,8 @@ def read_run(small_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
         update={
             "endpoint": endpoint,
             "scored_features": 20,
-            "pareto_features": [32, 64, 96],
-            "pareto_k": [4, 8, 12, 16],
+            "single_sae_steps": [0, 60],
+            **PARETO,
         }
     )
     study = study.model_copy(update={"analyses": [*study.analyses, *NEW], "analysis": analysis})

@@ -110,3 +110,16 @@ def test_selections_take_what_there_is() -> None:
     for wrong in ("every=0", "n=", "half", "pithia"):
         with pytest.raises(ConfigError, match=f"no schedule '{wrong}'"):
             check_selection(wrong)
+
+
+def test_the_first_stage_is_that_of_the_lowest_number() -> None:
+    from ontogeny.suites.suite import _of_stage
+
+    _, suite = find_suite("HuggingFaceTB/SmolLM3-3B-checkpoints")
+    names = ["stage2-step-10", "stage10-step-20", "stage1-step-40000", "it-SFT-step-100", "lc-4k-to-32k-step-4000"]
+    parsed = parse_all(names, suite)
+    assert parsed.keys() == set(names)
+    assert list(_of_stage(parsed, None, "x")) == ["stage1-step-40000"]
+    assert list(_of_stage(parsed, "it-SFT", "x")) == ["it-SFT-step-100"]
+    with pytest.raises(SuiteError, match="no stage 'stage3': there are stage1, stage2, stage10, it-SFT"):
+        _of_stage(parsed, "stage3", "x")

@@ -39,6 +39,8 @@ class EndpointConfig(Settings):
         limit = options.get("max_tokens") or options.get("max_completion_tokens")
         if not isinstance(limit, int) or limit < 1:
             raise ConfigError("options: give max_tokens (or max_completion_tokens), the most tokens of a reply")
+        if options.get("n", 1) != 1:
+            raise ConfigError("options: leave out n: one reply is asked for")
         return options
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
 """Statuses after which a request is sent again: too many, too slow, or not the request's fault."""
+REFUSED = (401, 403, 404)
+"""Statuses that say that no question will be answered."""
 LONGEST_WAIT = 60.0
 TEMPLATE_TOKENS = 64
 """More than any chat template adds to a message."""
@@ -181,8 +183,8 @@ class Endpoint:
         key = fingerprint(self.config.url, body)
         if (kept := self.replies.get(key)) is not None:
             return kept
-        bytes_asked = sum(len(message["content"].encode()) + TEMPLATE_TOKENS for message in messages)
-        most = bytes_asked + self.config.longest_reply  # no tokenizer makes more tokens than bytes
+        asked = len(json.dumps(body, ensure_ascii=False).encode()) + TEMPLATE_TOKENS * len(messages)
+        most = asked + self.config.longest_reply  # no tokenizer makes more tokens than bytes
         for attempt in range(self.config.attempts):
             request = None if self._stopped.is_set() else self.replies.set_aside(most, budget=self.config.budget_tokens)
             if request is None:
@@ -195,7 +197,7 @@ class Endpoint:
                 if isinstance(error, httpx2.ConnectError):
                     self.replies.settle(request, 0)
             else:
-                if response.status_code == 429:
+                if response.is_client_error:
                     self.replies.settle(request, 0)
                 if response.is_success and (read := _read(response)) is not None:
                     text, tokens = read
@@ -205,6 +207,8 @@ class Endpoint:
                     return text
                 self._problem = f"status {response.status_code}: {' '.join(response.text.split())[:200]}"
                 if response.is_error and response.status_code not in AGAIN:
+                    if self._answered and response.status_code not in REFUSED:
+                        return None  # this question alone
                     raise self._refused()
                 pause = _retry_after(response.headers.get("retry-after"), pause)
             if attempt < self.config.attempts - 1:
@@ -227,11 +231,9 @@ def _read(response: "httpx2.Response") -> tuple[str, int | None] | None:
         text = values["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError):
         return None
-    if not isinstance(text, str):
-        return None
     usage = values.get("usage") or {}
     tokens = usage.get("total_tokens")
-    return text, tokens if isinstance(tokens, int) else None
+    return str(text or ""), tokens if isinstance(tokens, int) else None  # no text: it declined, or thought too long
 
 
 def _retry_after(header: str | None, pause: float) -> float:

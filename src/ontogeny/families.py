@@ -17,7 +17,7 @@ class Family:
         blocks: the list of blocks.
         final_norm: what stands between the last block and the unembedding.
         attention, mlp: the modules whose outputs are added to the stream.
-        names: of the sizes in config.json, where they are not the usual ones.
+        names: of the sizes in config.json, where they are not the usual ones; several, the first that is there counts.
         gated: whether the MLP has three matrices.
     """
 
@@ -66,7 +66,8 @@ FAMILIES: dict[str, Family] = {
     "apertus": Family(gated=False),
     "bloom": Family(
         "transformer.h", "transformer.ln_f", "self_attention.dense", "mlp.dense_4h_to_h",
-        {"layers": "n_layer", "heads": "n_head", "context": ""}, gated=False,
+        {"width": "hidden_size n_embed", "layers": "n_layer num_hidden_layers", "heads": "n_head num_attention_heads",
+         "context": ""}, gated=False,
     ),
     "gemma": LLAMA,
     "gemma2": AFTER_NORMS,
@@ -116,7 +117,10 @@ def shape_of(config: dict[str, Any]) -> Shape:
         HookpointError: the family is unknown, or its configuration does not say how large it is.
     """
     names = USUAL | family_of(str(config.get("model_type"))).names
-    found: dict[str, int] = {what: int(config[name]) for what, name in names.items() if config.get(name) is not None}
+    found: dict[str, int] = {}
+    for what, listed in names.items():
+        given = [config[name] for name in listed.split() if config.get(name) is not None]
+        found |= {what: int(given[0])} if given else {}
     for what in ("width", "layers", "vocabulary"):
         if what not in found:
             raise HookpointError(f"the models' config.json has no '{names[what]}': fetch or save it again")

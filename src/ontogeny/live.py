@@ -55,7 +55,9 @@ def follow(
         if steps != done:
             new = sorted(set(steps) - set(done))
             say(f"follow: {'step' if len(new) == 1 else 'steps'} {', '.join(f'{step:,}' for step in new)}")
-            suite = study.suite.model_copy(update={"folder": Path(folder), "pretrain": None, "steps": steps})
+            suite = study.suite.model_copy(
+                update={"folder": Path(folder), "repo": None, "pretrain": None, "steps": steps}
+            )
             run = run_study(study.model_copy(update={"suite": suite}), out=out, say=say)
             done, since = steps, time.monotonic()
             continue

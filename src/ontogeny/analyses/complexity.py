@@ -51,11 +51,10 @@ def complexity(run: Run) -> pl.DataFrame:
 def complexity_births(run: Run) -> pl.DataFrame:
     """The table `complexity_births`: each measure of complexity beside the log-step of birth."""
     table = run.table("complexity")
-    first = int(str(table["birth_step"].min())) if len(table) else 0
     rows = []
     for measure in MEASURES:
         known = table.drop_nulls([measure, "density"])
-        for group, part in (("living", known), ("emergent", known.filter(pl.col("birth_step") > first))):
+        for group, part in (("living", known), ("emergent", known.filter(pl.col("birth_step") > run.steps[0]))):
             if len(part) < LEAST_FEATURES:
                 continue
             found = correlations(

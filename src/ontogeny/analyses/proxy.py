@@ -45,6 +45,8 @@ def proxy(run: Run) -> pl.DataFrame:
         if table["feature"].n_unique() < 4:
             continue
         value, low, high = _clustered(table, measure, samples=settings.bootstrap, seed=settings.seed)
+        if np.isnan(value):
+            continue
         each = own[measure].drop_nulls()
         rows.append(
             {

@@ -23,16 +23,19 @@ def token_senses(run: Run) -> pl.DataFrame:
     from ontogeny.features.codes import as_csr, stored_codes
     from ontogeny.features.reading import sense_entropy, sense_features
 
-    strength, threshold = run.matrix("strength"), run.study.measure.alive_threshold
-    alive = run.matrix("strength_relative") >= threshold
-    shared = run.study.dictionary.kind == "crosscoder"
-    last = as_csr(stored_codes(run).codes).T.tocsr()
+    strength, dictionary = run.matrix("strength"), run.dictionary()
+    alive = run.matrix("strength_relative") >= run.study.measure.alive_threshold
     token = stored_codes(run).token
-    found = sense_features(last, token, least=LEAST_OCCURRENCES)
+    # features of any snapshot: who told senses early on counts too
+    parts = range(len(run.steps)) if run.study.dictionary.kind == "sae_series" else [-1]
+    first, *others = (as_csr(stored_codes(run, snapshot=part).codes) for part in parts)
+    merged = sum(others, first)
+    found = sense_features(merged.T.tocsr(), token, least=LEAST_OCCURRENCES)
     rows = []
     with progress_bar("senses", len(run.steps), unit="snapshots") as bar:
         for snapshot, step in enumerate(run.steps):
-            codes = last if shared else as_csr(stored_codes(run, snapshot=snapshot).codes).T.tocsr()
+            kept = dictionary.kept_at(stored_codes(run, snapshot=snapshot).codes, snapshot)
+            codes = as_csr(kept.coalesce()).T.tocsr()
             weight = np.where(alive[snapshot], np.nan_to_num(strength[snapshot]), 0)
             for identity, (places, features) in found.items():
                 entropy = sense_entropy(codes[places][:, features].toarray() * weight[features])

@@ -132,7 +132,7 @@ class _Work:
         ]
 
     def _folder(self, kind: str, task: int, place: int) -> Path:
-        name = f"{kind}-{self._keys[task]}-{self.suite.snapshots[place].revision}"
+        name = f"{kind}-{self._keys[task]}-step{self.suite.steps[place]}"
         return self.run.folder / "attribution" / "kept" / name
 
     def _key(self, kind: str, task: int, place: int) -> str:

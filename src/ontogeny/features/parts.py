@@ -84,7 +84,7 @@ def _kept_part(run: Run, part: Part, suite: Suite) -> Tables:
     corpora = [Corpus(run.corpus_folder / split).fingerprint for split in ("train", "held_out")]
     of_snapshots = snapshot_keys(run)[part.snapshots]
     key = fingerprint(weights, part.crosscoder.settings(), corpora, of_snapshots, run.study.measure)
-    folder = run.folder / "measured" / own.snapshots[0].revision
+    folder = run.folder / "measured" / f"step{own.steps[0]}"
     checkpoint = run.checkpoints / f"measure-{own.steps[0]}.pt"
     if not is_kept(folder, key):
         with keeping(folder, key) as temporary:

@@ -36,7 +36,7 @@ def stored_activations(
     corpus, suite = Corpus(run.corpus_folder / "held_out"), suite_of(run)
     own = suite.snapshots[snapshot]
     key = fingerprint(snapshot_keys(run)[snapshot], corpus.fingerprint, sha256(sequences.tobytes()).hexdigest())
-    folder = run.folder / "sample" / own.revision
+    folder = run.folder / "sample" / f"step{own.step}"
     if not is_kept(folder, key):
         harvester, read = harvester_of(run, suite=suite.only([snapshot])), []
         for first in range(0, len(sequences), SEQUENCES_AT_ONCE):

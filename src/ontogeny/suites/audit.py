@@ -18,6 +18,7 @@ from ontogeny.errors import SuiteError
 from ontogeny.families import family_of
 from ontogeny.run import content_state, file_hash
 from ontogeny.suites.hub import Hub
+from ontogeny.suites.registry import find_suite, parse_all
 from ontogeny.suites.source import FILES, WEIGHT_FILES, Snapshot
 from ontogeny.suites.suite import Suite
 
@@ -156,9 +157,9 @@ def _duplicates(suite: Suite, held: Sequence[_Held], problems: dict[int, list[st
         for place in same if len(same) > 1 else ():
             others = ", ".join(f"{suite.steps[other]}" for other in same if other != place)
             problems[place].append(f"has the same weights as step {others}")
-    final = _final_weights(suite)
-    for place in range(len(held) - 1):
-        if held[place].weights == final and len(places[held[place].weights]) == 1:
+    final, last = _final_weights(suite), _last_step(suite)
+    for place in range(len(held)):
+        if suite.steps[place] < last and held[place].weights == final and len(places[held[place].weights]) == 1:
             problems[place].append("has the final weights, those of main")
 
 
@@ -173,6 +174,15 @@ def _final_weights(suite: Suite) -> tuple[str, ...] | None:
     except SuiteError:
         return None
     return tuple(sorted(file.digest for file in weights if not file.path.endswith(".json"))) or None
+
+
+def _last_step(suite: Suite) -> int:
+    """The last step that there is in the repository, whether it is among those chosen or not."""
+    first = suite.snapshots[0]
+    if not isinstance(first.source, Hub) or first.revision == "main":
+        return suite.steps[-1]
+    _, public = find_suite(first.repo)
+    return max([suite.steps[-1], *(one.step for one in parse_all(first.source.refs(first.repo), public).values())])
 
 
 def _architecture(snapshot: Snapshot) -> tuple[tuple[str, str], ...]:

@@ -88,7 +88,7 @@ class Hub(Source):
     def __init__(self, disk_gb: float | None = None) -> None:
         self.disk = None if disk_gb is None else disk_gb * 1e9
         self.folder = default_cache() / "hub"
-        self._next: dict[Snapshot, Snapshot] = {}
+        self._next: dict[Snapshot, Snapshot | None] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="hub")
         self._lock = threading.Lock()
         self._coming: dict[str, Future[Path | None]] = {}
@@ -96,7 +96,8 @@ class Hub(Source):
 
     def in_order(self, snapshots: Sequence[Snapshot]) -> None:
         """Say in which order snapshots are read: while one is, the next one's files come."""
-        self._next |= dict(pairwise(snapshots))
+        ended = dict.fromkeys(snapshots[-1:])
+        self._next |= {**dict(pairwise(snapshots)), **ended}
 
     # what is small, and kept by commit
 
@@ -210,7 +211,7 @@ class Hub(Source):
 
     def _fetch(self, snapshot: Snapshot) -> Path | None:
         """Fetch a snapshot's weights; None where the budget has no room for them."""
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import constants, snapshot_download
 
         repo, commit = snapshot.repo, _commit(snapshot)
         files = self.weights(repo, commit)
@@ -218,13 +219,24 @@ class Hub(Source):
             raise SuiteError(f"{snapshot.label} has no weights: leave it out of suite.steps")
         names = [file.path for file in files]
         if not self._is_here(repo, commit, names):
+            if constants.HF_HUB_OFFLINE:
+                raise SuiteError(
+                    f"{snapshot.label} is not in the cache and HF_HUB_OFFLINE is set: fetch it once online"
+                )
             size = sum(file.size for file in files)
             if not self._make_room(_key(snapshot), size):
                 return None
-            self._note({**self._fetched(), _key(snapshot): size})
+            if self.disk is not None:
+                self._note({**self._fetched(), _key(snapshot): size})
         wanted = [*names, "config.json", "generation_config.json"]
-        whole = {"revision": commit, "allow_patterns": wanted}
-        return Path(patiently(lambda: snapshot_download(repo, **whole), snapshot.label))
+
+        def download() -> str:
+            folder = snapshot_download(repo, revision=commit, allow_patterns=wanted)
+            if not self._is_here(repo, commit, names):  # without a connection it gives what is there
+                raise ConnectionError(f"{snapshot.label} came without all of its weights")
+            return folder
+
+        return Path(patiently(download, snapshot.label))
 
     def _is_here(self, repo: str, commit: str, names: list[str]) -> bool:
         from huggingface_hub import try_to_load_from_cache
@@ -248,8 +260,14 @@ class Hub(Source):
         fetched = {name: held for name, held in self._fetched().items() if name != key}
         with self._lock:
             idle = [name for name in fetched if not self._open.get(name)]
+        if sum(fetched.values()) - sum(fetched[name] for name in idle) + size > self.disk:
+            return False
         while idle and sum(fetched.values()) + size > self.disk:
             victim = idle.pop(0)
+            with self._lock:
+                if self._open.get(victim):
+                    continue
+                self._coming.pop(victim, None)
             self._drop(victim)
             del fetched[victim]
             self._note(fetched)
@@ -259,8 +277,6 @@ class Hub(Source):
         from huggingface_hub import scan_cache_dir
         from huggingface_hub.errors import CacheNotFound
 
-        with self._lock:
-            self._coming.pop(key, None)
         repo, commit = key.split("@")
         try:
             cache = scan_cache_dir()

@@ -143,7 +143,7 @@ SUITES: dict[str, PublicSuite] = {
         PublicSuite(
             "SmolLM3",
             ("HuggingFaceTB/SmolLM3-3B-checkpoints",),
-            r"(?P<stage>stage\d+|lc-\w+|it-\w+)-step-(?P<step>\d+)",
+            r"(?P<stage>stage\d+|lc-[\w-]+?|it-[\w-]+?)-step-(?P<step>\d+)",
             note="main has no weights",
         ),
         PublicSuite("Apertus", ("swiss-ai/Apertus-8B-2509", "swiss-ai/Apertus-70B-2509"), f"{STEP}-{TOKENS}"),

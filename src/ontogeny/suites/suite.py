@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -118,7 +118,8 @@ def open_suite(
     else:
         name, suite = find_suite(str(source))
         if revisions is not None:
-            suite = PublicSuite(name, (name,), revisions, tokens_per_step)
+            suite = PublicSuite(name, (name,), revisions)
+        suite = replace(suite, tokens_per_step=tokens_per_step or suite.tokens_per_step)
         found = _on_hub(name, suite, stage, disk_gb, pins)
     chosen = select(sorted(found), steps or "all", missing=missing, of=str(source))
     snapshots = tuple(found[step] for step in chosen)
@@ -202,11 +203,16 @@ def _of_repositories(
 
 def _of_stage(parsed: Mapping[Any, Revision], stage: str | None, of: str) -> dict[Any, Revision]:
     """Those of one stage of the pre-training: of the first, where none is asked for."""
-    stages = sorted({one.stage for one in parsed.values() if one.stage is not None})
+    stages = sorted({one.stage for one in parsed.values() if one.stage is not None}, key=_rank)
     if stage is not None and stage not in stages:
         raise SuiteError(f"{of} has no stage '{stage}': there are {', '.join(stages) or 'none'}")
     first = stage or (stages[0] if stages else None)
     return {key: one for key, one in parsed.items() if one.stage == first or (one.stage is None and stage is None)}
+
+
+def _rank(stage: str) -> tuple[bool, list[int], str]:
+    """Numbered stages first, in the order of their numbers."""
+    return re.match(r"(stage|phase)\d", stage) is None, [int(number) for number in re.findall(r"\d+", stage)], stage
 
 
 def _require_whole(snapshot: Snapshot) -> None:
@@ -229,9 +235,9 @@ def complete_steps(folder: str | Path) -> list[int]:
     folder = Path(folder)
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
-        match = STEP_IN_NAME.match(path.name)
+        match = STEP_IN_NAME.fullmatch(path.name)
         if match is not None and path.is_dir() and _is_complete(path):
-            found.append(int(match[1]))
+            found.append(int(match["step"]))
     return sorted(found)
 
 
