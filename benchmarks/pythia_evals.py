@@ -29,6 +29,7 @@ TASKS = {
     "arc_easy": "ARC (easy)",
     "winogrande": "WinoGrande",
 }
+WIDTHS, HEIGHT = (3, 6, 9, 12), 40.0
 SIZES, COEFFICIENTS, REPEATS, SAMPLES = (5.0, 10.0, 20.0), (0.0, 0.3, 0.6), 200, 399
 
 
@@ -58,6 +59,21 @@ def planted(steps: list[int]) -> pl.DataFrame:
             held, width, found = change.low <= place <= change.high, change.high - change.low, change.p_value <= 0.05
             rows.append((kind, size, coefficient, held, width, found))
     return pl.DataFrame(rows, schema=["kind", "size", "coefficient", "held", "width", "found"], orient="row")
+
+
+def sigmoids(steps: list[int]) -> dict[float, float]:
+    """Share of p ≤ .05 for curves without any break: sigmoids that go from 5 to 95 % within so many log-steps."""
+    t, found = np.log2(1 + np.asarray(steps)), {}
+    for width in WIDTHS:
+        draw, hits = np.random.default_rng(0), []
+        for noise in wiggles(draw, REPEATS, len(t), 0.3):
+            centre = draw.uniform(7, 13)
+            curve = HEIGHT / (1 + np.exp(-(t - centre) * 2 * np.log(19) / width))
+            change = find_break(t, curve + noise, samples=SAMPLES)
+            assert change is not None
+            hits.append(change.p_value <= 0.05)
+        found[width] = float(np.mean(hits))
+    return found
 
 
 def breaks(table: pl.DataFrame) -> pl.DataFrame:
@@ -119,6 +135,8 @@ def main() -> None:
         cells=cells.to_dicts(),
         coefficients=COEFFICIENTS,
         repeats=REPEATS,
+        sigmoids=sigmoids(steps),
+        height=HEIGHT,
         held=float(counted["held"].mean()),  # type: ignore[arg-type]
     )
     (DOCS / "change-points.md").write_text(page + "\n", encoding="utf-8")
