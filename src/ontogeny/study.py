@@ -26,7 +26,7 @@ from ontogeny.run import Run, content_state, remove, run_folder, write_json
 from ontogeny.settings import fingerprint
 from ontogeny.suites.audit import refuse_bad
 from ontogeny.suites.selection import select
-from ontogeny.suites.suite import candidates_of, pin, study_suite, suite_of
+from ontogeny.suites.suite import candidates_of, is_pinned, pin, study_suite, suite_of
 from ontogeny.tasks import check_family
 from ontogeny.truth.checks import CHECKS
 
@@ -260,10 +260,11 @@ def check_study(study: StudyConfig, *, out: str | Path | None = None, until: str
     hookpoint = parse_hookpoint(study.hookpoint)
     tokenizer = None
     if study.suite.pretrain is None:
-        suite = study_suite(study, Run(run_folder(study, out)))
+        run = Run(run_folder(study, out))
+        suite = study_suite(study, run)
         tokenizer, steps = suite.tokenizer(), suite.steps
         suite.width()
-        if study.suite.bad_snapshots == "refuse":
+        if study.suite.bad_snapshots == "refuse" and not is_pinned(run, study.suite):
             refuse_bad(suite)
         config = suite.model_config()
     else:

@@ -88,7 +88,7 @@ READING: dict[str, dict[str, Column]] = {
     },
     "complexity_agreement": {
         "model": Column(pl.String, "", "that was asked"),
-        "asked": Column(pl.Int64, "features", "that it was asked about"),
+        "asked": Column(pl.Int64, "features", "drawn to be asked about, as far as the budget goes"),
         "scored": Column(pl.Int64, "features", "with a score by both wordings"),
         "kappa": Column(pl.Float64, "share", "agreement of the two beyond chance, Cohen's κ with squared weights"),
         "kappa_ci_low": Column(pl.Float64, "share", "95 % interval, bootstrap over features"),

@@ -157,32 +157,28 @@ def _duplicates(suite: Suite, held: Sequence[_Held], problems: dict[int, list[st
         for place in same if len(same) > 1 else ():
             others = ", ".join(f"{suite.steps[other]}" for other in same if other != place)
             problems[place].append(f"has the same weights as step {others}")
-    final, last = _final_weights(suite), _last_step(suite)
-    for place in range(len(held)):
-        if suite.steps[place] < last and held[place].weights == final and len(places[held[place].weights]) == 1:
+    final, last = _of_main(suite)
+    for place, step in enumerate(suite.steps):
+        if step < last and held[place].weights == final and len(places[held[place].weights]) == 1:
             problems[place].append("has the final weights, those of main")
 
 
-def _final_weights(suite: Suite) -> tuple[str, ...] | None:
+def _of_main(suite: Suite) -> tuple[tuple[str, ...] | None, int]:
+    """The digests of main's weights, None where there are none to compare, and the last step of the repository, whether
+    it is among those chosen or not."""
     first = suite.snapshots[0]
     source = first.source
     if not isinstance(source, Hub) or first.revision == "main":
-        return None
+        return None, suite.steps[-1]
     try:
-        commit = source.refs(first.repo).get("main")
-        weights = [] if commit is None else source.weights(first.repo, commit)
+        refs = source.refs(first.repo)
+        weights = source.weights(first.repo, refs["main"]) if "main" in refs else []
     except SuiteError:
-        return None
-    return tuple(sorted(file.digest for file in weights if not file.path.endswith(".json"))) or None
-
-
-def _last_step(suite: Suite) -> int:
-    """The last step that there is in the repository, whether it is among those chosen or not."""
-    first = suite.snapshots[0]
-    if not isinstance(first.source, Hub) or first.revision == "main":
-        return suite.steps[-1]
+        return None, suite.steps[-1]
     _, public = find_suite(first.repo)
-    return max([suite.steps[-1], *(one.step for one in parse_all(first.source.refs(first.repo), public).values())])
+    steps = [one.step for one in parse_all(refs, public).values()]
+    digests = tuple(sorted(file.digest for file in weights if not file.path.endswith(".json")))
+    return digests or None, max([suite.steps[-1], *steps])
 
 
 def _architecture(snapshot: Snapshot) -> tuple[tuple[str, str], ...]:

@@ -76,7 +76,7 @@ def _sizes(form: str, *sizes: str) -> list[str]:
 PYTHIA_SIZES = ("14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
 STEP = r"step(?P<step>\d+)"
 TOKENS = r"tokens(?P<tokens>\d+[MBT])"
-OLMO2 = rf"(?:(?P<stage>stage\d+(?:-ingredient\d+)?)-)?{STEP}-{TOKENS}"
+STAGE = r"(?:(?P<stage>stage\d+(?:-ingredient\d+)?)-)?"
 SUITES: dict[str, PublicSuite] = {
     suite.name: suite
     for suite in (
@@ -103,11 +103,11 @@ SUITES: dict[str, PublicSuite] = {
         PublicSuite(
             "OLMo 2",
             ("allenai/OLMo-2-0425-1B", "allenai/OLMo-2-1124-7B", "allenai/OLMo-2-1124-13B"),
-            OLMO2,
+            f"{STAGE}{STEP}-{TOKENS}",
             note="stage2 is the annealing, once for each ingredient",
         ),
         PublicSuite(
-            "OLMo 3", ("allenai/Olmo-3-1025-7B",), rf"(?P<stage>stage\d+(?:-ingredient\d+)?)-{STEP}(?:-{TOKENS})?"
+            "OLMo 3", ("allenai/Olmo-3-1025-7B",), f"{STAGE}{STEP}(?:-{TOKENS})?"
         ),
         PublicSuite(
             "CRFM GPT-2",
@@ -165,8 +165,7 @@ SUITES: dict[str, PublicSuite] = {
         PublicSuite("BabyLM", (r"BabyLM-community/.+",), r"chck_(?P<millions>\d+)M", counts="words"),
     )
 }  # fmt: skip
-STAGE, WORD = r"(?:(?P<stage>stage\d+(?:-ingredient\d+)?)-)?", "(?:step|checkpoint|global_step|ckpt|iter)"
-ANY = rf"{STAGE}{WORD}[-_]?(?P<step>\d+)(?:-{TOKENS})?"
+ANY = rf"{STAGE}(?:step|checkpoint|global_step|ckpt|iter)[-_]?(?P<step>\d+)(?:-{TOKENS})?"
 """Names that are understood in repositories and folders that no row knows."""
 
 

@@ -318,6 +318,11 @@ def pin(run: Run) -> None:
         run.update_manifest(commits={"of": _selection(asked), "revisions": commits})
 
 
+def is_pinned(run: Run, asked: SuiteConfig) -> bool:
+    """Whether a run has written its commits down, and with that has had them audited."""
+    return _pins(run, asked) is not None
+
+
 def _pins(run: Run, asked: SuiteConfig) -> dict[str, str] | None:
     """The commits that a run wrote down, if it was for the same selection of the same repository."""
     noted = run.manifest.get("commits")
@@ -325,7 +330,7 @@ def _pins(run: Run, asked: SuiteConfig) -> dict[str, str] | None:
 
 
 def _selection(asked: SuiteConfig) -> list[Any]:
-    return [asked.repo, asked.steps, asked.missing, asked.revisions, asked.stage]
+    return [asked.repo, asked.steps, asked.missing, asked.revisions, asked.stage, asked.bad_snapshots]
 
 
 def candidates_of(run: Run) -> Suite:
