@@ -106,7 +106,8 @@ def merge(study: StudyConfig, *, out: str | Path | None = None) -> list[Path]:
     """
     folder, found = run_folder(study, out), members(study)
     runs = {name: Run(folder / name) for name in found}
-    if open_ones := [name for name, run in runs.items() if "report" not in run.manifest["stages"]]:
+    last = {name: run.manifest["stages"].get("report") for name, run in runs.items()}
+    if open_ones := [name for name, record in last.items() if record is None or record.get("outdated")]:
         raise RunError(f"not done yet: {', '.join(open_ones)}: run their jobs, or `ontogeny run` for all")
     written = []
     for table, relative in tables.FILES.items():
