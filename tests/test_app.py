@@ -26,7 +26,7 @@ from ontogeny.app.rows import Rows
 from ontogeny.app.site import write_site
 from ontogeny.app.view import View
 from ontogeny.errors import RunError
-from ontogeny.run import Run
+from ontogeny.run import Run, runs_in
 from ontogeny.study import run_study
 from ontogeny.tables import FILES
 
@@ -142,6 +142,23 @@ def test_two_runs_are_matched_by_directions(app: App, task_run: Run) -> None:
     assert found["problem"] is None
     assert [level["matched"] for level in found["matched"]["levels"]] == [living, living]
     assert all(pair["feature"] == pair["other"] for pair in found["matched"]["pairs"])
+
+
+def test_only_births_in_training_are_counted_as_such(app: App, task_run: Run) -> None:
+    found = app.get("api/compare", a="copied", b="run")
+    living = task_run.features.filter(~pl.col("dead"))
+    emergent = (living["origin"] == "emergent").sum()
+    assert sum(one["births"] for one in found["births"][0]) == emergent
+    assert sum(one["share"] for one in found["births"][0]) == pytest.approx(emergent / len(living))
+
+
+def test_a_folder_of_runs_stands_for_all_of_them(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text("{}", encoding="utf-8")
+    assert runs_in(tmp_path) == [tmp_path / "a", tmp_path / "b"]
+    assert runs_in(tmp_path / "a") == [tmp_path / "a"]
+    assert runs_in(tmp_path / "none") == [tmp_path / "none"]
 
 
 def test_a_text_is_read_as_the_models_and_the_dictionary_do(app: App, task_run: Run) -> None:

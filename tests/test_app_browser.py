@@ -35,7 +35,7 @@ class Tab:
         self.page, self.wrong = page, []
         self.hosts: set[str] = set()
         page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
-        page.on("console", lambda said: self.wrong.append(said.text) if said.type == "error" else None)
+        page.on("console", lambda said: self.wrong.append(said.text) if said.type in ("error", "warning") else None)
         page.on("request", lambda request: self.hosts.add(urlsplit(request.url).netloc))
 
     def open(self, address: str, ready: str) -> None:
@@ -106,6 +106,7 @@ def test_the_keyboard_leads_from_the_atlas_to_a_feature_and_through_its_snapshot
     with a_tab(browser) as tab:
         page = tab.page
         tab.open(f"{app.base}#/tasks/overview", "tasks/overview")
+        assert page.inner_text("td .around")
         page.keyboard.press("2")
         tab.ready("tasks/atlas")
         page.focus(".plot canvas")
@@ -115,13 +116,14 @@ def test_the_keyboard_leads_from_the_atlas_to_a_feature_and_through_its_snapshot
         page.keyboard.press("n")
         page.keyboard.press("n")
         named = page.inner_text(".tip b")
+        page.wait_for_selector(".tip .around span span")  # where it is most active
         page.keyboard.press("Enter")
         tab.ready("tasks/feature")
         assert page.inner_text("h1").lower() == named
         page.focus(".slide input")
         page.keyboard.press("Home")
         assert "step 0 " in page.inner_text(".slide b")
-        assert page.url.endswith("?snapshot=0")
+        assert page.url.endswith("?step=0")
         page.keyboard.press("ArrowRight")
         assert "step 10 " in page.inner_text(".slide b")
         page.focus("#goto")

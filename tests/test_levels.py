@@ -18,7 +18,7 @@ from ontogeny.analysis_config import AnalysesConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.features.codes import StoredCodes, code_correlations, stored_codes
 from ontogeny.features.formation import set_cosines
-from ontogeny.features.levels import Kinds, beats_random_directions, composition, significant
+from ontogeny.features.levels import Kinds, _leading_along, beats_random_directions, composition, significant
 from ontogeny.features.sample import contexts_of, leading_tokens, stems_of, stored_activations, words_of
 from ontogeny.run import Run
 
@@ -282,6 +282,17 @@ def test_progress_of_what_is_a_token_is_what_tokens_foretell(planted: PlantedRun
     sampled = planted.held["formation"].filter(snapshot=0).drop_nulls("jaccard")
     assert len(sampled) == 8
     assert np.isfinite(sampled.select("code_cosine", "jaccard", "weighted_jaccard").to_numpy()).all()
+
+
+@pytest.mark.parametrize("n_tokens", [300, 4000])
+def test_leading_tokens_of_a_direction_are_those_among_all(n_tokens: int) -> None:
+    rng = np.random.default_rng(0)
+    projected = torch.from_numpy(rng.normal(size=(60, n_tokens))).float()
+    sequence, context = np.arange(n_tokens) // 40, rng.integers(0, n_tokens // 3, n_tokens)
+    found = _leading_along(projected, sequence, context, ranks=12)
+    codes = (projected - projected.min() + 1).to_sparse().coalesce()
+    assert (found == leading_tokens(codes, sequence=sequence, context=context, ranks=12)).all()
+    assert (found[:, -1] < 0).all() == (n_tokens == 300)  # few sequences give few
 
 
 def test_random_directions_are_no_concepts() -> None:

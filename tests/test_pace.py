@@ -10,8 +10,9 @@ import yaml
 from conftest import Command, small_study
 from ontogeny import pace as pace_module
 from ontogeny.config import StudyConfig, load_study
-from ontogeny.pace import Pace, advice, cheaper_store, measure_pace, training_seconds
+from ontogeny.pace import Pace, advice, cheaper_store, measure_pace, pace_table, stage_seconds, training_seconds
 from ontogeny.plan import Plan, plan_study
+from ontogeny.progress import duration
 from ontogeny.study import run_study
 
 TRAIN = {"tokens": 20_000, "batch_size": 500, "window_tokens": 4000, "store_gb": "auto"}
@@ -42,6 +43,20 @@ def test_hours_by_hand(text_file: Path, tmp_path: Path) -> None:
     assert "storing them saves time here, train.store_gb: 0.1" in advice(plan, SLOW_HARVEST)
     assert cheaper_store(plan, SLOW_READING) == 0
     assert "streaming is as fast" in advice(plan, SLOW_READING)
+
+
+def test_time_of_stages_by_hand(text_file: Path, tmp_path: Path) -> None:
+    plan = planned(tmp_path, text_file)
+    found, measured = stage_seconds(plan, SLOW_HARVEST), plan.study.measure
+    assert found["train"] == pytest.approx(20_000 * 1.1e-2)
+    assert found["analyse"] == pytest.approx(1.75 * found["train"])
+    read, encoded = measured.tokens + measured.held_out_tokens, measured.tokens + 2 * measured.held_out_tokens
+    assert found["measure"] == pytest.approx(read * 1e-2 + encoded * 1e-3)
+    assert found["attribute"] == found["truth"] == 0
+    last = pace_table(plan, SLOW_HARVEST).row(-1, named=True)
+    assert last["item"] == "all: time"
+    assert last["amount"] == pytest.approx(sum(found.values()) / 3600)
+    assert last["note"].startswith(duration(sum(found.values())))
 
 
 def test_other_seeds_miss_what_the_study_has_not_read(text_file: Path, tmp_path: Path) -> None:

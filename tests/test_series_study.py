@@ -33,7 +33,7 @@ def series_study(suite: Path, text_file: Path) -> StudyConfig:
         "suite": {"folder": str(suite)},
         "corpus": {"files": str(text_file), "sequence_length": 64},
         "dictionary": {"kind": "sae_series", "n_features": 64, "k": 6},
-        "series": {"next_tokens": [20_000], "next_learning_rate": 0.3},
+        "series": {"next_tokens": [10_000], "next_learning_rate": 0.3},
         "analyses": [
             "emergence",
             "turning_point",
@@ -47,7 +47,10 @@ def series_study(suite: Path, text_file: Path) -> StudyConfig:
         "analysis": {"bootstrap": 100, "single_sae_steps": [60], "track_controls": ["reverse", "null", "order"]},
         "report": False,
     }
-    return StudyConfig(**small_study(text_file, **changes))  # type: ignore[arg-type]
+    study = small_study(text_file, **changes)
+    study["train"] = {**study["train"], "tokens": 30_000}  # type: ignore[dict-item]
+    study["measure"] = {**study["measure"], "tokens": 12_000}  # type: ignore[dict-item]
+    return StudyConfig(**study)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +295,7 @@ def test_drift_of_the_series_and_its_controls(series_run: Run) -> None:
     expected = [(cosine[own, counterpart] >= level).sum() / len(rows[0]) for level in (0.7, 0.9)]
     assert last["matched"].to_list() == pytest.approx(expected)
     gate = series_run.table("gate")
-    assert gate["tokens"].to_list() == [60_000 // 512 * 512, *[20_000 // 512 * 512] * 3]
+    assert gate["tokens"].to_list() == [30_000 // 512 * 512, *[10_000 // 512 * 512] * 3]
     cold = gate.filter(step=60).row(0, named=True)
     assert cold["cold_explained_variance"] == single["sae_explained_variance"][0]
     for row in gate.iter_rows(named=True):

@@ -35,7 +35,7 @@ def sweep_file(folder: Path, run: Run, text_file: Path, sweep: dict[str, Any]) -
         "sweep": sweep,
     }
     study = small_study(text_file, **changes)
-    study["train"] = {**study["train"], "tokens": 20_000}  # type: ignore[dict-item]
+    study["train"] = {**study["train"], "tokens": 10_000}  # type: ignore[dict-item]
     study["measure"] = {**study["measure"], "tokens": 6000, "held_out_tokens": 4000}  # type: ignore[dict-item]
     path = folder / "sweep.yaml"
     path.write_text(yaml.safe_dump(study), encoding="utf-8")

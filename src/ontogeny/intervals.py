@@ -53,16 +53,19 @@ def rank_correlation(
     """Spearman's correlation of paired values, with its interval by bootstrap over the pairs.
 
     Returns:
-        The correlation, and both ends; nan where there are fewer than four pairs, or one of the two does not vary.
+        The correlation, and both ends; nan where there are fewer than four pairs, or one of the two does not vary;
+        the ends too where `samples` is 0.
     """
     from scipy.stats import rankdata
 
     if len(one) < 4 or np.ptp(one) == 0 or np.ptp(other) == 0:
         return float("nan"), float("nan"), float("nan")
+    value = float(_correlations(rankdata(one)[None], rankdata(other)[None])[0])
     draws = np.random.default_rng(seed).integers(len(one), size=(samples, len(one)))
     drawn = _correlations(rankdata(one[draws], axis=1), rankdata(other[draws], axis=1))
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return float(_correlations(rankdata(one)[None], rankdata(other)[None])[0]), float(low), float(high)
+    drawn = drawn[np.isfinite(drawn)]
+    low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)
+    return value, float(low), float(high)
 
 
 class Correlation(NamedTuple):

@@ -28,6 +28,7 @@ from ontogeny.models.hookpoints import read_hookpoint, truncate
 from ontogeny.models.load import quiet
 from ontogeny.models.names import parse_hookpoint
 from ontogeny.plan import GB, TABLE, Plan
+from ontogeny.progress import duration
 
 TRIAL_SECONDS = 1.0
 TRIAL_FLOP = 1e11
@@ -73,8 +74,26 @@ def _fits(plan: Plan) -> bool:
     return plan.kept_bytes < (plan.disk_free() - others) / 2
 
 
+def stage_seconds(plan: Plan, pace: Pace) -> dict[str, float]:
+    """How long each part of the work takes, streamed: arithmetic that models do at the pace of harvesting, that of
+    dictionaries at the pace of training. What analyses and tasks do beside that is not known before it is done."""
+    flop = plan.flop()
+    models = pace.harvest / (plan.n_snapshots * plan.model.flop(plan.study.corpus.sequence_length) * plan.positions)
+    one = plan.tokens_trained * (pace.harvest + pace.train)
+    measured = min(plan.study.measure.tokens, plan.corpus_tokens or plan.study.measure.tokens)
+    held_out = plan.study.measure.held_out_tokens
+    return {
+        "pretrain": flop["pretrain"] * models,
+        "train": one,
+        "measure": (measured + held_out) * pace.harvest + (measured + 2 * held_out) * pace.train,
+        "analyse": one * flop["analyse"] / (flop["harvest"] + flop["train"]),
+        "attribute": flop["attribute"] * models,
+        "truth": one * flop["truth"] / (flop["harvest"] + flop["train"]),
+    }
+
+
 def pace_table(plan: Plan, pace: Pace) -> pl.DataFrame:
-    """Tokens a second of each part of the work, and hours of all trainings, as in the plan's table."""
+    """Tokens a second of each part of the work, hours of all trainings and of each stage, as in the plan's table."""
     streamed, stored = (training_seconds(plan, pace, stored=stored) / 3600 for stored in (False, True))
     rate = "tokens / s"
     rows = [
@@ -88,6 +107,10 @@ def pace_table(plan: Plan, pace: Pace) -> pl.DataFrame:
     ]
     if plan.is_series:
         rows = [row for row in rows if "store" not in row[0]]
+    stages = {stage: seconds for stage, seconds in stage_seconds(plan, pace).items() if seconds}
+    rows += [(f"{stage}: time", seconds / 3600, "h", duration(seconds)) for stage, seconds in stages.items()]
+    total = sum(stages.values())
+    rows.append(("all: time", total / 3600, "h", f"{duration(total)}, streamed; tables and figures come on top"))
     return pl.DataFrame(rows, schema=TABLE, orient="row")
 
 

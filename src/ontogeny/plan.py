@@ -81,7 +81,7 @@ class Plan:
         study, model, length = self.study, self.model, self.study.corpus.sequence_length
         encode = 2 * self.n_snapshots * model.width * study.dictionary.n_features
         read = self.n_snapshots * model.flop(length) * self.positions
-        trained = self._trained
+        trained = self.tokens_trained
         measured = min(study.measure.tokens, self.corpus_tokens or study.measure.tokens)
         held_out = study.measure.held_out_tokens
         return {
@@ -115,7 +115,7 @@ class Plan:
     def _further(self) -> float:
         """Dictionaries that analyses train beside the studied one, in trainings of that."""
         train = self.study.train
-        alone = self._alone * train.steps * train.batch_size / self._trained
+        alone = self._alone * train.steps * train.batch_size / self.tokens_trained
         return self._independent + alone + self._beside * self.study.pareto.steps / train.steps
 
     @property
@@ -162,20 +162,20 @@ class Plan:
     @property
     def tokens_read(self) -> float:
         """Tokens that trainings read at all snapshots: epochs, further dictionaries, seeds and nulls counted."""
-        return self._trained * (1 + self._further()) + self._read_by_seeds + self._read_by_nulls
+        return self.tokens_trained * (1 + self._further()) + self._read_by_seeds + self._read_by_nulls
 
     @property
     def tokens_kept(self) -> int:
         """Tokens that a store without a budget would keep: those that the study's dictionary is trained on."""
-        return round(min(self._trained, self.corpus_tokens or self._trained))
+        return round(min(self.tokens_trained, self.corpus_tokens or self.tokens_trained))
 
     @property
     def tokens_missed(self) -> float:
         """Tokens that such a store would lack: other seeds read the corpus in an order of their own."""
-        return self._read_by_seeds * (1 - self.tokens_kept / (self.corpus_tokens or self._trained))
+        return self._read_by_seeds * (1 - self.tokens_kept / (self.corpus_tokens or self.tokens_trained))
 
     @property
-    def _trained(self) -> float:
+    def tokens_trained(self) -> float:
         """Tokens that the study's dictionary is trained on; of a series the mean over the snapshots, at most."""
         steps = float(self.study.train.steps)
         if self.is_series:
@@ -185,7 +185,7 @@ class Plan:
 
     @property
     def _read_by_seeds(self) -> float:
-        return 0.0 if self.study.truth is None else len(self.study.truth.seeds) * self._trained
+        return 0.0 if self.study.truth is None else len(self.study.truth.seeds) * self.tokens_trained
 
     @property
     def _read_by_nulls(self) -> float:

@@ -52,7 +52,8 @@ class Bar(Protocol):
     def advance(self, amount: int = 1, **figures: float) -> None: ...
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """As 2h05m, 3m20s or 45s."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"
@@ -75,7 +76,7 @@ class _Lines:
         text = f"{self.stage:>10}  {self.done:,}"
         if self.total:
             rate = max(self.done - self.at_start, 1) / (now - self.started)
-            left = _duration(max(self.total - self.done, 0) / rate)
+            left = duration(max(self.total - self.done, 0) / rate)
             text += f"/{self.total:,} {self.unit}  {100 * self.done / self.total:3.0f}%  {left} left"
         else:
             text += f" {self.unit}"

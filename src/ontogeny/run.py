@@ -354,3 +354,10 @@ def open_run(folder: str | Path) -> Run:
     if not (folder / "manifest.json").is_file():
         raise RunError(f"{folder} is not a run: it has no manifest.json (ontogeny run STUDY.yaml makes one)")
     return Run(folder)
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """A run's own folder, or those of the runs that stand in a folder; itself where there are none."""
+    if (folder / "manifest.json").is_file() or not folder.is_dir():
+        return [folder]
+    return sorted(path.parent for path in folder.glob("*/manifest.json")) or [folder]

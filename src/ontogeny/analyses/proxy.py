@@ -27,7 +27,7 @@ def proxies(run: Run) -> pl.DataFrame:
     rows = []
     for (feature,), table in pairs(run).sort("feature", "snapshot").group_by("feature", maintain_order=True):
         own = {
-            measure: rank_correlation(table["strength"].to_numpy(), table[measure].to_numpy(), samples=1)[0]
+            measure: rank_correlation(table["strength"].to_numpy(), table[measure].to_numpy(), samples=0)[0]
             for measure in MEASURES
             if table[measure].is_not_null().all()
         }

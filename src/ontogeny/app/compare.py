@@ -25,6 +25,7 @@ def compare(a: View, b: View) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "runs": [_facts(a), _facts(b)],
         "births": [_births(a), _births(b)],
+        "first_steps": [view.run.steps[0] for view in (a, b)],
         "quality": [_quality(a), _quality(b)],
         "common_steps": steps,
         "last_steps": [view.run.steps[-1] for view in (a, b)],
@@ -41,7 +42,7 @@ def compare(a: View, b: View) -> dict[str, Any]:
 def _facts(view: View) -> dict[str, Any]:
     study = view.run.study
     return {
-        "name": study.name, "suite": view.run.manifest.get("suite"), "hookpoint": study.hookpoint,
+        "name": study.name, "suite": view.suite, "hookpoint": study.hookpoint,
         "kind": study.dictionary.kind, "activation": study.dictionary.activation, "k": study.dictionary.used_k,
         "features": study.dictionary.n_features, "seed": study.train.seed, "tokens": study.train.tokens,
         "snapshots": len(view.run.steps),
@@ -49,9 +50,10 @@ def _facts(view: View) -> dict[str, Any]:
 
 
 def _births(view: View) -> list[dict[str, Any]]:
+    """Emergent features by step of birth, and as a share of the living ones."""
     return view.rows.query(
-        "SELECT birth_step AS step, count(*) AS births, count(*) / sum(count(*)) OVER () AS share FROM features "
-        "WHERE NOT dead GROUP BY birth_step ORDER BY birth_step", []
+        "SELECT birth_step AS step, count(*) AS births, "
+        "count(*) / (SELECT count(*) FROM features WHERE NOT dead) AS share FROM features WHERE NOT dead AND origin = 'emergent' GROUP BY birth_step ORDER BY birth_step", []
     )  # fmt: skip
 
 
@@ -89,6 +91,7 @@ def _matched(a: View, b: View, steps: list[int]) -> dict[str, Any]:
             {
                 "cosine": level,
                 "features": int(living.sum()),
+                "features_other": int((born[1] >= 0).sum()),
                 "matched": len(same),
                 "births_same": float((x == y).mean()) if len(same) else None,
             }

@@ -207,7 +207,7 @@ def _short(view: View) -> dict[str, Any]:
         return {"problem": first_line(error)}
     return {
         "name": study.name,
-        "suite": manifest.get("suite"),
+        "suite": view.suite,
         "hookpoint": study.hookpoint,
         "kind": study.dictionary.kind,
         "features": study.dictionary.n_features,

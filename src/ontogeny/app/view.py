@@ -60,7 +60,7 @@ class View:
         manifest = run.manifest
         return {
             "name": study.name,
-            "suite": manifest.get("suite"),
+            "suite": self.suite,
             "steps": [snapshot["step"] for snapshot in manifest.get("snapshots", [])],
             "hookpoint": study.hookpoint,
             "dictionary": study.dictionary.model_dump(mode="json"),
@@ -71,6 +71,12 @@ class View:
             "tasks": [name for name in TASKS if name in drawn],
             "missing": missing,
         }
+
+    @property
+    def suite(self) -> str | None:
+        """The suite's name; of one in a folder the folder's own."""
+        name = self.run.manifest.get("suite")
+        return None if name is None else Path(name).name if Path(name).is_absolute() else name
 
     # the story
 

@@ -26,10 +26,13 @@ def export(
 
     Example: ontogeny export runs/demo --to saelens --step 300 --out demo-sae
     """
-    from ontogeny.errors import ConfigError
+    from ontogeny.errors import ConfigError, did_you_mean
+    from ontogeny.interop.formats import FORMATS
     from ontogeny.run import open_run
 
-    opened = open_run(run)
+    opened, known = open_run(run), (*FORMATS, "neuronpedia")
+    if to not in known:
+        raise ConfigError(f"no format '{to}'{did_you_mean(to, known)}: there are {', '.join(known)}")
     if to != "neuronpedia":
         from ontogeny.interop.export import export_dictionary
 

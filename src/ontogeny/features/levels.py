@@ -90,13 +90,7 @@ def beats_random_directions(
     centred = x - x.mean(0)
     draw = torch.Generator().manual_seed(seed)
     directions = torch.randn(x.shape[1], DIRECTIONS, generator=draw)
-    size = min(len(x), max(64 * ranks, 2000))
-    values, tokens = (centred @ directions).topk(size, dim=0)
-    places = torch.stack([torch.arange(DIRECTIONS).expand(size, -1).flatten(), tokens.flatten()])
-    codes = torch.sparse_coo_tensor(
-        places, (values - values.min() + 1).flatten(), (DIRECTIONS, len(x)), check_invariants=False
-    ).coalesce()
-    leading = leading_tokens(codes, sequence=kinds.sequence, context=context, ranks=ranks)
+    leading = _leading_along(directions.T @ centred.T, kinds.sequence, context, ranks=ranks)
     of_many = level_of_kinds(composition(leading, kinds)) == ""
     p = np.ones(len(within))
     for number in np.unique(points[np.isfinite(within)]):
@@ -108,6 +102,34 @@ def beats_random_directions(
         own = np.flatnonzero((points == number) & np.isfinite(within))
         p[own] = norm.sf((within[own] - middle) / spread)
     return p
+
+
+def _leading_along(
+    projected: Float[Tensor, "direction token"],
+    sequence: Int[np.ndarray, " token"],
+    context: Int[np.ndarray, " token"],
+    *,
+    ranks: int,
+) -> Int[np.ndarray, "direction rank"]:
+    """The leading tokens of each direction, as `leading_tokens` takes them, among its first 64 times as many.
+
+    Few tokens go away as repetitions, so fewer are looked at first.
+    """
+    n_tokens = projected.shape[1]
+    leading = np.full((len(projected), ranks), -1, dtype=np.int64)
+    left = np.arange(len(projected))
+    for many in (4 * ranks, max(64 * ranks, 2000)):
+        size = min(n_tokens, many)
+        values, tokens = projected[left].topk(size, dim=1)
+        places = torch.stack([torch.arange(len(left))[:, None].expand(-1, size).flatten(), tokens.flatten()])
+        codes = torch.sparse_coo_tensor(
+            places, (values - values.min() + 1).flatten(), (len(left), n_tokens), check_invariants=False
+        ).coalesce()
+        leading[left] = leading_tokens(codes, sequence=sequence, context=context, ranks=ranks)
+        left = left[leading[left, -1] < 0]
+        if not len(left):
+            break
+    return leading
 
 
 @torch.no_grad()

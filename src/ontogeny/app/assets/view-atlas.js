@@ -1,6 +1,7 @@
 // Every feature a point, beside the list of those that the filters let through.
 import { css, faint, PALETTE, ramp, WORDS } from "./colour.js";
 import { add, debounce, fill, h, number, problem, redraw, table, turns, words } from "./dom.js";
+import { leading } from "./examples.js";
 import { columnPicker, filterBar } from "./filters.js";
 import { address, note } from "./route.js";
 import { Scatter } from "./scatter.js";
@@ -39,16 +40,28 @@ export async function atlas(root, { run, about, route, source, isCurrent }) {
   plot.append(tip);
   window.ontogenyScatter = scatter;
 
-  let fires = null;
+  let fires = null, pointed = -1;
+  const around = h("div", { class: "around" });
+  const contextOf = debounce(async (one) => {
+    try {
+      const page = await source.feature(run, one);
+      if (one === pointed) fill(around, leading(page));
+    } catch { /* the other lines stand without it */ }
+  }, 120);
   function hover(one, at) {
     tip.hidden = one < 0;
+    if (one !== pointed) {
+      fill(around);
+      pointed = one;
+      if (one >= 0) contextOf(one);
+    }
     if (one < 0) return;
     const [x, y, colour] = [state.x, state.y, state.colour].map((name) => held.get(name));
     const value = (column) => (column.labels ? column.labels[column.codes[one]] ?? "–" : number(column.numbers[one]));
-    fill(tip, h("b", {}, `feature ${one}`), h("div", {}, fires?.get(one) ?? ""), [[state.x, x], [state.y, y], [state.colour, colour]].map(([name, column]) => h("div", { class: "soft" }, `${words(name)}: ${value(column)}`)));
+    fill(tip, h("b", {}, `feature ${one}`), h("div", {}, fires?.get(one) ?? ""), around, [[state.x, x], [state.y, y], [state.colour, colour]].map(([name, column]) => h("div", { class: "soft" }, `${words(name)}: ${value(column)}`)));
     const box = plot.getBoundingClientRect();
-    tip.style.setProperty("left", `${Math.min(at ? at.x + 14 : 14, box.width - 240)}px`);
-    tip.style.setProperty("top", `${Math.min(at ? at.y + 14 : 14, box.height - 130)}px`);
+    tip.style.setProperty("left", `${Math.min(at ? at.x + 14 : 14, box.width - 330)}px`);
+    tip.style.setProperty("top", `${Math.min(at ? at.y + 14 : 14, box.height - 150)}px`);
   }
 
   function brushed(box) {
@@ -127,8 +140,7 @@ export async function atlas(root, { run, about, route, source, isCurrent }) {
   const change = (which, fresh) => async (name) => { state[which] = name; note({ [which]: name }); await place({ fresh }); };
   const select = h("button", { type: "button", "aria-pressed": "false", onclick: (event) => { scatter.brushing = !scatter.brushing; event.target.setAttribute("aria-pressed", String(scatter.brushing)); } }, "select");
   add(root, [
-    h("h1", {}, "Atlas"),
-    h("div", { class: "bar" }, columnPicker("across", columns, state.x, change("x", true)), columnPicker("up", columns, state.y, change("y", true)), columnPicker("colour", columns, state.colour, change("colour", false)), select,
+    h("div", { class: "bar" }, h("h1", {}, "Atlas"), columnPicker("across", columns, state.x, change("x", true)), columnPicker("up", columns, state.y, change("y", true)), columnPicker("colour", columns, state.colour, change("colour", false)), select,
       h("button", { type: "button", onclick: () => scatter.all() }, "show all")),
     bar,
     h("div", { class: "atlas" }, h("div", {}, legend, plot, axes), h("div", {}, h("div", { class: "bar" }, columnPicker("sort by", columns, state.sort, sortBy)), total, list)),

@@ -22,9 +22,13 @@ export async function compare(root, { run, runs, route, source }) {
       encoding: { x: stepAxis(all), y: { field: "value", type: "quantitative", title: y, scale: { zero: field !== "explained_variance" } }, color: { field: "run", type: "nominal", sort: ids, scale: { domain: ids, range: ["#0072B2", "#E69F00"] } }, tooltip: [{ field: "run" }, { field: "step" }, { field: "value", format }] },
     });
   };
-  const summed = found.births.map((list, at) => { let sum = 0; return [...list.filter((one) => one.step !== null).map((one) => ({ step: one.step, share: (sum += one.share) })), { step: found.last_steps[at], share: 1 }]; });
+  const summed = found.births.map((list, at) => {
+    let sum = 0;
+    const rising = list.map((one) => ({ step: one.step, share: (sum += one.share) }));
+    return [{ step: found.first_steps[at], share: 0 }, ...rising, ...(rising.at(-1)?.step === found.last_steps[at] ? [] : [{ step: found.last_steps[at], share: sum }])];
+  });
   add(root, [
-    h("div", { class: "figures" }, curve("Features born so far", summed, "share", "share of living features", ".3f"), curve("How well the dictionaries explain each snapshot", found.quality, "explained_variance", "explained variance", ".4f")),
+    h("div", { class: "figures" }, curve("Emergent features born so far", summed, "share", "share of living features", ".3f"), curve("How well the dictionaries explain each snapshot", found.quality, "explained_variance", "explained variance", ".4f")),
     h("h2", {}, "The same features?"),
     found.problem ? problem(found.problem) : matched(found.matched, ids),
     h("h2", {}, "Settings"), table([{ name: "what" }, { name: run }, { name: other }], facts),
@@ -35,7 +39,7 @@ function matched({ step, levels, pairs }, [run, other]) {
   const link = (id, which) => (row) => address({ run: id, view: "feature", argument: row[which] });
   return [
     h("p", {}, `Features whose directions are each other's nearest at step ${steps(step)}.`),
-    table([{ name: "cosine", title: "cosine from" }, { name: "features", title: `living in ${run}` }, { name: "matched" }, { name: "births_same", title: "of these, born at the same step" }], levels.map((one) => ({ ...one, births_same: one.births_same === null ? "–" : `${number(100 * one.births_same)} %` }))),
+    table([{ name: "cosine", title: "cosine from" }, { name: "features", title: `living in ${run}` }, { name: "features_other", title: `living in ${other}` }, { name: "matched" }, { name: "births_same", title: "of these, born at the same step" }], levels.map((one) => ({ ...one, births_same: one.births_same === null ? "–" : `${number(100 * one.births_same)} %` }))),
     h("details", {}, h("summary", {}, `${pairs.length} pairs, the nearest first`),
       table([{ name: "feature", title: run, link: link(run, "feature") }, { name: "other", title: other, link: link(other, "other") }, { name: "cosine" }, { name: "birth", title: "born" }, { name: "birth_other", title: "born there" }], pairs.slice(0, 300))),
   ];

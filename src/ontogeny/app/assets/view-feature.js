@@ -1,6 +1,7 @@
 // One feature: its life, and what it reads, writes and does at each snapshot.
 import { chart, stepAxis } from "./chart.js";
 import { add, fill, h, number, problem, steps, table, words } from "./dom.js";
+import { contexts } from "./examples.js";
 import { WORTH_A_LOOK } from "./filters.js";
 import { address, elsewhere, note } from "./route.js";
 
@@ -13,8 +14,8 @@ export async function feature(root, { run, about, route, source }) {
   }
   const page = await source.feature(run, Number(route.argument));
   const { row } = page, at = Number(route.argument);
-  const asked = Number(route.query.get("snapshot") ?? page.steps.length - 1);
-  let snapshot = Math.min(Math.max(0, asked), page.steps.length - 1);
+  const asked = page.steps.indexOf(Number(route.query.get("step") ?? -1));
+  let snapshot = asked < 0 ? page.steps.length - 1 : asked;
   const to = (number_) => address({ run, view: "feature", argument: number_ });
 
   const badges = [["origin", row.origin], ["fate", row.fate], ["kind", row.kind], ["pattern", row.pattern && words(row.pattern)], ["level", row.level]].filter(([, value]) => value);
@@ -32,21 +33,21 @@ export async function feature(root, { run, about, route, source }) {
     snapshot = to_;
     slider.value = to_;
     slider.setAttribute("aria-valuetext", `step ${page.steps[to_]}`);
-    note({ snapshot: to_ === page.steps.length - 1 ? null : to_ });
+    note({ step: to_ === page.steps.length - 1 ? null : page.steps[to_] });
     render();
   }
 
   function render() {
     const here = page.trajectory?.[snapshot];
-    const fires = here && about.dictionary.kind === "sae_series" ? ` · fires on ${number(100 * here.firing_rate)} %` : "";
+    const fires = here && about.dictionary.kind === "sae_series" ? ` · fires on a share of ${number(here.firing_rate)}` : "";
     fill(now, `step ${steps(page.steps[snapshot])}`, here ? ` · strength ${number(here.strength_relative)} of its greatest${fires}` : "");
     if (page.examples) {
       const own = page.examples.filter((one) => one.kind === "own" && one.snapshot === snapshot);
       const ofSnapshot = page.examples.filter((one) => one.kind === "top" && one.snapshot === snapshot);
       const top = ofSnapshot.length ? ofSnapshot : page.examples.filter((one) => one.kind === "top" && one.snapshot === null);
       fill(texts,
-        own.length ? [h("h3", {}, about.dictionary.kind === "sae_series" ? "Where this snapshot's SAE is most active" : "What this snapshot's own part of the code is greatest on"), contexts(own)] : null,
-        top.length ? [h("h3", {}, ofSnapshot.length ? "Where it is most active at this snapshot" : about.dictionary.kind === "sae_series" ? "Where it is most active at any snapshot" : "Where it is most active (one code for all snapshots)"), contexts(top)] : null,
+        own.length ? [h("h3", {}, about.dictionary.kind === "sae_series" ? "Where this snapshot's SAE is most active" : "What this snapshot's own part of the code is greatest on"), contexts(own, CONTEXTS)] : null,
+        top.length ? [h("h3", {}, ofSnapshot.length ? "Where it is most active at this snapshot" : about.dictionary.kind === "sae_series" ? "Where it is most active at any snapshot" : "Where it is most active (one code for all snapshots)"), contexts(top, CONTEXTS)] : null,
         !own.length && !top.length ? h("p", { class: "soft" }, "no examples were kept: it is silent, or the study asked for none") : null);
     } else fill(texts, problem(page.missing.examples));
     const logits = (page.logits ?? []).filter((one) => one.snapshot === snapshot);
@@ -59,7 +60,7 @@ export async function feature(root, { run, about, route, source }) {
   const effects = (page.effects ?? []).filter((one) => told.has(one.task));
   add(root, [
     h("div", { class: "bar" }, h("a", { href: to(Math.max(0, at - 1)), "aria-label": "feature before" }, "‹"), h("h1", {}, `Feature ${at}`), h("a", { href: to(Math.min(about.features - 1, at + 1)), "aria-label": "feature after" }, "›"), h("span", {}, row.fires_on ?? "")),
-    h("p", {}, born, gone, row.revived ? ", alive again in between" : "", "; ", row.dead ? "" : `active on ${number(100 * row.density)} % of tokens. `, badges.map(([name, value]) => h("span", { class: "badge", title: name }, value)), page.trust ? h("span", { class: `badge ${page.trust.level}` }, `trust: ${page.trust.level}`) : null),
+    h("p", {}, born, gone, row.revived ? ", alive again in between" : "", "; ", row.dead ? "" : `active on a share of ${number(row.density)} of tokens. `, badges.map(([name, value]) => h("span", { class: "badge", title: name }, value)), page.trust ? h("span", { class: `badge ${page.trust.level}` }, `trust: ${page.trust.level}`) : null),
     described(page.descriptions),
     page.trust ? h("p", { class: "soft" }, reasons(page.trust)) : null,
     Object.entries(page.missing).map(([name, why]) => problem(`${words(name)}: ${why}`)),
@@ -70,15 +71,6 @@ export async function feature(root, { run, about, route, source }) {
   if (page.trajectory?.length) add(life, [chart(`feature-${at}`, trajectory(page))]);
   render();
   return pause;
-}
-
-function contexts(examples) {
-  const shown = [...examples].sort((a, b) => a.rank - b.rank).slice(0, CONTEXTS);
-  const greatest = Math.max(...shown.map((one) => Math.max(...one.activations)), 1e-12);
-  return shown.map((one) => h("div", { class: "example", title: `sequence ${one.sequence}, position ${one.position}` }, one.texts.map((text, place) => {
-    const value = one.activations[place];
-    return h("span", value > 0 ? { style: { background: `rgba(var(--mark), ${(0.15 + (0.75 * value) / greatest).toFixed(2)})` }, title: number(value) } : {}, text);
-  })));
 }
 
 function reasons(trust) {
@@ -106,10 +98,12 @@ function trajectory(page) {
   const colours = { s: BLUE, o: ORANGE, f: "#56B4E9", c: GREEN };
   return {
     $schema: "https://vega.github.io/schema/vega-lite/v6.json", width: 560, height: 230, data: { values: values.filter((one) => names.includes(one.measure)) },
-    title: `Feature ${page.feature}${page.row.fires_on ? ` (${page.row.fires_on})` : ""} through pre-training`, mark: { type: "line", point: true },
+    title: `Feature ${page.feature}${page.row.fires_on ? ` (${page.row.fires_on})` : ""} through pre-training`, mark: { type: "line", point: true, clip: true },
+    params: [{ name: "shown", select: { type: "point", fields: ["measure"] }, bind: "legend" }],
     encoding: {
+      opacity: { condition: { param: "shown", value: 1 }, value: 0.06 },
       x: stepAxis(page.steps), y: { field: "value", type: "quantitative", title: "share, or cosine" },
-      color: { field: "measure", type: "nominal", title: null, scale: { domain: names, range: names.map((name) => colours[name[0]]) }, legend: { orient: "bottom", columns: 2, labelLimit: 300 } },
+      color: { field: "measure", type: "nominal", title: "a click shows one, shift-click several", scale: { domain: names, range: names.map((name) => colours[name[0]]) }, legend: { orient: "bottom", columns: 2, labelLimit: 300 } },
       tooltip: [{ field: "step" }, { field: "measure" }, { field: "value", format: ".3f" }],
     },
   };
@@ -146,5 +140,5 @@ function formation(page) {
 
 function known(about, row) {
   return h("details", {}, h("summary", {}, `${about.columns.length} columns`), table([{ name: "column" }, { name: "value" }, { name: "meaning" }],
-    about.columns.map((column) => ({ column: column.name, value: number(row[column.name]), meaning: `${column.meaning}${column.unit ? ` (${column.unit})` : ""}` }))));
+    about.columns.map((column) => ({ column: column.name, value: number(row[column.name]), meaning: `${column.meaning.replaceAll("`", "")}${column.unit ? ` (${column.unit})` : ""}` }))));
 }

@@ -1,6 +1,7 @@
 // The story of a run.
 import { chart } from "./chart.js";
 import { add, h, number, problem, steps, table, words } from "./dom.js";
+import { leading } from "./examples.js";
 import { WORTH_A_LOOK } from "./filters.js";
 import { address } from "./route.js";
 
@@ -34,9 +35,11 @@ async function start(run, about, source) {
   const filters = [...WORTH_A_LOOK, ...(names.has("trust") ? ["trust:ne:low"] : [])];
   const { rows, total } = await source.rows(run, { filters, sort: "max_strength", descending: true, limit: 8 });
   if (!total) return null;
+  const found = new Map(await Promise.all(rows.map(async ({ feature }) => [feature, leading(await source.feature(run, feature))])));
+  const context = { name: "context", title: "most active in", show: (row) => found.get(row.feature) ?? "–" };
   const columns = ["feature", "fires_on", "birth_step", "fate", "trust", "kind", "effect_task", "density"].filter((name) => names.has(name)).map((name) => ({
-    name, text: name === "fires_on", link: name === "feature" ? (row) => address({ run, view: "feature", argument: row.feature }) : undefined,
+    name, title: name === "fires_on" ? "fires mostly on" : undefined, text: name === "fires_on", link: name === "feature" ? (row) => address({ run, view: "feature", argument: row.feature }) : undefined,
   }));
   const all = address({ run, view: "atlas", query: filters.map((filter) => ["filter", filter]) });
-  return [h("h2", {}, "Start here"), h("p", {}, `The strongest of the ${total.toLocaleString("en")} features that emerge and fire on .02 to 20 % of tokens. `, h("a", { href: all }, "See them all in the Atlas"), "."), table(columns, rows)];
+  return [h("h2", {}, "Start here"), h("p", {}, `The strongest of the ${total.toLocaleString("en")} features that emerge and fire on .02 to 20 % of tokens. `, h("a", { href: all }, "See them all in the Atlas"), "."), table(columns.toSpliced(names.has("fires_on") ? 2 : 1, 0, context), rows)];
 }

@@ -3,6 +3,12 @@ import { add, bytes, fill, h, number, table, words } from "./dom.js";
 
 const STAGES = ["pack", "pretrain", "schedule", "train", "measure", "analyse", "attribute", "truth", "report"];
 
+function time(seconds) {
+  if (seconds === null || seconds === undefined) return "–";
+  const whole = Math.round(seconds), [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
+  return hours ? `${hours}h${String(minutes).padStart(2, "0")}m` : minutes ? `${minutes}m${String(whole % 60).padStart(2, "0")}s` : whole ? `${whole}s` : "< 1s";
+}
+
 export async function run(root, { run: id, about, source, isCurrent }) {
   const [settings, first] = await Promise.all([source.settings(id), source.progress(id)]);
   const live = h("div"), download = (name) => ["csv", "parquet"].map((kind) => [h("a", { href: source.file(id, `tables/${name}?format=${kind}`) }, kind), " "]);
@@ -18,7 +24,7 @@ export async function run(root, { run: id, about, source, isCurrent }) {
     const done = STAGES.filter((name) => progress.stages[name]), next = progress.events.at(-1);
     const going = next && next.event !== "finished" ? next : null;
     const figures = going ? Object.entries(going).filter(([name]) => !["time", "stage", "event"].includes(name)) : [];
-    fill(live, h("div", { class: "facts" }, done.map((name) => h("div", { class: "fact" }, h("b", {}, `${number(progress.stages[name].seconds)} s`), h("span", {}, name)))),
+    fill(live, h("div", { class: "facts" }, done.map((name) => h("div", { class: "fact" }, h("b", {}, time(progress.stages[name].seconds)), h("span", {}, name)))),
       going ? h("p", { role: "status" }, h("b", {}, `${words(going.stage)}: ${going.event}`), " ", figures.map(([name, value]) => h("span", { class: "badge" }, `${name} ${typeof value === "number" ? number(value) : value}`))) : h("p", {}, "Nothing is running."),
       h("details", {}, h("summary", {}, "latest events"), h("pre", {}, progress.events.slice(-30).map((one) => JSON.stringify(one)).join("\n"))));
     return !progress.stages.report || going !== null;

@@ -67,6 +67,6 @@ export async function timeline(root, { run, about, route, source, isCurrent }) {
   const shown = about.steps.map((step, at) => ({ step, at })).filter(({ at }) => at % Math.ceil(about.steps.length / 11) === 0 || at === about.steps.length - 1);
   fill(axis, h("div", { style: { position: "relative", height: "22px" } }, shown.map(({ step, at }) => h("span", { style: { position: "absolute", left: `${((at + 0.5) / about.steps.length) * 100}%`, transform: "translateX(-50%)" } }, step < 1000 ? step : `${step / 1000}k`))));
   const ramp = h("span", { class: "legend" }, h("span", {}, "strength, share of a feature's greatest: 0 "), [0, 64, 128, 191, 255].map((at) => h("i", { style: { background: css(VIRIDIS[at]) } })), "1");
-  add(root, [h("h1", {}, "Timeline"), h("div", { class: "bar" }, columnPicker("order by", columns, state.sort, sortBy), turn, save, ramp), bar, said, plot, axis, h("p", { class: "soft" }, "pre-training step of the snapshot →   features ↓   A click opens a feature.")]);
+  add(root, [h("div", { class: "bar" }, h("h1", {}, "Timeline"), columnPicker("order by", columns, state.sort, sortBy), turn, save, ramp), bar, said, plot, axis, h("p", { class: "soft" }, "pre-training step of the snapshot →   features ↓   A click opens a feature.")]);
   await load();
 }

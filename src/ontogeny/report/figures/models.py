@@ -107,12 +107,12 @@ def quality(run: Run) -> Spec:
         ),
         tooltip=["step", "measure", alt.Tooltip("ev", format=".4f")],
     )
-    lines = base.transform_filter(alt.datum.name != "sae_explained_variance").mark_line(point=True)
-    singles = base.transform_filter(alt.datum.name == "sae_explained_variance").mark_point(
-        shape="diamond", size=90, filled=True, opacity=1
-    )
+    layers: list[alt.Chart] = [base.transform_filter(alt.datum.name != "sae_explained_variance").mark_line(point=True)]
+    if "single_saes" in run.study.analyses:
+        singles = base.transform_filter(alt.datum.name == "sae_explained_variance")
+        layers.append(singles.mark_point(shape="diamond", size=90, filled=True, opacity=1))
     title = "How much of each snapshot's activations the dictionary explains (held-out tokens)"
-    return finished(alt.layer(lines, singles).properties(width=WIDTH, height=HEIGHT, title=title))
+    return finished(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=title))
 
 
 def pareto(run: Run) -> Spec:
