@@ -53,8 +53,10 @@ def _births(view: View) -> list[dict[str, Any]]:
     """Emergent features by step of birth, and as a share of the living ones."""
     return view.rows.query(
         "SELECT birth_step AS step, count(*) AS births, "
-        "count(*) / (SELECT count(*) FROM features WHERE NOT dead) AS share FROM features WHERE NOT dead AND origin = 'emergent' GROUP BY birth_step ORDER BY birth_step", []
-    )  # fmt: skip
+        "count(*) / (SELECT count(*) FROM features WHERE NOT dead) AS share FROM features "
+        "WHERE NOT dead AND origin = 'emergent' GROUP BY birth_step ORDER BY birth_step",
+        [],
+    )
 
 
 def _quality(view: View) -> list[dict[str, Any]]:
