@@ -16,13 +16,15 @@ from ontogeny.config import StudyConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries import track
 from ontogeny.dictionaries.variants import series as chain
-from ontogeny.errors import ConfigError
+from ontogeny.errors import ConfigError, DictionaryError
 from ontogeny.features import parts
 from ontogeny.features.codes import sampled_sequences, stored_codes
 from ontogeny.features.measure import chosen_sequences, chunks_of
 from ontogeny.features.quality import reconstruct_held_out
 from ontogeny.features.sample import stored_activations
 from ontogeny.features.similarity import linear_cka
+from ontogeny.interop.export import export_dictionary
+from ontogeny.interop.formats import format_of
 from ontogeny.run import Run
 from ontogeny.study import run_study
 from ontogeny.suites.suite import suite_of
@@ -84,6 +86,22 @@ def test_each_snapshot_is_measured_by_its_own_sae(series_run: Run) -> None:
     quality = series_run.table("quality").sort("snapshot")
     silent = (rates == 0).double().mean(1)
     np.testing.assert_allclose(quality["dead_share"], silent, atol=0.02)
+
+
+def test_an_sae_of_the_series_is_exported_as_it_is(series_run: Run, tmp_path: Path) -> None:
+    series = series_run.dictionary()
+    assert isinstance(series, og.SAESeries)
+    said = export_dictionary(series_run, "saelens", tmp_path / "sae", step=25)
+    assert said == f"wrote the SAE of step 25 for SAELens to {tmp_path / 'sae'}"
+    read, own = format_of("saelens").read(tmp_path / "sae").requires_grad_(False), series.sae(2).requires_grad_(False)
+    x = torch.randn(50, 1, own.d_model, generator=torch.Generator().manual_seed(0))
+    a, b = own(x * own.norm_scale[:, None]), read(x * read.norm_scale[:, None])
+    assert ((a.code > 0) == (b.code > 0)).all()
+    torch.testing.assert_close(
+        a.x_hat / own.norm_scale[:, None], b.x_hat / read.norm_scale[:, None], rtol=1e-4, atol=1e-5
+    )
+    with pytest.raises(DictionaryError, match="holds crosscoders, this run has an SAE series"):
+        export_dictionary(series_run, "openmoss", tmp_path / "crosscoder")
 
 
 def test_examples_of_all_snapshots_and_of_each(series_run: Run) -> None:

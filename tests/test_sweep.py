@@ -1,5 +1,6 @@
 """Sweeps: several studies as one, as jobs in any order, and their tables as one."""
 
+import json
 import os
 import random
 import shlex
@@ -13,8 +14,10 @@ import polars as pl
 import pytest
 import yaml
 from polars.testing import assert_frame_equal
+from typer.testing import CliRunner
 
 from conftest import Command, small_study
+from ontogeny.cli import app
 from ontogeny.config import load_study
 from ontogeny.errors import ConfigError, RunError
 from ontogeny.run import Run
@@ -112,6 +115,8 @@ def test_what_is_for_a_sweep_is_one_line_elsewhere(
     code, said = command("run", path, "--out", tmp_path / "run", "--member", "resid_post.0-sed7")
     assert code == 2
     assert "no member 'resid_post.0-sed7' (did you mean resid_post.0-seed7?)" in said[0]
+    told = CliRunner().invoke(app, ["run", str(path), "--slurm", str(tmp_path / "jobs"), "--json"])
+    assert [Path(job).is_file() for job in json.loads(told.stdout)["jobs"]] == [True] * 8
     code, said = command("run", small_run.folder, "--slurm", tmp_path / "jobs")
     assert code == 2
     assert "--slurm is for a sweep" in said[0]

@@ -110,11 +110,17 @@ def run(
 
     if slurm is not None:
         jobs = write_jobs(study, config, slurm, out=folder, options=sbatch or [])
-        print(f"wrote {len(jobs)} jobs to {slurm}; next: {slurm / 'submit.sh'}")
+        if as_json:
+            print(json.dumps({"jobs": list(map(str, jobs)), "submit": str(slurm / "submit.sh")}))
+        else:
+            print(f"wrote {len(jobs)} jobs to {slurm}; next: {slurm / 'submit.sh'}")
         return
     where = run_sweep(config, out=folder, until=until, only=member, say=lambda line: print(line, file=sys.stderr))
     written = merge(config, out=folder) if member is None and until == "report" else []
-    print(f"wrote {where}" + (f" and {len(written)} merged tables in {where / 'merged'}" if written else ""))
+    if as_json:
+        print(json.dumps({"run": str(where), "merged": list(map(str, written))}))
+    else:
+        print(f"wrote {where}" + (f" and {len(written)} merged tables in {where / 'merged'}" if written else ""))
 
 
 @app.command("merge")

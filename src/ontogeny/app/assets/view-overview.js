@@ -32,8 +32,13 @@ export async function overview(root, { run, about, source }) {
 // features to look at first: the strongest of those that emerge
 async function start(run, about, source) {
   const names = new Set(about.columns.map((column) => column.name));
-  const filters = [...WORTH_A_LOOK, ...(names.has("trust") ? ["trust:ne:low"] : [])];
-  const { rows, total } = await source.rows(run, { filters, sort: "max_strength", descending: true, limit: 8 });
+  const strongest = (filters) => source.rows(run, { filters, sort: "max_strength", descending: true, limit: 8 });
+  let filters = [...WORTH_A_LOOK, ...(names.has("trust") ? ["trust:ne:low"] : [])], what = "features that emerge and fire on .02 to 20 % of tokens";
+  let { rows, total } = await strongest(filters);
+  if (!total) {
+    [filters, what] = [["dead:eq:false"], "living features; none that emerges fires on .02 to 20 % of tokens"];
+    ({ rows, total } = await strongest(filters));
+  }
   if (!total) return null;
   const found = new Map(await Promise.all(rows.map(async ({ feature }) => [feature, leading(await source.feature(run, feature))])));
   const context = { name: "context", title: "most active in", show: (row) => found.get(row.feature) ?? "–" };
@@ -41,5 +46,5 @@ async function start(run, about, source) {
     name, title: name === "fires_on" ? "fires mostly on" : undefined, text: name === "fires_on", link: name === "feature" ? (row) => address({ run, view: "feature", argument: row.feature }) : undefined,
   }));
   const all = address({ run, view: "atlas", query: filters.map((filter) => ["filter", filter]) });
-  return [h("h2", {}, "Start here"), h("p", {}, `The strongest of the ${total.toLocaleString("en")} features that emerge and fire on .02 to 20 % of tokens. `, h("a", { href: all }, "See them all in the Atlas"), "."), table(columns.toSpliced(names.has("fires_on") ? 2 : 1, 0, context), rows)];
+  return [h("h2", {}, "Start here"), h("p", {}, `The strongest of the ${total.toLocaleString("en")} ${what}. `, h("a", { href: all }, "See them all in the Atlas"), "."), table(columns.toSpliced(names.has("fires_on") ? 2 : 1, 0, context), rows)];
 }

@@ -9,6 +9,7 @@ from typing import Any
 
 import altair as alt
 import numpy as np
+import polars as pl
 
 Spec = dict[str, Any]
 WIDTH, HEIGHT = 620, 300
@@ -48,6 +49,11 @@ def interval_labels(steps: list[int]) -> list[str]:
 def short(step: int) -> str:
     """1000 as 1k."""
     return f"{step / 1000:g}k" if step >= 1000 else str(step)
+
+
+def scale_of(table: pl.DataFrame, **given: Any) -> alt.Scale:
+    """A scale over a table's values; of an empty one, that has no extent, from one to ten."""
+    return alt.Scale(**given, **({} if len(table) else {"domain": [1, 10]}))
 
 
 def finished(chart: alt.TopLevelMixin) -> Spec:

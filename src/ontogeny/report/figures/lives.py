@@ -21,6 +21,7 @@ from ontogeny.report.figures.axes import (
     Spec,
     finished,
     interval_labels,
+    scale_of,
     step_axis,
 )
 from ontogeny.run import Run
@@ -118,7 +119,7 @@ def _birth_bars(run: Run, table: pl.DataFrame, colour: alt.Color) -> alt.Chart:
         .encode(
             x=alt.X("interval:O", title="born in (previous snapshot, snapshot], steps", sort=labels,
                     scale=alt.Scale(domain=labels), axis=alt.Axis(labelAngle=-45)),
-            y=alt.Y("sum(features):Q", title="features born", axis=alt.Axis(tickMinStep=1)),
+            y=alt.Y("sum(features):Q", title="features born", axis=alt.Axis(tickMinStep=1), scale=scale_of(counted)),
             color=colour,
             tooltip=["interval", "kind", "features"],
         )

@@ -19,6 +19,7 @@ from ontogeny.report.figures.axes import (
     WIDTH,
     Spec,
     finished,
+    scale_of,
     short,
     step_axis,
 )
@@ -216,7 +217,7 @@ def _strip(run: Run, bands: pl.DataFrame) -> Spec:
     table, keys = _keyed(run, _with_birth(run, bands.join(share, on=["task", "comparison", "feature"])))
     base = alt.Chart(table).transform_filter("datum.key == compared")
     x = alt.X("relie:Q", title="RelIE: share of the later snapshot", scale=alt.Scale(domain=[0, 1]))
-    y = alt.Y("total_effect:Q", title="Σ |effect| (logit)", scale=alt.Scale(type="log"))
+    y = alt.Y("total_effect:Q", title="Σ |effect| (logit)", scale=scale_of(table, type="log"))
     rules = base.mark_rule(color=GREY, opacity=0.5).encode(x="relie_ci_low:Q", x2="relie_ci_high:Q", y=y)
     points = base.mark_point(filled=True, opacity=0.9).encode(
         x=x, y=y, color=alt.Color("band:N", title="band", scale=alt.Scale(range=list(COLOURS))),
@@ -275,7 +276,7 @@ def half_margin(run: Run) -> Spec:
     """How many leading features half of the margin depends on, at each snapshot."""
     table = run.table("half_margin").drop_nulls("features")
     base = alt.Chart(table).encode(x=step_axis(run.steps), **_of_task(names(run)))
-    y = alt.Y("features:Q", title="features", scale=alt.Scale(type="log"))
+    y = alt.Y("features:Q", title="features", scale=scale_of(table, type="log"))
     lines = base.mark_line().encode(y=y, shape=alt.value("circle"))
     points = base.mark_point(filled=True, opacity=1, size=45).encode(
         y=y, tooltip=["task", "step", "features", "active"]
