@@ -14,6 +14,7 @@ import yaml
 
 import ontogeny
 from conftest import small_study
+from ontogeny.preflight import check_study
 from ontogeny.run import Run
 from ontogeny.study import STAGES
 
@@ -108,6 +109,19 @@ def test_a_snapshot_added_to_a_folder_suite_is_studied(small_run: Run, text_file
 
 
 NOT_ASKED = ("schedule", "attribute", "truth")
+
+
+def test_models_that_are_there_are_not_built_to_be_checked(small_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("built")
+
+    monkeypatch.setattr("ontogeny.models.pretrain.model_config", refused)
+    check_study(small_run.study, {"train"}, out=small_run.folder)
+    longer = small_run.study.model_copy(
+        update={"corpus": small_run.study.corpus.model_copy(update={"sequence_length": 32})}
+    )
+    with pytest.raises(AssertionError, match="built"):
+        check_study(longer, {"train"}, out=small_run.folder)
 
 
 def test_a_finished_run_says_so_and_is_not_done_again(small_run: Run) -> None:

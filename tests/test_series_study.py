@@ -1,5 +1,6 @@
 """A study whose dictionary is an SAE series: its tables against brute force, and what a later snapshot costs."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def test_an_sae_of_the_series_is_exported_as_it_is(series_run: Run, tmp_path: Pa
     series = series_run.dictionary()
     assert isinstance(series, og.SAESeries)
     said = export_dictionary(series_run, "saelens", tmp_path / "sae", step=25)
-    assert said == f"wrote the SAE of step 25 for SAELens to {tmp_path / 'sae'}"
+    assert said == f"wrote the SAE of step 25 for SAELens 6 to {tmp_path / 'sae'}"
     read, own = format_of("saelens").read(tmp_path / "sae").requires_grad_(False), series.sae(2).requires_grad_(False)
     x = torch.randn(50, 1, own.d_model, generator=torch.Generator().manual_seed(0))
     a, b = own(x * own.norm_scale[:, None]), read(x * read.norm_scale[:, None])
@@ -228,6 +229,11 @@ def test_datapoints_lie_in_one_plane_for_all_snapshots(series_run: Run) -> None:
     same = (token[:, None] == token) & ~np.eye(len(token), dtype=bool)
     assert same.any()
     assert np.median(distances[same]) < 0.5 * np.median(distances)  # tokens that are the same lie together
+
+
+def test_other_results_do_not_depend_on_what_draws_maps(series_run: Run) -> None:
+    assert series_run.table("umap").height
+    assert torch.get_num_threads() == int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads()))
 
 
 def test_directions_that_are_alike_lie_near_each_other(series_run: Run) -> None:

@@ -16,7 +16,7 @@ from ontogeny.plan import plan_study
 from ontogeny.run import Run, run_folder
 from ontogeny.suites.audit import refuse_bad
 from ontogeny.suites.selection import select
-from ontogeny.suites.suite import Suite, is_pinned, study_suite
+from ontogeny.suites.suite import Suite, complete_steps, is_pinned, open_suite, study_suite
 from ontogeny.tasks import check_family
 
 BEFORE_MODELS = {"pack", "pretrain"}
@@ -36,7 +36,9 @@ def check_study(study: StudyConfig, stages: Set[str], *, out: str | Path | None 
     check_names(study)
     hookpoint = parse_hookpoint(study.hookpoint)
     suite = None if study.suite.pretrain is not None else _checked_suite(study, out)
-    steps, config = _to_pretrain(study) if suite is None else (suite.steps, suite.model_config())
+    steps, config = (
+        _to_pretrain(study, Run(run_folder(study, out))) if suite is None else (suite.steps, suite.model_config())
+    )
     if not stages <= BEFORE_MODELS:
         check_hookpoint(config, hookpoint)
     if study.attribution is not None and study.suite.drift is None:
@@ -88,12 +90,22 @@ def _checked_suite(study: StudyConfig, out: str | Path | None) -> Suite:
     return suite
 
 
-def _to_pretrain(study: StudyConfig) -> tuple[list[int], dict[str, Any]]:
-    """Steps and configuration of models that the study pre-trains itself."""
-    from ontogeny.models.pretrain import model_config
+def _is_pretrained(run: Run, study: StudyConfig, steps: list[int]) -> bool:
+    """Whether a run has the models that a study asks for; then they need not be built to see that they can be."""
+    if "pretrain" not in run.manifest["stages"]:
+        return False
+    same = (run.study.suite.pretrain, run.study.corpus) == (study.suite.pretrain, study.corpus)
+    return same and set(steps) <= set(complete_steps(run.suite_folder))
 
+
+def _to_pretrain(study: StudyConfig, run: Run) -> tuple[list[int], dict[str, Any]]:
+    """Steps and configuration of models that the study pre-trains itself, or has pre-trained."""
     settings = study.suite
     assert settings.pretrain is not None
     steps = select(settings.pretrain.schedule, settings.steps, missing=settings.missing, of=study.name)
+    if _is_pretrained(run, study, steps):
+        return steps, open_suite(run.suite_folder).model_config()
+    from ontogeny.models.pretrain import model_config
+
     length = study.corpus.sequence_length
     return steps, model_config(settings.pretrain.model, vocab_size=512, sequence_length=length).to_dict()

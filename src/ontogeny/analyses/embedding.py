@@ -5,6 +5,7 @@ Source: SAE-Track, arXiv 2412.17626 (UMAP of datapoints); McInnes, Healy and Mel
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float
 
 from ontogeny.run import Run
 from ontogeny.tables import from_rows
@@ -21,7 +22,6 @@ def umap(run: Run) -> pl.DataFrame:
     snapshot's mean.
     """
     import torch
-    from umap import UMAP
 
     from ontogeny.corpus.pack import Corpus
     from ontogeny.features.codes import stored_codes
@@ -40,8 +40,7 @@ def umap(run: Run) -> pl.DataFrame:
     for snapshot in snapshots:
         x = stored_activations(run, snapshot, stored.sequences)
         points.append(torch.nn.functional.normalize(x[tokens] - x.mean(0), dim=1))
-    plane = UMAP(metric="cosine", random_state=settings.seed, n_jobs=1).fit_transform(torch.cat(points).numpy())
-    plane = np.asarray(plane).reshape(len(snapshots), len(tokens), 2)
+    plane = _plane(torch.cat(points).numpy(), seed=settings.seed).reshape(len(snapshots), len(tokens), 2)
     tokenizer = Corpus(run.corpus_folder / "held_out").tokenizer
     rows = [
         {
@@ -63,17 +62,27 @@ def umap_directions(run: Run) -> pl.DataFrame:
 
     Directions are compared by the cosine.
     """
-    from umap import UMAP
-
     living = run.features.filter(~pl.col("dead"))["feature"].sort().to_numpy()
     directions = run.dictionary().W_dec[-1].detach().numpy()[living]
     if len(living) < LEAST_DIRECTIONS:
         return from_rows("umap_directions", [])
-    neighbours = min(15, len(living) - 1)
-    plane = UMAP(metric="cosine", n_neighbors=neighbours, random_state=run.study.analysis.seed, n_jobs=1)
-    places = np.asarray(plane.fit_transform(directions))
+    places = _plane(directions, seed=run.study.analysis.seed)
     rows = [{"feature": int(feature), "x": x, "y": y} for feature, (x, y) in zip(living, places, strict=True)]
     return from_rows("umap_directions", rows)
+
+
+def _plane(points: Float[np.ndarray, "point d_model"], *, seed: int) -> Float[np.ndarray, "point 2"]:
+    """Points in a plane, those of a small angle near each other. Numba sets PyTorch's threads to its own number; they
+    are set back, since the last bits of later results depend on them."""
+    import torch
+    from umap import UMAP
+
+    threads = torch.get_num_threads()
+    try:
+        plane = UMAP(metric="cosine", n_neighbors=min(15, len(points) - 1), random_state=seed, n_jobs=1)
+        return np.asarray(plane.fit_transform(points))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _shown(run: Run, leading: np.ndarray) -> list[int]:

@@ -53,7 +53,9 @@ def short(step: int) -> str:
 
 def scale_of(table: pl.DataFrame, **given: Any) -> alt.Scale:
     """A scale over a table's values; of an empty one, that has no extent, from one to ten."""
-    return alt.Scale(**given, **({} if len(table) else {"domain": [1, 10]}))
+    if not len(table):
+        given["domain"] = [1, 10]
+    return alt.Scale(**given)
 
 
 def finished(chart: alt.TopLevelMixin) -> Spec:
