@@ -18,7 +18,7 @@ demo: $(STAMP)  ## pre-train a small LM, study it, write runs/demo/report.html
 	$(BIN)/ontogeny demo
 
 test: $(STAMP) check  ## lint, types, import floors, docs drift, then the test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile  # a file a process, a thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder  # a file a process, a thread each
 
 soak: $(STAMP)  ## ten random kills in each long stage: results must not change by a bit (about 10 minutes)
 	$(BIN)/python tests/soak.py

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -83,6 +84,23 @@ def small_study(text_file: Path, **changes: object) -> dict[str, object]:
         "analyses": ["emergence", "single_saes", "turning_point", "phases"],
         "analysis": {"phase_tokens": 8000, "kl_tokens": 2000, "bootstrap": 200, "independent_start": True},
     } | changes
+
+
+def quick_study(text_file: Path, **changes: object) -> dict[str, Any]:
+    """The small study on fewer tokens, for tests that do not look at what it finds."""
+    study: dict[str, Any] = small_study(text_file, **changes)
+    study["train"] |= {"tokens": 10_000}
+    study["measure"] |= {"tokens": 6000, "held_out_tokens": 4000}
+    return study
+
+
+LONG = ("docs", "hub", "series_study", "cli", "live", "sweep", "resume", "app_browser", "track", "levels", "bad_inputs")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no process is left with one of them at the end."""
+    places = {f"test_{name}.py": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
 
 
 @pytest.fixture(scope="session")

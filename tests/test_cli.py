@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import ontogeny
-from conftest import small_study
+from conftest import quick_study, small_study
 from ontogeny.preflight import check_study
 from ontogeny.run import Run
 from ontogeny.study import STAGES
@@ -100,7 +100,7 @@ def test_a_snapshot_added_to_a_folder_suite_is_studied(small_run: Run, text_file
     for step in (0, 25):
         shutil.copytree(small_run.suite_folder / f"step{step}", tmp_path / "suite" / f"step{step}")
     changes = {"suite": {"folder": str(tmp_path / "suite")}, "corpus": {"files": str(text_file), "sequence_length": 64}}
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(small_study(text_file, **changes)))
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(quick_study(text_file, **changes)))
     assert run("measure", tmp_path / "study.yaml", "--out", tmp_path / "out").returncode == 0
     shutil.copytree(small_run.suite_folder / "step60", tmp_path / "suite" / "step60")
     assert run("measure", tmp_path / "study.yaml", "--out", tmp_path / "out").returncode == 0

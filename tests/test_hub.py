@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 import yaml
 
-from conftest import small_study
+from conftest import quick_study
 from hub_server import Hub, commit_of
 from ontogeny.models.pretrain import build_model
 from ontogeny.run import Run
@@ -117,7 +117,7 @@ def test_the_audit_finds_what_is_wrong_and_calls_a_clean_suite_clean(
 
 def study_of(text_file: Path, **suite: Any) -> dict[str, Any]:
     corpus = {"files": str(text_file), "sequence_length": 64}
-    return small_study(text_file, suite=suite, corpus=corpus, analyses=["emergence"])
+    return quick_study(text_file, suite=suite, corpus=corpus, analyses=["emergence"])
 
 
 def test_a_study_from_a_hub_that_fails_with_little_disk_and_a_kill_is_that_of_folders(
@@ -416,7 +416,7 @@ def test_a_dataset_is_streamed_once_up_to_its_cap_and_names_its_commit(
     for step in STEPS[:2]:
         shutil.copytree(models / f"step{step}", tmp_path / "local" / f"step{step}")
     corpus = {"files": "datasets:lab/texts", "sequence_length": 64, "max_bytes_per_source": cap}
-    study = small_study(text_file, suite={"folder": str(tmp_path / "local")}, corpus=corpus, analyses=["emergence"])
+    study = quick_study(text_file, suite={"folder": str(tmp_path / "local")}, corpus=corpus, analyses=["emergence"])
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     done = hub.run("pack", tmp_path / "study.yaml", "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
@@ -450,7 +450,7 @@ def test_a_dataset_that_cannot_be_read_is_one_line(
     (repo / "refs.json").write_text(json.dumps({"branches": {"main": "v1"}}))
     shutil.copytree(models / "step0", tmp_path / "local" / "step0")
     corpus = {"files": files, "sequence_length": 64, "max_bytes_per_source": cap}
-    study = small_study(tmp_path, suite={"folder": str(tmp_path / "local")}, corpus=corpus, analyses=["emergence"])
+    study = quick_study(tmp_path, suite={"folder": str(tmp_path / "local")}, corpus=corpus, analyses=["emergence"])
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     done = serve().run("pack", tmp_path / "study.yaml", "--out", tmp_path / "run")
     assert done.returncode == 2

@@ -16,7 +16,7 @@ import yaml
 from polars.testing import assert_frame_equal
 from typer.testing import CliRunner
 
-from conftest import Command, small_study
+from conftest import Command, quick_study
 from ontogeny.cli import app
 from ontogeny.config import load_study
 from ontogeny.errors import ConfigError, RunError
@@ -37,11 +37,8 @@ def sweep_file(folder: Path, run: Run, text_file: Path, sweep: dict[str, Any]) -
         "analysis": {},
         "sweep": sweep,
     }
-    study = small_study(text_file, **changes)
-    study["train"] = {**study["train"], "tokens": 10_000}  # type: ignore[dict-item]
-    study["measure"] = {**study["measure"], "tokens": 6000, "held_out_tokens": 4000}  # type: ignore[dict-item]
     path = folder / "sweep.yaml"
-    path.write_text(yaml.safe_dump(study), encoding="utf-8")
+    path.write_text(yaml.safe_dump(quick_study(text_file, **changes)), encoding="utf-8")
     return path
 
 
