@@ -148,8 +148,9 @@ def test_only_births_in_training_are_counted_as_such(app: App, task_run: Run) ->
     found = app.get("api/compare", a="copied", b="run")
     living = task_run.features.filter(~pl.col("dead"))
     emergent = (living["origin"] == "emergent").sum()
-    assert sum(one["births"] for one in found["births"][0]) == emergent
-    assert sum(one["share"] for one in found["births"][0]) == pytest.approx(emergent / len(living))
+    assert [one["step"] for one in found["births"][0]] == task_run.steps
+    assert found["births"][0][0]["share"] == 0
+    assert found["births"][0][-1]["share"] == pytest.approx(emergent / len(living))
 
 
 def test_a_folder_of_runs_stands_for_all_of_them(tmp_path: Path) -> None:

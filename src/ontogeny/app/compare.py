@@ -25,10 +25,8 @@ def compare(a: View, b: View) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "runs": [_facts(a), _facts(b)],
         "births": [_births(a), _births(b)],
-        "first_steps": [view.run.steps[0] for view in (a, b)],
         "quality": [_quality(a), _quality(b)],
         "common_steps": steps,
-        "last_steps": [view.run.steps[-1] for view in (a, b)],
         "matched": None,
         "problem": None,
     }
@@ -50,13 +48,11 @@ def _facts(view: View) -> dict[str, Any]:
 
 
 def _births(view: View) -> list[dict[str, Any]]:
-    """Emergent features by step of birth, and as a share of the living ones."""
-    return view.rows.query(
-        "SELECT birth_step AS step, count(*) AS births, "
-        "count(*) / (SELECT count(*) FROM features WHERE NOT dead) AS share FROM features "
-        "WHERE NOT dead AND origin = 'emergent' GROUP BY birth_step ORDER BY birth_step",
-        [],
-    )
+    """Emergent features born by each snapshot, as a share of the living ones."""
+    found = view.rows.query("SELECT birth_step, origin FROM features WHERE NOT dead", [])
+    born = np.sort([row["birth_step"] for row in found if row["origin"] == "emergent"])
+    so_far = np.searchsorted(born, view.run.steps, side="right") / max(len(found), 1)
+    return [{"step": step, "share": float(share)} for step, share in zip(view.run.steps, so_far, strict=True)]
 
 
 def _quality(view: View) -> list[dict[str, Any]]:

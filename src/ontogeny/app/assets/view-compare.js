@@ -22,13 +22,8 @@ export async function compare(root, { run, runs, route, source }) {
       encoding: { x: stepAxis(all), y: { field: "value", type: "quantitative", title: y, scale: { zero: field !== "explained_variance" } }, color: { field: "run", type: "nominal", sort: ids, scale: { domain: ids, range: ["#0072B2", "#E69F00"] } }, tooltip: [{ field: "run" }, { field: "step" }, { field: "value", format }] },
     });
   };
-  const summed = found.births.map((list, at) => {
-    let sum = 0;
-    const rising = list.map((one) => ({ step: one.step, share: (sum += one.share) }));
-    return [{ step: found.first_steps[at], share: 0 }, ...rising, ...(rising.at(-1)?.step === found.last_steps[at] ? [] : [{ step: found.last_steps[at], share: sum }])];
-  });
   add(root, [
-    h("div", { class: "figures" }, curve("Emergent features born so far", summed, "share", "share of living features", ".3f"), curve("How well the dictionaries explain each snapshot", found.quality, "explained_variance", "explained variance", ".4f")),
+    h("div", { class: "figures" }, curve("Emergent features born so far", found.births, "share", "share of living features", ".3f"), curve("How well the dictionaries explain each snapshot", found.quality, "explained_variance", "explained variance", ".4f")),
     h("h2", {}, "The same features?"),
     found.problem ? problem(found.problem) : matched(found.matched, ids),
     h("h2", {}, "Settings"), table([{ name: "what" }, { name: run }, { name: other }], facts),

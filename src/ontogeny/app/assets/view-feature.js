@@ -68,7 +68,7 @@ export async function feature(root, { run, about, route, source }) {
       h("div", {}, life, h("div", { class: "slide" }, play, slider, now), promoted, texts),
       h("div", {}, relatives(page, to), effects.length ? [h("h2", {}, "What it does for tasks"), effectsChart(effects, page.steps)] : null, formation(page), h("h2", {}, "All that is known"), known(about, row))),
   ]);
-  if (page.trajectory?.length) add(life, [chart(`feature-${at}`, trajectory(page))]);
+  if (page.trajectory?.length) add(life, [chart(`feature-${at}`, trajectory(page)), h("p", { class: "soft" }, "A click on a name under the figure shows that line alone, shift-click several, a click beside them all.")]);
   render();
   return pause;
 }
@@ -98,12 +98,12 @@ function trajectory(page) {
   const colours = { s: BLUE, o: ORANGE, f: "#56B4E9", c: GREEN };
   return {
     $schema: "https://vega.github.io/schema/vega-lite/v6.json", width: 560, height: 230, data: { values: values.filter((one) => names.includes(one.measure)) },
-    title: `Feature ${page.feature}${page.row.fires_on ? ` (${page.row.fires_on})` : ""} through pre-training`, mark: { type: "line", point: true, clip: true },
+    title: `Feature ${page.feature}${page.row.fires_on ? ` (${page.row.fires_on})` : ""} through pre-training`, mark: { type: "line", point: true },
     params: [{ name: "shown", select: { type: "point", fields: ["measure"] }, bind: "legend" }],
     encoding: {
       opacity: { condition: { param: "shown", value: 1 }, value: 0.06 },
       x: stepAxis(page.steps), y: { field: "value", type: "quantitative", title: "share, or cosine" },
-      color: { field: "measure", type: "nominal", title: "a click shows one, shift-click several", scale: { domain: names, range: names.map((name) => colours[name[0]]) }, legend: { orient: "bottom", columns: 2, labelLimit: 300 } },
+      color: { field: "measure", type: "nominal", title: null, scale: { domain: names, range: names.map((name) => colours[name[0]]) }, legend: { orient: "bottom", columns: 2, labelLimit: 300 } },
       tooltip: [{ field: "step" }, { field: "measure" }, { field: "value", format: ".3f" }],
     },
   };
