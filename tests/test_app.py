@@ -95,6 +95,8 @@ def test_columns_masks_and_heat_maps_are_those_of_the_tables(app: App, task_run:
 def test_a_features_page_holds_what_the_tables_hold(app: App, task_run: Run) -> None:
     living = task_run.features.filter(~pl.col("dead"))["feature"][5]
     page = app.get(f"api/runs/copied/features/{living}")
+    alone = app.get(f"api/runs/copied/features/{living}", section="examples")
+    assert alone == {name: page[name] for name in ("feature", "row", "steps", "missing", "examples")}
     assert page["missing"] == {}
     own = task_run.trajectories.filter(feature=living).sort("snapshot")
     assert [row["strength"] for row in page["trajectory"]] == pytest.approx(own["strength"].to_list())

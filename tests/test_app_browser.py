@@ -106,7 +106,7 @@ def test_the_keyboard_leads_from_the_atlas_to_a_feature_and_through_its_snapshot
     with a_tab(browser) as tab:
         page = tab.page
         tab.open(f"{app.base}#/tasks/overview", "tasks/overview")
-        assert page.inner_text("td .around")
+        page.wait_for_selector("td .around span")
         page.keyboard.press("2")
         tab.ready("tasks/atlas")
         page.focus(".plot canvas")
@@ -116,7 +116,7 @@ def test_the_keyboard_leads_from_the_atlas_to_a_feature_and_through_its_snapshot
         page.keyboard.press("n")
         page.keyboard.press("n")
         named = page.inner_text(".tip b")
-        page.wait_for_selector(".tip .around span span")  # where it is most active
+        page.wait_for_selector(".tip .around span")  # where it is most active
         page.keyboard.press("Enter")
         tab.ready("tasks/feature")
         assert page.inner_text("h1").lower() == named

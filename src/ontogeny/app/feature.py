@@ -8,7 +8,7 @@ import numpy as np
 from ontogeny.app.directions import Directions
 from ontogeny.app.joined import UNREADABLE, first_line, parquet
 from ontogeny.app.rows import Rows
-from ontogeny.errors import RunError
+from ontogeny.errors import RunError, did_you_mean
 from ontogeny.features.labels import token_texts
 from ontogeny.tables import FILES
 
@@ -22,17 +22,21 @@ def section(read: Callable[..., Any]) -> Callable[..., Any]:
     return read
 
 
-def feature_page(rows: Rows, feature: int) -> dict[str, Any]:
+def feature_page(rows: Rows, feature: int, *, only: str | None = None) -> dict[str, Any]:
     """A feature's own row, and every section that can be read; `missing` says which cannot, and why.
 
+    Args:
+        only: the one section that is wanted.
     Raises:
-        RunError: there is no such feature.
+        RunError: there is no such feature, or section.
     """
+    if only is not None and only not in SECTIONS:
+        raise RunError(f"no section '{only}'{did_you_mean(only, SECTIONS)}: there are {', '.join(SECTIONS)}")
     found = rows.query("SELECT * FROM features WHERE feature = ?", [feature])
     if not found:
         raise RunError(f"no feature {feature}: this run has 0 to {rows.count() - 1:,}")
     page: dict[str, Any] = {"feature": feature, "row": found[0], "steps": rows.run.steps, "missing": {}}
-    for name, read in SECTIONS.items():
+    for name, read in SECTIONS.items() if only is None else [(only, SECTIONS[only])]:
         try:
             page[name] = read(rows, feature)
         except UNREADABLE as error:

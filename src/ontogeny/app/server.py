@@ -144,8 +144,10 @@ def heat(
 
 
 @api.get("/api/runs/{run}/features/{feature}")
-def feature(view: Chosen, feature: Annotated[int, Field(ge=0, le=10**9)]) -> dict[str, Any]:
-    return view.feature(feature)
+def feature(
+    view: Chosen, feature: Annotated[int, Field(ge=0, le=10**9)], section: Name | None = None
+) -> dict[str, Any]:
+    return view.feature(feature, only=section)
 
 
 @api.get("/api/runs/{run}/tables/{table}")

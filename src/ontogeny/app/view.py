@@ -160,9 +160,9 @@ class View:
             "total": len(chosen),
         }
 
-    def feature(self, feature: int) -> dict[str, Any]:
-        """Everything known of one feature."""
-        return feature_page(self.rows, feature)
+    def feature(self, feature: int, *, only: str | None = None) -> dict[str, Any]:
+        """Everything known of one feature, or one section of it."""
+        return feature_page(self.rows, feature, only=only)
 
     # files
 

@@ -27,5 +27,5 @@ export function leading(page) {
   const best = tops.filter((one) => (one.snapshot ?? -1) === last).reduce((a, b) => (a.rank <= b.rank ? a : b));
   const at = best.activations.indexOf(Math.max(...best.activations)), from = Math.max(0, at - BEFORE);
   const cut = (list) => list.slice(from, at + AFTER + 1);
-  return h("span", { class: "around" }, shaded({ texts: cut(best.texts).map((text) => text.replaceAll("\n", "⏎")), activations: cut(best.activations) }, greatestOf(best)));
+  return shaded({ texts: cut(best.texts).map((text) => text.replaceAll("\n", "⏎")), activations: cut(best.activations) }, greatestOf(best));
 }

@@ -40,6 +40,7 @@ class Remote {
     return { ...answer, data: decode(answer.data) };
   }
   feature(run, feature) { return this.of(run, `features/${feature}`); }
+  examples(run, feature) { return this.of(run, `features/${feature}`, { section: "examples" }); }
   progress(run) { return this.of(run, "progress"); }
   settings(run) { return this.of(run, "settings"); }
   compare(a, b) { return this.ask("compare", { a, b }); }
@@ -93,6 +94,7 @@ class Site {
     if (!found) throw new Error(`no feature ${feature} in this site`);
     return found;
   }
+  examples(run, feature) { return this.feature(run, feature); }
   async columns(run) {
     const held = await this.load(`${run}/values`);
     return Object.fromEntries(Object.entries(held).map(([name, one]) => [name, { ...column(one), texts: one.texts ?? null }]));

@@ -44,7 +44,7 @@ export async function atlas(root, { run, about, route, source, isCurrent }) {
   const around = h("div", { class: "around" });
   const contextOf = debounce(async (one) => {
     try {
-      const page = await source.feature(run, one);
+      const page = await source.examples(run, one);
       if (one === pointed) fill(around, leading(page));
     } catch { /* the other lines stand without it */ }
   }, 120);

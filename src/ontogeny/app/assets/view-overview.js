@@ -1,6 +1,6 @@
 // The story of a run.
 import { chart } from "./chart.js";
-import { add, h, number, problem, steps, table, words } from "./dom.js";
+import { add, fill, h, number, problem, steps, table, words } from "./dom.js";
 import { leading } from "./examples.js";
 import { WORTH_A_LOOK } from "./filters.js";
 import { address } from "./route.js";
@@ -40,8 +40,12 @@ async function start(run, about, source) {
     ({ rows, total } = await strongest(filters));
   }
   if (!total) return null;
-  const found = new Map(await Promise.all(rows.map(async ({ feature }) => [feature, leading(await source.feature(run, feature))])));
-  const context = { name: "context", title: "most active in", show: (row) => found.get(row.feature) ?? "–" };
+  const around = (row) => {
+    const place = h("span", { class: "around" }, "…");
+    source.examples(run, row.feature).then((page) => fill(place, leading(page) ?? "–"), () => fill(place, "–"));
+    return place;
+  };
+  const context = { name: "context", title: "most active in", show: around };
   const columns = ["feature", "fires_on", "birth_step", "fate", "trust", "kind", "effect_task", "density"].filter((name) => names.has(name)).map((name) => ({
     name, title: name === "fires_on" ? "fires mostly on" : undefined, text: name === "fires_on", link: name === "feature" ? (row) => address({ run, view: "feature", argument: row.feature }) : undefined,
   }));
