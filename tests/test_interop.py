@@ -5,6 +5,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from ontogeny.dictionaries.load import load_dictionary
 from ontogeny.errors import ConfigError, DictionaryError, RunError
 from ontogeny.features.labels import token_texts
 from ontogeny.interop.about import About
-from ontogeny.interop.export import export_dictionary
+from ontogeny.interop.export import export_dictionary, import_dictionary
 from ontogeny.interop.formats import FORMATS, format_of
 from ontogeny.interop.openmoss import expansion_factor
+from ontogeny.interop.share import without_home
 from ontogeny.run import Run
 
 N, D, F, BATCH = 3, 8, 24, 64
@@ -60,6 +62,58 @@ def same(one: Crosscoder, other: Crosscoder, *, factor: float = 1.0) -> None:
     torch.testing.assert_close(a.x_hat, b.x_hat * (1 / factor), rtol=1e-5, atol=1e-5)
     assert ((a.code > 0) == (b.code > 0)).all()
     assert (a.code > 0).any() and (a.code == 0).any()  # noqa: PT018
+
+
+def test_crosscoder_learnings_classes_are_given_arguments_that_they_have(tmp_path: Path) -> None:
+    known = {"activation_dim", "dict_size", "num_layers", "code_normalization", "k"}  # their classes' own
+    for activation in ("relu", "batch_topk"):
+        (tmp_path / activation).mkdir()
+        format_of("crosscoder_learning").write(crosscoder(activation, score="sum"), tmp_path / activation, ABOUT)
+        assert set(json.loads((tmp_path / activation / "config.json").read_text())) <= known
+
+
+def test_snapshots_with_one_name_keep_their_norms(tmp_path: Path) -> None:
+    own = crosscoder("relu")
+    format_of("openmoss").write(own, tmp_path, replace(ABOUT, revisions=("main",) * N))
+    torch.testing.assert_close(format_of("openmoss").read(tmp_path).norm_scale, own.norm_scale)
+
+
+def test_a_direction_of_no_length_divides_nothing(tmp_path: Path) -> None:
+    own = crosscoder("relu")
+    own.W_dec.data[1, 3] = 0
+    format_of("openmoss").write(own, tmp_path, ABOUT)
+    assert float(load_file(tmp_path / "sae_weights.safetensors")["W_D"].norm(dim=-1).min()) > 0
+    same(own, format_of("openmoss").read(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"norm_activation": "token-wise"}, "norm_activation token-wise differs by batch"),
+        ({"hook_points": ["a", "b", "c"]}, "lacks a mean norm"),
+    ],
+)
+def test_a_normalisation_that_is_not_ours_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    format_of("openmoss").write(crosscoder("relu"), tmp_path, ABOUT)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(DictionaryError, match=said):
+        format_of("openmoss").read(tmp_path)
+
+
+def test_an_import_replaces_nothing(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    format_of("openmoss").write(crosscoder("relu"), tmp_path / "theirs", ABOUT)
+    import_dictionary(tmp_path / "theirs", "openmoss", tmp_path / "own")
+    with pytest.raises(RunError, match="is not empty"):
+        import_dictionary(tmp_path / "theirs", "openmoss", tmp_path / "own")
+
+
+def test_only_the_home_folder_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/an")
+    assert without_home("/home/an/text /home/anna '/home/an'") == "~/text /home/anna '~'"
+    monkeypatch.setenv("HOME", "/")
+    assert without_home("a/b </div>") == "a/b </div>"
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,8 @@ def test_every_combination_is_a_study_of_its_own(small_run: Run, text_file: Path
     assert one.study.name == "swept-resid_post.1-seed7-0-60"
     assert one.study.sweep is None
     assert "resid_post.0-seed0-every2" in found
+    many = load_study(sweep_file(tmp_path, small_run, text_file, {"steps": [list(range(0, 400, 3))]}))
+    assert max(map(len, members(many))) < 60
     with pytest.raises(ConfigError, match="run_sweep"):
         run_study(study, out=tmp_path / "run")
     with pytest.raises(RunError, match=r"not done yet: resid_post\.0-seed0-all, "):
@@ -94,6 +96,10 @@ def test_jobs_in_any_order_with_one_killed_and_repeated_end_in_the_same_tables(
     for file in written:
         other = tmp_path / "split" / file.relative_to(tmp_path / "whole")
         assert_frame_equal(pl.read_parquet(file), pl.read_parquet(other), check_exact=True)
+    assert "#SBATCH --gres=gpu:1" not in (tmp_path / "jobs" / "merge.sh").read_text()
+    changed = study.model_copy(update={"measure": study.measure.model_copy(update={"seed": 5})})
+    with pytest.raises(RunError, match=r"of other settings than the sweep's: resid_post\.0-seed0, "):
+        merge(changed, out=tmp_path / "whole")
     features = pl.read_parquet(tmp_path / "split" / "merged" / "features.parquet")
     assert features.group_by("member_hookpoint", "member_seed").len()["len"].to_list() == [96] * 4
     one = Run(tmp_path / "split" / "resid_post.1-seed7").features

@@ -19,6 +19,7 @@ from ontogeny.interop.about import About
 from ontogeny.interop.formats import FORMATS
 
 N, D, F, BATCH = 3, 16, 40, 256
+MOST = 1e-6
 ABOUT = About(model="someone/model", revisions=("step1", "step2", "step3"), hookpoint="resid_post.2", context=64)
 CASES = {
     "sae_lens": ("saelens", 1, [("relu", {}), ("jumprelu", {}), ("batch_topk", {}), ("topk", {})]),
@@ -49,6 +50,12 @@ def apart(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).abs().max() / one.abs().max())
 
 
+def told(who: str, what: str, difference: float) -> None:
+    print(f"| {who} | {what} | {difference:.1e} |")
+    if difference > MOST:
+        raise SystemExit(f"{who} {what}: apart by more than {MOST:g}")
+
+
 def check(tool: str, folder: Path) -> None:
     """Print a row for each dictionary of one tool."""
     layout, n, ours = CASES[tool]
@@ -75,13 +82,13 @@ def check(tool: str, folder: Path) -> None:
         FORMATS[layout].write(own, where, ABOUT)
         found = ask("load", where)["x_hat"].view(BATCH, n, D)
         expected = own(raw * own.norm_scale[:, None]).x_hat / own.norm_scale[:, None]
-        print(f"| {tool} reads ours | {activation} | {apart(expected, found):.1e} |")
+        told(f"{tool} reads ours", activation, apart(expected, found))
     for kind in THEIRS[tool]:
         where = folder / f"theirs-{kind}"
         found = ask(kind, where)["x_hat"].view(BATCH, n, D)
         read = FORMATS[layout].read(where).requires_grad_(False)
         made = read(raw * read.norm_scale[:, None]).x_hat / read.norm_scale[:, None]
-        print(f"| we read {tool}'s | {kind} | {apart(found, made):.1e} |")
+        told(f"we read {tool}'s", kind, apart(found, made))
 
 
 def main() -> None:

@@ -306,6 +306,8 @@ class StudyConfig(Settings):
                     raise ConfigError(f"leave out {name}")
         elif self.attribution is not None and self.train.seed in self.attribution.seeds:
             raise ConfigError(f"attribution.seeds: {self.train.seed} is the study's own seed: give others")
+        elif self.truth is not None and self.train.seed in self.truth.seeds:
+            raise ConfigError(f"truth.seeds: {self.train.seed} is the study's own seed: give others")
         elif "tracking" in self.analyses:
             raise ConfigError("leave out the analysis tracking: it is for an SAE series (dictionary.kind: sae_series)")
         return self

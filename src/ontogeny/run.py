@@ -41,6 +41,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         DiskFullError: there is no space left; nothing is left behind.
     """
+    path = path.absolute()  # `.` has no name
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with writing(path):

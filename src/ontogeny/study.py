@@ -242,8 +242,21 @@ def _corpus(run: Run, split: str) -> Corpus:
 
 def with_truth(study: StudyConfig) -> StudyConfig:
     """The study with its checks, and the probes that they need, asked for."""
-    changes = {"truth": study.truth or TruthConfig(), "analyses": list(dict.fromkeys([*study.analyses, "probes"]))}
+    own = study.train.seed
+    checks = study.truth or TruthConfig(seeds=[own + 1, own + 2])
+    changes = {"truth": checks, "analyses": list(dict.fromkeys([*study.analyses, "probes"]))}
     return study.model_copy(update=changes)
+
+
+def stages_until(until: str) -> list[str]:
+    """Names of the stages up to one.
+
+    Raises:
+        ConfigError: there is no such stage.
+    """
+    if until not in STAGES:
+        raise ConfigError(f"no stage '{until}'{did_you_mean(until, STAGES)}: there are {', '.join(STAGES)}")
+    return list(STAGES)[: list(STAGES).index(until) + 1]
 
 
 def run_study(
@@ -265,9 +278,7 @@ def run_study(
     config = study if isinstance(study, StudyConfig) else load_study(study)
     if config.sweep is not None:
         raise ConfigError(f"{config.name} is a sweep of several studies: run_sweep, or give the folder of one")
-    if until not in STAGES:
-        raise ConfigError(f"no stage '{until}'{did_you_mean(until, STAGES)}: there are {', '.join(STAGES)}")
-    stages = list(STAGES)[: list(STAGES).index(until) + 1]
+    stages = stages_until(until)
     check_study(config, set(stages), out=out)
     run = Run(run_folder(config, out))
     is_new = run.require_own_folder()

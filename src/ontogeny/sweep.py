@@ -7,6 +7,7 @@ has not done, a later one does, and what is done is not done again, so that jobs
 import shlex
 import sys
 from collections.abc import Sequence
+from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -16,12 +17,15 @@ import polars as pl
 from ontogeny import tables
 from ontogeny.config import StudyConfig
 from ontogeny.errors import ConfigError, RunError, did_you_mean
+from ontogeny.preflight import check_study
 from ontogeny.run import Run, atomic_path, run_folder, write_text
 from ontogeny.settings import parse
-from ontogeny.study import Say, run_study
+from ontogeny.study import Say, run_study, stages_until
 
 UNTIL = ("train", "report")
 """Stages at whose ends jobs end: what a GPU is for, and the rest."""
+LONGEST = 40
+"""Letters that a selection of steps may take in a member's name."""
 
 
 class Member(NamedTuple):
@@ -49,6 +53,8 @@ def members(study: StudyConfig) -> dict[str, Member]:
     found = {}
     for hookpoint, seed, steps in product(hookpoints, seeds, sweep.steps or [study.suite.steps]):
         shown = steps if isinstance(steps, str) else "-".join(map(str, steps))
+        if len(shown) > LONGEST:
+            shown = f"{len(steps)}steps-{sha256(shown.encode()).hexdigest()[:6]}"
         parts = [
             hookpoint if sweep.hookpoints else "",
             f"seed{seed}" if sweep.seeds else "",
@@ -89,10 +95,12 @@ def run_sweep(
     folder, found = run_folder(study, out), members(study)
     if only is not None and only not in found:
         raise ConfigError(f"no member '{only}'{did_you_mean(only, found)}: there are {', '.join(found)}")
-    for name, member in found.items():
-        if only in (None, name):
-            say(f"{name}:")
-            run_study(member.study, out=folder / name, until=until, say=say)
+    chosen = {name: member.study for name, member in found.items() if only in (None, name)}
+    for name, one in chosen.items():  # all, before the first takes its time
+        check_study(one, set(stages_until(until)), out=folder / name)
+    for name, one in chosen.items():
+        say(f"{name}:")
+        run_study(one, out=folder / name, until=until, say=say)
     return folder
 
 
@@ -102,28 +110,38 @@ def merge(study: StudyConfig, *, out: str | Path | None = None) -> list[Path]:
     Returns:
         The merged tables, in `merged/` beside the members.
     Raises:
-        RunError: a member is not done.
+        RunError: a member is not done, or of other settings.
     """
     folder, found = run_folder(study, out), members(study)
     runs = {name: Run(folder / name) for name in found}
     last = {name: run.manifest["stages"].get("report") for name, run in runs.items()}
     if open_ones := [name for name, record in last.items() if record is None or record.get("outdated")]:
         raise RunError(f"not done yet: {', '.join(open_ones)}: run their jobs, or `ontogeny run` for all")
-    written = []
-    for table, relative in tables.FILES.items():
-        if not all((run.folder / relative).is_file() for run in runs.values()):
-            continue
-        parts = []
-        for name, run in runs.items():
-            axes = {"member": name} | {f"member_{axis}": value for axis, value in found[name].values.items()}
-            parts.append(
-                run.table(table).select(*(pl.lit(value).alias(axis) for axis, value in axes.items()), pl.all())
-            )
-        path = folder / "merged" / relative
-        with atomic_path(path) as temporary:
-            pl.concat(parts).write_parquet(temporary, compression="zstd")
-        written.append(path)
-    return written
+    if others := [name for name, run in runs.items() if not _is_of(run.study, found[name].study)]:
+        raise RunError(f"of other settings than the sweep's: {', '.join(others)}: run their jobs again")
+    shared = {
+        table: relative
+        for table, relative in tables.FILES.items()
+        if all((run.folder / relative).is_file() for run in runs.values())
+    }
+    with atomic_path(folder / "merged") as temporary:
+        for table, relative in shared.items():
+            (temporary / relative).parent.mkdir(parents=True, exist_ok=True)
+            parts = [_labelled(run.table(table), name, found[name]) for name, run in runs.items()]
+            pl.concat(parts).write_parquet(temporary / relative, compression="zstd")
+    return [folder / "merged" / relative for relative in shared.values()]
+
+
+def _labelled(table: pl.DataFrame, name: str, member: Member) -> pl.DataFrame:
+    values = {"member": name} | {f"member_{axis}": value for axis, value in member.values.items()}
+    kinds = {axis: pl.String if isinstance(value, str) else pl.Int64 for axis, value in values.items()}
+    return table.select(*(pl.lit(value, kinds[axis]).alias(axis) for axis, value in values.items()), pl.all())
+
+
+def _is_of(study: StudyConfig, member: StudyConfig) -> bool:
+    """Whether a run's study is a member's, checks that were asked for later left out."""
+    own, wanted = (one.model_dump(mode="json", exclude={"truth", "analyses", "report"}) for one in (study, member))
+    return own == wanted and set(member.analyses) <= set(study.analyses)
 
 
 def write_jobs(
@@ -138,7 +156,7 @@ def write_jobs(
 
     Args:
         study_file: what the jobs name; it has to be readable where they run.
-        options: lines for `#SBATCH`, such as `--gres=gpu:1`.
+        options: lines for `#SBATCH`, such as `--gres=gpu:1`; for `merge.sh` those that ask for no GPU.
     Returns:
         The jobs, in an order in which they can run one after the other; `merge.sh` and `submit.sh` lie beside them.
     """
@@ -154,7 +172,9 @@ def write_jobs(
             after = '--dependency="afterok:$last" ' if number else ""
             submit.append(f"last=$(sbatch --parsable {after}{shlex.quote(path.name)})")
         submit.append('ends+=("$last")')
-    _write_script(folder / "merge.sh", f"merge {on}", [f"--job-name={study.name}-merge", "--output=merge-%j.log"])
+    own = [one for one in options if "gpu" not in one and "gres" not in one]  # merging wants none
+    merging = [f"--job-name={study.name}-merge", "--output=merge-%j.log", *own]
+    _write_script(folder / "merge.sh", f"merge {on}", merging)
     submit.append('sbatch --dependency="afterok:$(IFS=:; echo "${ends[*]}")" merge.sh')
     _write(folder / "submit.sh", [], submit)
     return jobs

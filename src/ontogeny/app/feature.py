@@ -9,7 +9,7 @@ from ontogeny.app.directions import Directions
 from ontogeny.app.joined import UNREADABLE, first_line, parquet
 from ontogeny.app.rows import Rows
 from ontogeny.errors import RunError, did_you_mean
-from ontogeny.features.labels import token_texts
+from ontogeny.features.labels import text_of, token_texts
 from ontogeny.tables import FILES
 
 NEIGHBOURS, LOGITS = 8, 10
@@ -73,7 +73,7 @@ def examples(rows: Rows, feature: int) -> list[dict[str, Any]]:
     return [
         {
             **{name: row[name] for name in ("kind", "snapshot", "rank", "sequence", "position", "first_position")},
-            "texts": [_text(texts, token) for token in row["tokens"]],
+            "texts": [text_of(texts, token) for token in row["tokens"]],
             "activations": [round(float(value), 4) for value in row["activations"]],
         }
         for row in found
@@ -85,7 +85,12 @@ def logits(rows: Rows, feature: int) -> list[dict[str, Any]]:
     """Tokens that its direction promotes and suppresses at each snapshot."""
     found, texts = _table(rows, "logit_effects", feature, order="snapshot, kind, rank"), token_texts(rows.run)
     return [
-        {"snapshot": row["snapshot"], "kind": row["kind"], "text": _text(texts, row["token"]), "effect": row["effect"]}
+        {
+            "snapshot": row["snapshot"],
+            "kind": row["kind"],
+            "text": text_of(texts, row["token"]),
+            "effect": row["effect"],
+        }
         for row in found
         if row["rank"] < LOGITS
     ]
@@ -148,7 +153,3 @@ def _named(rows: Rows, found: list[dict[str, Any]], which: str) -> list[dict[str
     said = {row["feature"]: row for row in named}
     empty = {"fires_on": None, "birth_step": None}
     return [{**row, **{name: said.get(row[which], empty)[name] for name in empty}} for row in found]
-
-
-def _text(texts: list[str], token: int) -> str:
-    return texts[token] if token < len(texts) else "�"

@@ -108,6 +108,10 @@ def run(
         return
     from ontogeny.sweep import merge, run_sweep, write_jobs
 
+    if sbatch and slurm is None:
+        raise ConfigError("--sbatch is a line of SLURM scripts: give --slurm FOLDER to write them into")
+    if slurm is not None and (member is not None or until != "report"):
+        raise ConfigError("--slurm writes every job of the sweep: leave out --member and --until")
     if slurm is not None:
         jobs = write_jobs(study, config, slurm, out=folder, options=sbatch or [])
         if as_json:

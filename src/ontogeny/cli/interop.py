@@ -40,6 +40,8 @@ def export(
         return
     from ontogeny.interop.neuronpedia import export_neuronpedia
 
+    if step is not None:
+        raise ConfigError("neuronpedia is told of the last snapshot: leave out --step")
     if model is None or source is None:
         raise ConfigError("neuronpedia names models and sources: give --model and --source, such as pythia-70m, 3-mine")
     count = export_neuronpedia(opened, out, model=model, source=source)

@@ -25,6 +25,11 @@ def token_texts(run: Run) -> list[str]:
     return _texts_of(file.resolve(), file.stat().st_mtime_ns)
 
 
+def text_of(texts: list[str], token: int) -> str:
+    """A token's text; models have rows for more tokens than their tokenizers know."""
+    return texts[token] if token < len(texts) else "�"
+
+
 @lru_cache(maxsize=4)
 def _texts_of(file: Path, _changed: int) -> list[str]:
     from tokenizers import Tokenizer

@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.interop.about import About
 from ontogeny.run import Run
 
@@ -12,16 +13,25 @@ library_name: ontogeny
 """
 
 
-def model_card(run: Run, about: About, layout: str = "") -> str:
-    """A model card in Markdown, from the run's own tables."""
+def model_card(run: Run, about: About, *, layout: str = "", written: Crosscoder | None = None) -> str:
+    """A model card in Markdown, from the run's own tables.
+
+    Args:
+        layout: whose files it stands beside.
+        written: the dictionary in them, where that is not the run's own.
+    """
     study, dictionary = run.study, run.study.dictionary
     kind = "SAE series" if dictionary.kind == "sae_series" else "crosscoder"
+    activation, k = dictionary.activation, dictionary.used_k
+    if written is not None:
+        activation, k = written.activation_name, written.k
+        kind = "SAE" if written.n_snapshots == 1 else kind
+    is_whole = written is None or written.n_snapshots == len(run.steps)
     rows = {
         "models": f"{about.model}, {len(about.revisions)} of its snapshots: {', '.join(about.revisions)}",
         "hookpoint": f"`{study.hookpoint}`",
-        "dictionary": f"{kind}, {dictionary.n_features:,} features, {dictionary.activation}"
-        + (f", k = {dictionary.used_k}" if dictionary.used_k else ""),
-        "trained on": f"{study.train.tokens:,} tokens, sequences of {study.corpus.sequence_length}",
+        "dictionary": f"{kind}, {dictionary.n_features:,} features, {activation}" + (f", k = {k}" if k else ""),
+        "study": f"{study.train.tokens:,} tokens, sequences of {study.corpus.sequence_length}",
         "made with": f"ontogeny {version('ontogeny')}",
     }
     if layout:
@@ -36,7 +46,7 @@ def model_card(run: Run, about: About, layout: str = "") -> str:
         "| --- | --- |",
         *(f"| {name} | {said} |" for name, said in rows.items()),
     ]
-    return "\n".join([*lines, "", *_quality(run), ""])
+    return "\n".join([*lines, "", *(_quality(run) if is_whole else []), ""])
 
 
 def _quality(run: Run) -> list[str]:

@@ -3,8 +3,8 @@
     encoder.weight [L, d, F], encoder.bias [F], decoder.weight [L, F, d], decoder.bias [L, d]; for BatchTopK k,
     threshold and how a code is weighted: `code_normalization_id` 1, Σ strength, or 2, √Σ strength²
 
-Inputs are in normalised units, as both tools train: activations times `norm_scale`, which config.json holds beside
-their own settings.
+Inputs are in normalised units, as both tools train: activations times `norm_scale`, which ontogeny.json holds; their
+classes take every entry of config.json as an argument.
 
 Source: crosscoder_learning, dictionary_learning/dictionary.py.
 """
@@ -21,7 +21,7 @@ from ontogeny.interop.about import About, one_threshold, read_json, read_safeten
 from ontogeny.run import write_json
 
 TOOL = "crosscoder_learning"
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, OWN, WEIGHTS = "config.json", "ontogeny.json", "model.safetensors"
 NORMALISATION = {"sum": 1, "l2": 2}
 NAMES = {1: "CROSSCODER", 2: "SAE"}
 """How codes are weighted: ids of theirs by our scores, and their names."""
@@ -52,9 +52,10 @@ def write(crosscoder: Crosscoder, folder: Path, about: About) -> None:
     if gated:
         tensors |= {"k": torch.tensor(crosscoder.k), "threshold": torch.tensor(one_threshold(crosscoder, TOOL))}
         config["k"] = crosscoder.k
-    config |= {"norm_scale": crosscoder.norm_scale.tolist(), "revisions": list(about.revisions), "note": about.note}
+    own = {"norm_scale": crosscoder.norm_scale.tolist(), "revisions": list(about.revisions), "note": about.note}
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
     write_json(folder / CONFIG, config)
+    write_json(folder / OWN, own)
 
 
 def read(folder: Path) -> Crosscoder:
@@ -63,11 +64,12 @@ def read(folder: Path) -> Crosscoder:
     Raises:
         DictionaryError: a file is not there or damaged, or it weights codes in a way of its own.
     """
-    config = read_json(folder / CONFIG)
+    read_json(folder / CONFIG)
+    own = read_json(folder / OWN) if (folder / OWN).is_file() else {}
     tensors = read_safetensors(folder / WEIGHTS, "encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")
     given: dict[str, Any] = {
         "W_enc": tensors["encoder.weight"], "b_enc": tensors["encoder.bias"], "W_dec": tensors["decoder.weight"],
-        "b_dec": tensors["decoder.bias"], "norm_scale": _scale(config),
+        "b_dec": tensors["decoder.bias"], "norm_scale": _scale(own),
     }  # fmt: skip
     if "threshold" not in tensors:
         return Crosscoder(**given, activation="relu")
@@ -80,6 +82,6 @@ def read(folder: Path) -> Crosscoder:
     return Crosscoder(**given, activation="batch_topk", k=k, threshold=threshold, score=scores[normalisation])
 
 
-def _scale(config: dict[str, Any]) -> torch.Tensor | None:
-    scale = config.get("norm_scale")
+def _scale(own: dict[str, Any]) -> torch.Tensor | None:
+    scale = own.get("norm_scale")
     return None if scale is None else torch.tensor(scale)

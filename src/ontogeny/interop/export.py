@@ -7,7 +7,7 @@ import polars as pl
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.sae_series import SAESeries
 from ontogeny.errors import DictionaryError, RunError
-from ontogeny.interop.about import About, require_new
+from ontogeny.interop.about import About, require_current, require_new
 from ontogeny.interop.card import model_card
 from ontogeny.interop.formats import format_of
 from ontogeny.run import Run, atomic_path
@@ -31,6 +31,7 @@ def export_dictionary(run: Run, name: str, folder: str | Path, *, step: int | No
     """
     folder, layout = Path(folder), format_of(name)
     require_new(folder)
+    require_current(run)
     if layout.one_snapshot:
         snapshot = _place(run, step)
         crosscoder, note = _sae_of(run, snapshot)
@@ -47,7 +48,9 @@ def export_dictionary(run: Run, name: str, folder: str | Path, *, step: int | No
     with atomic_path(folder) as temporary:
         temporary.mkdir(parents=True)
         layout.write(crosscoder, temporary, about)
-        (temporary / "README.md").write_text(model_card(run, about, layout.title), encoding="utf-8")
+        (temporary / "README.md").write_text(
+            model_card(run, about, layout=layout.title, written=crosscoder), encoding="utf-8"
+        )
     return f"wrote {said} for {layout.title} to {folder}" + (f"; {about.note}" if about.note else "")
 
 
@@ -56,8 +59,10 @@ def import_dictionary(folder: str | Path, name: str, out: str | Path) -> Crossco
 
     Raises:
         ConfigError: there is no such format.
-        DictionaryError: a file is missing or damaged, or does what ours cannot; `out` holds other files.
+        DictionaryError: a file is missing or damaged, or does what ours cannot.
+        RunError: `out` is not empty.
     """
+    require_new(Path(out))
     crosscoder = format_of(name).read(Path(folder)).requires_grad_(False).eval()
     crosscoder.save(out)
     return crosscoder
@@ -66,12 +71,17 @@ def import_dictionary(folder: str | Path, name: str, out: str | Path) -> Crossco
 def about_run(run: Run, places: list[int], note: str) -> About:
     """What files of some snapshots say of a run."""
     suite, snapshots = run.study.suite, run.manifest["snapshots"]
+    if suite.repo is None:
+        model = Path(run.manifest["suite"]).name
+    else:
+        model = suite.repo if isinstance(suite.repo, str) else snapshots[places[-1]]["repo"]
+    patterns = run.study.corpus.patterns
     return About(
-        model=suite.repo if isinstance(suite.repo, str) else Path(snapshots[places[-1]]["repo"]).name,
+        model=model,
         revisions=tuple(snapshots[place]["revision"] for place in places),
         hookpoint=run.study.hookpoint,
         context=run.study.corpus.sequence_length,
-        corpus=str(run.study.corpus.files or ""),
+        corpus=", ".join(one if one.startswith("datasets:") else Path(one).name for one in patterns),
         note=note,
     )
 

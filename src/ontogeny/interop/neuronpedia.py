@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from ontogeny.features.describe import last_examples
-from ontogeny.features.labels import token_texts
+from ontogeny.features.labels import text_of, token_texts
 from ontogeny.interop.about import require_new, transformer_lens_hook
 from ontogeny.run import Run, atomic_path
 
@@ -36,7 +36,7 @@ def export_neuronpedia(run: Run, folder: str | Path, *, model: str, source: str)
     """
     folder = Path(folder)
     require_new(folder)
-    living = run.features.filter(~pl.col("dead")).sort("feature")
+    living = _living(run)
     who = {"modelId": model, "layer": source}
     with atomic_path(folder) as temporary:
         for kind, rows in (
@@ -49,6 +49,21 @@ def export_neuronpedia(run: Run, folder: str | Path, *, model: str, source: str)
                 with gzip.open(temporary / kind / f"batch-{number}.jsonl.gz", "wt", encoding="utf-8") as file:
                     file.writelines(json.dumps(who | row, ensure_ascii=False) + "\n" for row in some)
     return len(living)
+
+
+def _living(run: Run) -> pl.DataFrame:
+    """Features with `density` and `max_activation`; of a series those that its last SAE has, as it has them."""
+    living = run.features.filter(~pl.col("dead")).sort("feature")
+    if run.study.dictionary.kind != "sae_series":
+        return living
+    last = run.trajectories.filter(snapshot=len(run.steps) - 1).filter(pl.col("firing_rate") > 0)
+    greatest = (
+        last_examples(run, living["feature"].to_list())
+        .group_by("feature")
+        .agg(max_activation=pl.col("activations").list.max().max())
+    )
+    rates = last.select("feature", density="firing_rate")
+    return living.select("feature").join(rates, on="feature").join(greatest, on="feature", how="left").sort("feature")
 
 
 def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -75,20 +90,20 @@ def _features(run: Run, living: pl.DataFrame) -> Iterator[dict[str, Any]]:
         }
         for side, name in (("pos", "promoted"), ("neg", "suppressed")):
             tokens, values = effects.get((feature, name), ([], []))
-            row[f"{side}_str"] = [texts[token] for token in tokens]
+            row[f"{side}_str"] = [text_of(texts, token) for token in tokens]
             row[f"{side}_values"] = [_plain(value) for value in values]
         yield row
 
 
 def _activations(run: Run, living: list[int]) -> Iterator[dict[str, Any]]:
     texts = token_texts(run)
-    table = last_examples(run, living).filter(pl.col("rank") < ACTIVATIONS)
+    table = last_examples(run, living).filter(pl.col("kind") != "quantile", pl.col("rank") < ACTIVATIONS)
     for row in table.iter_rows(named=True):
         values = [max(0.0, _plain(value) or 0.0) for value in row["activations"]]
         at = int(np.argmax(values))
         yield {
             "index": str(row["feature"]),
-            "tokens": [texts[token] for token in row["tokens"]],
+            "tokens": [text_of(texts, token) for token in row["tokens"]],
             "values": values,
             "maxValue": values[at],
             "maxValueTokenIndex": at,

@@ -27,6 +27,8 @@ CONFIG, WEIGHTS = "config.json", "sae_weights.safetensors"
 THRESHOLD, NORM = "activation_function.log_jumprelu_threshold", "dataset_average_activation_norm."
 LEAST = 1e-30
 """Thresholds below it are written as this, since only their logarithm is."""
+SHORT = 1e-12
+"""Length of a direction that stands for none."""
 
 
 def write(crosscoder: Crosscoder, folder: Path, about: About) -> None:
@@ -42,11 +44,12 @@ def write(crosscoder: Crosscoder, folder: Path, about: About) -> None:
     n, d = crosscoder.n_snapshots, crosscoder.d_model
     if crosscoder.activation_name == "jumprelu" and n > 1:
         refuse(crosscoder, TOOL, gate=("per_snapshot",))
-    hooks = [f"{about.transformer_lens_hook or 'hook'}_{revision}" for revision in about.revisions or range(n)]
+    of = about.revisions if len(set(about.revisions)) == n else range(n)  # names have to differ
+    hooks = [f"{about.transformer_lens_hook or 'hook'}_{one}" for one in of]
     b_E = torch.zeros(n, crosscoder.n_features)
     b_E[0] = crosscoder.b_enc.detach()
     tensors: dict[str, Tensor] = {
-        "W_E": crosscoder.W_enc, "b_E": b_E, "W_D": crosscoder.W_dec, "b_D": crosscoder.b_dec,
+        "W_E": crosscoder.W_enc, "b_E": b_E, "W_D": _nowhere_zero(crosscoder.W_dec), "b_D": crosscoder.b_dec,
         **{f"{NORM}{hook}": math.sqrt(d) / scale for hook, scale in zip(hooks, crosscoder.norm_scale, strict=True)},
     }  # fmt: skip
     if crosscoder.threshold is not None:
@@ -65,6 +68,13 @@ def write(crosscoder: Crosscoder, folder: Path, about: About) -> None:
     }
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
     write_json(folder / CONFIG, config)
+
+
+def _nowhere_zero(W_dec: Tensor) -> Tensor:
+    """Directions of length 0 as very short ones: codes are divided by lengths there."""
+    found = W_dec.detach().clone()
+    found[..., 0] += SHORT * (found.norm(dim=-1) < SHORT)
+    return found
 
 
 def expansion_factor(n_features: int, d_model: int) -> float:
@@ -88,10 +98,9 @@ def read(folder: Path) -> Crosscoder:
         raise DictionaryError(
             f"{folder}: act_fn {activation} keeps what a batch decides: only relu and jumprelu are read"
         )
-    d = tensors["W_E"].shape[1]
-    norms = [tensors.get(f"{NORM}{hook}") for hook in config.get("hook_points", [])]
-    scaled = config.get("norm_activation") == "dataset-wise" and norms and all(one is not None for one in norms)
-    scale = torch.stack([math.sqrt(d) / one for one in norms if one is not None]) if scaled else None
+    if tensors["W_E"].ndim != 3:
+        raise DictionaryError(f"{folder}: sae_type {config.get('sae_type')} is no crosscoder: only these are read")
+    scale = _scale(folder, config, tensors)
     threshold = tensors.get(THRESHOLD)
     if threshold is not None:
         threshold = threshold.exp().expand(len(tensors["W_E"]), -1) if threshold.ndim == 1 else threshold.exp()
@@ -105,3 +114,19 @@ def read(folder: Path) -> Crosscoder:
         activation=activation, threshold=threshold, norm_scale=scale,
         gate="per_snapshot" if activation == "jumprelu" else "shared",
     )  # fmt: skip
+
+
+def _scale(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> Tensor | None:
+    """What activations are multiplied by; None where they are read as they are."""
+    rule = config.get("norm_activation", "inference")
+    if rule == "inference":
+        return None
+    if rule != "dataset-wise":
+        raise DictionaryError(
+            f"{folder}: norm_activation {rule} differs by batch: only dataset-wise is read"
+        )
+    n, d, _ = tensors["W_E"].shape
+    hooks = config.get("hook_points", [])
+    if len(hooks) != n or any(f"{NORM}{hook}" not in tensors for hook in hooks):
+        raise DictionaryError(f"{folder / WEIGHTS} lacks a mean norm ({NORM}HOOK) for some of its {n} hook points")
+    return torch.stack([math.sqrt(d) / tensors[f"{NORM}{hook}"] for hook in hooks])

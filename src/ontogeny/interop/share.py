@@ -1,12 +1,13 @@
 """Runs on a hub: pushed without their models and corpus, pulled and opened."""
 
+import re
 import shutil
 import tempfile
 from pathlib import Path
 
 from ontogeny import tables
-from ontogeny.errors import RunError
-from ontogeny.interop.about import require_new
+from ontogeny.errors import RunError, SuiteError
+from ontogeny.interop.about import require_current, require_new
 from ontogeny.interop.card import model_card
 from ontogeny.interop.export import about_run
 from ontogeny.run import Run, atomic_path, open_run
@@ -26,21 +27,28 @@ def push(run: Run, repo: str, *, private: bool = False) -> str:
     Returns:
         The address of the commit.
     Raises:
-        SuiteError: the hub refuses it, or fails too often.
+        SuiteError: the hub refuses it, or fails too often; or what should be private is public.
+        RunError: the run is of earlier settings.
     """
     from huggingface_hub import HfApi
 
     from ontogeny.suites.hub import patiently
 
-    api = HfApi()
-    patiently(lambda: api.create_repo(repo, private=private, exist_ok=True), f"repository {repo}")
+    api, what = HfApi(), f"repository {repo}"
+    require_current(run)
     with tempfile.TemporaryDirectory(dir=run.folder.parent) as held:
         staged = Path(held) / "run"
         _stage(run, staged)
+        patiently(lambda: api.create_repo(repo, private=private or None, exist_ok=True), what)
+        if private and not patiently(lambda: api.repo_info(repo).private, what):
+            raise SuiteError(f"{what} is there and public: make it private on the hub, or give another name")
         commit = patiently(
-            lambda: api.upload_folder(repo_id=repo, folder_path=staged, commit_message=f"Add {run.study.name}"),
-            f"repository {repo}",
-        )
+            lambda: api.upload_folder(
+                repo_id=repo, folder_path=staged, delete_patterns=list(PUSHED),
+                commit_message=f"Add {run.study.name}",
+            ),
+            what,
+        )  # fmt: skip
     return str(commit.commit_url)
 
 
@@ -65,16 +73,23 @@ def pull(repo: str, out: str | Path, *, revision: str | None = None) -> Run:
     return open_run(out)
 
 
+def without_home(text: str) -> str:
+    """A text in which paths below the home folder begin with ~."""
+    home = Path.home()
+    if len(home.parts) < 2:
+        return text
+    return re.sub(re.escape(str(home)) + r"(?![\w.-])", "~", text)
+
+
 def _stage(run: Run, folder: Path) -> None:
     """A copy of what is pushed; files that name no folder of this machine are links."""
     folder.mkdir()
-    home = str(Path.home())
     for pattern in PUSHED:
         for path in run.folder.glob(pattern):
             copy = folder / path.relative_to(run.folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             if path.name in NAMED:
-                copy.write_text(path.read_text(encoding="utf-8").replace(home, "~"), encoding="utf-8")
+                copy.write_text(without_home(path.read_text(encoding="utf-8")), encoding="utf-8")
             else:
                 copy.symlink_to(path.resolve())
     about = about_run(run, list(range(len(run.steps))), "")
