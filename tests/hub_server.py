@@ -126,6 +126,8 @@ class Handler(BaseHTTPRequestHandler):
                 file = after / line["value"]["path"]
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(base64.b64decode(line["value"]["content"]))
+            elif line["key"] == "deletedFile":
+                (after / line["value"]["path"]).unlink()
         refs["branches"]["main"] = after.name
         (server.folder / repo / "refs.json").write_text(json.dumps(refs))
         commit = server.commit(repo, after.name)

@@ -349,6 +349,16 @@ def test_a_run_is_pushed_to_a_hub_and_pulled_from_it(small_run: Run, serve: Call
     assert pulled.features.equals(small_run.features)
     assert torch.equal(pulled.dictionary().W_dec, small_run.dictionary().W_dec)
     assert token_texts(pulled) == token_texts(small_run)
+    shutil.copytree(small_run.folder, tmp_path / "less")
+    (tmp_path / "less" / "analyses" / "phases.parquet").unlink()
+    done = hub.run("push", tmp_path / "less", "lab/features", **home)
+    assert done.returncode == 0, done.stderr
+    held = tmp_path / "hub" / "lab" / "features" / "head2"
+    assert (held / "analyses" / "emergence.parquet").is_file()
+    assert not (held / "analyses" / "phases.parquet").exists()
+    done = hub.run("push", tmp_path / "less", "lab/features", "--private", **home)
+    assert done.returncode == 2
+    assert "is there and public" in done.stderr
     done = hub.run("pull", "lab/nothing", "--out", tmp_path / "other")
     assert done.returncode == 2
     assert "the hub has no repository lab/nothing" in done.stderr

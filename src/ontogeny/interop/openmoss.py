@@ -122,9 +122,7 @@ def _scale(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> 
     if rule == "inference":
         return None
     if rule != "dataset-wise":
-        raise DictionaryError(
-            f"{folder}: norm_activation {rule} differs by batch: only dataset-wise is read"
-        )
+        raise DictionaryError(f"{folder}: norm_activation {rule} differs by batch: only dataset-wise is read")
     n, d, _ = tensors["W_E"].shape
     hooks = config.get("hook_points", [])
     if len(hooks) != n or any(f"{NORM}{hook}" not in tensors for hook in hooks):
