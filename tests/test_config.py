@@ -94,6 +94,7 @@ def test_every_form_of_a_setting_is_named_and_no_other_setting(tmp_path: Path) -
         ({"dictionary": {"kind": "sae_series"}, "train": {"store_gb": 1}}, "leave out train.store_gb"),
         ({"dictionary": {"kind": "sae_series"}, "analysis": {"independent_start": True}}, "leave out analysis.indep"),
         ({"dictionary": {"kind": "sae_series"}, "truth": {}}, "leave out truth"),
+        ({"train": {"seed": 2}, "truth": {}}, "truth.seeds: 2 is the study's own seed"),
         ({"analyses": ["tracking"]}, "leave out the analysis tracking: it is for an SAE series"),
         (
             {"dictionary": {"kind": "sae_series", "activation": "jumprelu", "gate": "per_snapshot"}},

@@ -20,7 +20,7 @@ from hub_server import Hub
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.load import load_dictionary
 from ontogeny.errors import ConfigError, DictionaryError, RunError
-from ontogeny.features.labels import token_texts
+from ontogeny.features.labels import text_of, token_texts
 from ontogeny.interop.about import About
 from ontogeny.interop.export import export_dictionary, import_dictionary
 from ontogeny.interop.formats import FORMATS, format_of
@@ -107,6 +107,10 @@ def test_an_import_replaces_nothing(tmp_path: Path) -> None:
     import_dictionary(tmp_path / "theirs", "openmoss", tmp_path / "own")
     with pytest.raises(RunError, match="is not empty"):
         import_dictionary(tmp_path / "theirs", "openmoss", tmp_path / "own")
+
+
+def test_tokens_that_a_tokenizer_does_not_know_have_a_sign() -> None:
+    assert [text_of(["a", "b"], token) for token in (1, 2, 50_303)] == ["b", "�", "�"]
 
 
 def test_only_the_home_folder_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
