@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -22,6 +23,7 @@ import polars as pl
 import pytest
 
 from app_server import App, copy_of, serving
+from ontogeny.app.compare import _births
 from ontogeny.app.rows import Rows
 from ontogeny.app.site import write_site
 from ontogeny.app.view import View
@@ -146,13 +148,17 @@ def test_two_runs_are_matched_by_directions(app: App, task_run: Run) -> None:
     assert all(pair["feature"] == pair["other"] for pair in found["matched"]["pairs"])
 
 
-def test_only_births_in_training_are_counted_as_such(app: App, task_run: Run) -> None:
+def test_only_births_in_training_are_counted_as_such() -> None:
+    births = [(0, "initial"), (0, "initial"), (4, "emergent"), (8, "emergent"), (8, "unstable")]
+    rows = [{"birth_step": step, "origin": origin} for step, origin in births]
+    view = SimpleNamespace(rows=SimpleNamespace(query=lambda *_: rows), run=SimpleNamespace(steps=[0, 4, 6, 8]))
+    assert [one["step"] for one in _births(view)] == [0, 4, 6, 8]
+    assert [one["share"] for one in _births(view)] == pytest.approx([0, 0.2, 0.2, 0.4])
+
+
+def test_comparison_has_births_at_every_snapshot(app: App, task_run: Run) -> None:
     found = app.get("api/compare", a="copied", b="run")
-    living = task_run.features.filter(~pl.col("dead"))
-    emergent = (living["origin"] == "emergent").sum()
-    assert [one["step"] for one in found["births"][0]] == task_run.steps
-    assert found["births"][0][0]["share"] == 0
-    assert found["births"][0][-1]["share"] == pytest.approx(emergent / len(living))
+    assert [[one["step"] for one in births] for births in found["births"]] == [task_run.steps] * 2
 
 
 def test_a_folder_of_runs_stands_for_all_of_them(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A study whose dictionary is an SAE series: its tables against brute force, and what a later snapshot costs."""
 
-import os
+import gzip
+import json
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 import ontogeny as og
 from conftest import small_study
 from ontogeny.activations.harvest import Harvester, usable_positions
+from ontogeny.analyses.embedding import _plane
 from ontogeny.config import StudyConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries import track
@@ -26,6 +28,7 @@ from ontogeny.features.sample import stored_activations
 from ontogeny.features.similarity import linear_cka
 from ontogeny.interop.export import export_dictionary
 from ontogeny.interop.formats import format_of
+from ontogeny.interop.neuronpedia import export_neuronpedia
 from ontogeny.run import Run
 from ontogeny.study import run_study
 from ontogeny.suites.suite import suite_of
@@ -103,6 +106,17 @@ def test_an_sae_of_the_series_is_exported_as_it_is(series_run: Run, tmp_path: Pa
     )
     with pytest.raises(DictionaryError, match="holds crosscoders, this run has an SAE series"):
         export_dictionary(series_run, "openmoss", tmp_path / "crosscoder")
+
+
+def test_an_sae_of_the_series_goes_out_to_neuronpedia_as_it_is_at_the_end(series_run: Run, tmp_path: Path) -> None:
+    written = export_neuronpedia(series_run, tmp_path / "np", model="tiny", source="0-mine")
+    held = gzip.decompress((tmp_path / "np" / "features" / "batch-0.jsonl.gz").read_bytes()).splitlines()
+    rows = {int(row["index"]): row for row in map(json.loads, held)}
+    last = series_run.trajectories.filter(snapshot=len(series_run.steps) - 1)
+    rates = dict(last.filter(pl.col("firing_rate") > 0).select("feature", "firing_rate").iter_rows())
+    assert written == len(rows) > 0
+    assert rows.keys() == rates.keys() & set(series_run.features.filter(~pl.col("dead"))["feature"])
+    assert all(row["frac_nonzero"] == pytest.approx(rates[feature], abs=1e-6) for feature, row in rows.items())
 
 
 def test_examples_of_all_snapshots_and_of_each(series_run: Run) -> None:
@@ -231,9 +245,20 @@ def test_datapoints_lie_in_one_plane_for_all_snapshots(series_run: Run) -> None:
     assert np.median(distances[same]) < 0.5 * np.median(distances)  # tokens that are the same lie together
 
 
-def test_other_results_do_not_depend_on_what_draws_maps(series_run: Run) -> None:
-    assert series_run.table("umap").height
-    assert torch.get_num_threads() == int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads()))
+def test_threads_are_set_back_after_a_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Numba:
+        """What numba does to the whole process when it is first used."""
+
+        def __init__(self, **options: object) -> None:
+            torch.set_num_threads(threads + 1)
+
+        def fit_transform(self, points: np.ndarray) -> np.ndarray:
+            return points[:, :2]
+
+    threads = torch.get_num_threads()
+    monkeypatch.setattr("umap.UMAP", Numba)
+    _plane(np.eye(8), seed=0)
+    assert torch.get_num_threads() == threads
 
 
 def test_directions_that_are_alike_lie_near_each_other(series_run: Run) -> None:

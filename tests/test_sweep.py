@@ -66,7 +66,7 @@ def test_jobs_in_any_order_with_one_killed_and_repeated_end_in_the_same_tables(
     monkeypatch.chdir(tmp_path)
     path = sweep_file(tmp_path, small_run, text_file, AXES)
     study = load_study(path)
-    jobs = write_jobs(path, study, tmp_path / "jobs", out=tmp_path / "split", options=["--gres=gpu:1"])
+    jobs = write_jobs(path, study, tmp_path / "jobs", out=tmp_path / "split", options=["--gres=gpu:1", "--account=gpulab"])
     assert len(jobs) == 8
     submit = (tmp_path / "jobs" / "submit.sh").read_text()
     assert submit.count("sbatch --parsable") == 8
@@ -96,7 +96,9 @@ def test_jobs_in_any_order_with_one_killed_and_repeated_end_in_the_same_tables(
     for file in written:
         other = tmp_path / "split" / file.relative_to(tmp_path / "whole")
         assert_frame_equal(pl.read_parquet(file), pl.read_parquet(other), check_exact=True)
-    assert "#SBATCH --gres=gpu:1" not in (tmp_path / "jobs" / "merge.sh").read_text()
+    merging = (tmp_path / "jobs" / "merge.sh").read_text()
+    assert "#SBATCH --account=gpulab" in merging
+    assert "--gres" not in merging
     changed = study.model_copy(update={"measure": study.measure.model_copy(update={"seed": 5})})
     with pytest.raises(RunError, match=r"of other settings than the sweep's: resid_post\.0-seed0, "):
         merge(changed, out=tmp_path / "whole")

@@ -17,13 +17,16 @@ import polars as pl
 from ontogeny import tables
 from ontogeny.config import StudyConfig
 from ontogeny.errors import ConfigError, RunError, did_you_mean
-from ontogeny.preflight import check_study
+from ontogeny.plan import plan_study
+from ontogeny.preflight import check_names
 from ontogeny.run import Run, atomic_path, run_folder, write_text
 from ontogeny.settings import parse
-from ontogeny.study import Say, run_study, stages_until
+from ontogeny.study import Say, run_study
 
 UNTIL = ("train", "report")
 """Stages at whose ends jobs end: what a GPU is for, and the rest."""
+FOR_GPUS = ("--gres", "--gpu", "-G")
+"""How options of SLURM begin that ask for GPUs, which merging has no use for."""
 LONGEST = 40
 """Letters that a selection of steps may take in a member's name."""
 
@@ -96,8 +99,9 @@ def run_sweep(
     if only is not None and only not in found:
         raise ConfigError(f"no member '{only}'{did_you_mean(only, found)}: there are {', '.join(found)}")
     chosen = {name: member.study for name, member in found.items() if only in (None, name)}
-    for name, one in chosen.items():  # all, before the first takes its time
-        check_study(one, set(stages_until(until)), out=folder / name)
+    for name, one in chosen.items():  # all, before the first takes its time; the rest is checked when each starts
+        check_names(one)
+        plan_study(one, folder / name)
     for name, one in chosen.items():
         say(f"{name}:")
         run_study(one, out=folder / name, until=until, say=say)
@@ -172,7 +176,7 @@ def write_jobs(
             after = '--dependency="afterok:$last" ' if number else ""
             submit.append(f"last=$(sbatch --parsable {after}{shlex.quote(path.name)})")
         submit.append('ends+=("$last")')
-    own = [one for one in options if "gpu" not in one and "gres" not in one]  # merging wants none
+    own = [one for one in options if not one.startswith(FOR_GPUS)]
     merging = [f"--job-name={study.name}-merge", "--output=merge-%j.log", *own]
     _write_script(folder / "merge.sh", f"merge {on}", merging)
     submit.append('sbatch --dependency="afterok:$(IFS=:; echo "${ends[*]}")" merge.sh')

@@ -31,7 +31,7 @@ def model_card(run: Run, about: About, *, layout: str = "", written: Crosscoder 
         "models": f"{about.model}, {len(about.revisions)} of its snapshots: {', '.join(about.revisions)}",
         "hookpoint": f"`{study.hookpoint}`",
         "dictionary": f"{kind}, {dictionary.n_features:,} features, {activation}" + (f", k = {k}" if k else ""),
-        "study": f"{study.train.tokens:,} tokens, sequences of {study.corpus.sequence_length}",
+        "trained on": f"{study.train.tokens:,} tokens, sequences of {study.corpus.sequence_length}",
         "made with": f"ontogeny {version('ontogeny')}",
     }
     if layout:
