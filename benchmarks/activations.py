@@ -22,7 +22,10 @@ from torch import Tensor
 
 from ontogeny.activations.harvest import Harvester
 from ontogeny.activations.stream import ActivationStream
-from ontogeny.config import CorpusConfig, MeasureConfig
+from ontogeny.config.corpus import CorpusConfig
+from ontogeny.config.learner import CrosscoderConfig
+from ontogeny.config.settings import fingerprint
+from ontogeny.config.study import MeasureConfig
 from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.load import load_dictionary
@@ -30,11 +33,9 @@ from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.features.codes import sample_codes
 from ontogeny.features.quality import reconstruct_held_out
 from ontogeny.features.splice import measure_splices
-from ontogeny.learner_config import CrosscoderConfig
 from ontogeny.loop import numerics
 from ontogeny.progress import progress_bar
 from ontogeny.run import atomic_path, default_cache, write_json
-from ontogeny.settings import fingerprint
 from ontogeny.suites.suite import Suite, open_suite
 
 STEPS = [0, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1000, 1400, 2800, 5000]

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ontogeny.config import StudyConfig, load_study
+from ontogeny.config.study import StudyConfig, load_study
 from ontogeny.dictionaries.sae_series import with_mean_code
 from ontogeny.dictionaries.variants import single_sae
 from ontogeny.features.codes import sampled_sequences

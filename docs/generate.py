@@ -15,8 +15,8 @@ import ontogeny
 from ontogeny import tables
 from ontogeny.analyses import ANALYSES
 from ontogeny.cli import app
-from ontogeny.config import StudyConfig
-from ontogeny.settings import Settings
+from ontogeny.config.settings import Settings
+from ontogeny.config.study import StudyConfig
 from ontogeny.study import presets
 
 

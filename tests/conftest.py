@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from hub_server import Hub
-from ontogeny.attribution_config import AttributionConfig, TaskConfig
 from ontogeny.cli import main
-from ontogeny.config import load_study
+from ontogeny.config.attribution import AttributionConfig, TaskConfig
+from ontogeny.config.study import load_study
 from ontogeny.corpus.pydocs import pydocs
 from ontogeny.run import Run
 from ontogeny.study import run_study

@@ -16,7 +16,7 @@ from ontogeny.analyses.ngrams import fit_ngrams, token_pairs
 from ontogeny.analyses.phases import _sequences
 from ontogeny.analyses.probes import probes
 from ontogeny.analyses.turning_point import turning_point
-from ontogeny.config import CorpusConfig
+from ontogeny.config.corpus import CorpusConfig
 from ontogeny.corpus.pack import Corpus, pack_documents
 from ontogeny.corpus.readers import Document
 from ontogeny.corpus.tokenizer import train_tokenizer

@@ -13,7 +13,7 @@ import yaml
 from app_server import App, serving
 from conftest import small_study
 from ontogeny.app.site import write_site
-from ontogeny.config import load_study
+from ontogeny.config.study import load_study
 from ontogeny.corpus.pack import Corpus
 from ontogeny.run import Run
 from ontogeny.study import run_study

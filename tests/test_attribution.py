@@ -17,7 +17,7 @@ from ontogeny.causal.effects import Effects
 from ontogeny.causal.site import Site, SnapshotEffects
 from ontogeny.causal.tables import is_learned, relie_beside, within_clusters
 from ontogeny.columns.causal import CAUSAL
-from ontogeny.config import load_study
+from ontogeny.config.study import load_study
 from ontogeny.corpus.pack import Corpus
 from ontogeny.errors import ConfigError
 from ontogeny.features.matching import Match

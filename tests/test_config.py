@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ontogeny.config import dump_study, load_study
+from ontogeny.config.settings import fingerprint
+from ontogeny.config.study import dump_study, load_study
 from ontogeny.errors import ConfigError
 from ontogeny.preflight import check_study
-from ontogeny.settings import fingerprint
 from ontogeny.study import preset, presets
 
 STUDY = {

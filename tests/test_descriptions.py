@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 
 from endpoint_server import Endpoint as Server
-from ontogeny.analysis_config import EndpointConfig
-from ontogeny.config import load_study
+from ontogeny.config.analysis import EndpointConfig
+from ontogeny.config.study import load_study
 from ontogeny.corpus.pack import Corpus
 from ontogeny.endpoint import Endpoint
 from ontogeny.features.describe import (

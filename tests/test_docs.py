@@ -18,8 +18,8 @@ import yaml
 
 import ontogeny
 from ontogeny.cli import app
-from ontogeny.config import StudyConfig
-from ontogeny.settings import parse
+from ontogeny.config.settings import parse
+from ontogeny.config.study import StudyConfig
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), *(DOCS.parent / name for name in ("README.md", "CONTRIBUTING.md"))])

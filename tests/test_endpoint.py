@@ -14,11 +14,11 @@ import pytest
 
 from endpoint_server import Endpoint as Server
 from endpoint_server import Reply, stalled
-from ontogeny.analysis_config import EndpointConfig
+from ontogeny.config.analysis import EndpointConfig
+from ontogeny.config.settings import parse
 from ontogeny.endpoint import Endpoint, Question, json_object, spent
 from ontogeny.errors import EndpointError
 from ontogeny.features.reading import Score, complexity_questions
-from ontogeny.settings import parse
 
 GOOD = {"complexity": 2, "consistency": 4, "description": "a word", "interpretability": 0.5, "languages": ["en"]}
 FEATURES, CONCURRENCY, LONGEST = 500, 6, 100
@@ -72,7 +72,7 @@ import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from test_endpoint import questions_of, FEATURES
-from ontogeny.analysis_config import EndpointConfig
+from ontogeny.config.analysis import EndpointConfig
 from ontogeny.endpoint import Endpoint
 with Endpoint(EndpointConfig.model_validate_json({config!r}), Path({replies!r})) as endpoint:
     answers = endpoint.ask(questions_of(FEATURES), name="complexity")

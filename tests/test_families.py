@@ -14,17 +14,17 @@ from safetensors.torch import load_file
 
 from ontogeny.activations.harvest import Harvester
 from ontogeny.activations.stream import ActivationStream
+from ontogeny.config.learner import CrosscoderConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.errors import HookpointError
 from ontogeny.families import FAMILIES, family_of, shape_of
-from ontogeny.learner_config import CrosscoderConfig
 from ontogeny.models.hookpoints import blocks_of, logit_directions, read_hookpoint, spliced, truncate
 from ontogeny.models.load import load_snapshot
 from ontogeny.models.names import parse_hookpoint
 from ontogeny.models.rest import Rest
+from ontogeny.plan.sizes import model_sizes
 from ontogeny.run import Run
-from ontogeny.sizes import model_sizes
 from ontogeny.suites.suite import open_suite
 
 WIDTH, LAYERS, VOCABULARY, LENGTH = 32, 3, 512, 24

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from ontogeny import Crosscoder, crosscoder_losses
+from ontogeny.config.learner import CrosscoderConfig
 from ontogeny.dictionaries.activation_functions import ACTIVATIONS
 from ontogeny.dictionaries.kernels import Entries, column_sums, decode, read
 from ontogeny.dictionaries.train import train_crosscoder
-from ontogeny.learner_config import CrosscoderConfig
 from ontogeny.truth.planted import plant
 
 N, D, F, BATCH = 3, 8, 40, 64

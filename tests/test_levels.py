@@ -14,7 +14,7 @@ from ontogeny import tables
 from ontogeny.analyses.formation import collapsed, formation, progress, similarity
 from ontogeny.analyses.formed import formed, pattern_of, patterns
 from ontogeny.analyses.levels import levels
-from ontogeny.analysis_config import AnalysesConfig
+from ontogeny.config.analysis import AnalysesConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.features.codes import StoredCodes, code_correlations, stored_codes
 from ontogeny.features.formation import set_cosines

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ontogeny.config import PretrainConfig
+from ontogeny.config.suite import PretrainConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.errors import ConfigError, HookpointError, SuiteError
 from ontogeny.models.hookpoints import logit_directions, read_hookpoint

@@ -8,10 +8,10 @@ import torch
 import yaml
 
 from conftest import Command, small_study
-from ontogeny import pace as pace_module
-from ontogeny.config import StudyConfig, load_study
-from ontogeny.pace import Pace, advice, cheaper_store, measure_pace, pace_table, stage_seconds, training_seconds
-from ontogeny.plan import Plan, plan_study
+from ontogeny.config.study import StudyConfig, load_study
+from ontogeny.plan import pace as pace_module
+from ontogeny.plan.pace import Pace, advice, cheaper_store, measure_pace, pace_table, stage_seconds, training_seconds
+from ontogeny.plan.plan import Plan, plan_study
 from ontogeny.progress import duration
 from ontogeny.study import run_study
 

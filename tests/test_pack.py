@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from ontogeny import progress
-from ontogeny.config import CorpusConfig, TokenizerConfig
+from ontogeny.config.corpus import CorpusConfig, TokenizerConfig
 from ontogeny.corpus.pack import Corpus, _reading, corpus_key, open_corpus, pack_documents, pack_study_corpus
 from ontogeny.corpus.pydocs import pydocs
 from ontogeny.corpus.readers import Document, Documents

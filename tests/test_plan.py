@@ -14,17 +14,17 @@ import yaml
 from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
 from conftest import Command, small_study
-from ontogeny import plan as plan_module
-from ontogeny.attribution_config import AttributionConfig, TaskConfig
-from ontogeny.config import load_study
+from ontogeny.config.attribution import AttributionConfig, TaskConfig
+from ontogeny.config.learner import CrosscoderConfig, DictionaryConfig
+from ontogeny.config.study import load_study
 from ontogeny.dictionaries.train import train_crosscoder
-from ontogeny.learner_config import CrosscoderConfig, DictionaryConfig
 from ontogeny.machine import Room
 from ontogeny.models.hookpoints import truncate
 from ontogeny.models.names import parse_hookpoint
-from ontogeny.plan import Plan, plan_study
+from ontogeny.plan import plan as plan_module
+from ontogeny.plan.plan import Plan, plan_study
+from ontogeny.plan.sizes import Model, dictionary_parameters, model_sizes
 from ontogeny.run import Run
-from ontogeny.sizes import Model, dictionary_parameters, model_sizes
 from ontogeny.study import run_study
 
 

@@ -12,8 +12,8 @@ from scipy.sparse import csr_array
 from scipy.stats import pearsonr, spearmanr
 
 from endpoint_server import Endpoint as Server
-from ontogeny.analysis_config import AnalysesConfig, EndpointConfig
-from ontogeny.config import load_study
+from ontogeny.config.analysis import AnalysesConfig, EndpointConfig
+from ontogeny.config.study import load_study
 from ontogeny.features.reading import (
     complexity_questions,
     marked_examples,

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ontogeny.config.schedules import SCHEDULES, check_selection
 from ontogeny.errors import ConfigError, SuiteError
-from ontogeny.schedules import SCHEDULES, check_selection
 from ontogeny.suites.registry import SUITES, Revision, find_suite, parse_all
 from ontogeny.suites.selection import select
 

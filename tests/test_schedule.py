@@ -10,14 +10,15 @@ import torch
 import ontogeny as og
 from conftest import small_study
 from ontogeny.activations.schedule import moved_steps
-from ontogeny.config import StudyConfig, SuiteConfig
+from ontogeny.config.schedules import SCHEDULES
+from ontogeny.config.study import StudyConfig
+from ontogeny.config.suite import SuiteConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.errors import ConfigError, SuiteError
 from ontogeny.models.hookpoints import read_hookpoint
 from ontogeny.models.load import load_snapshot
 from ontogeny.models.names import parse_hookpoint
 from ontogeny.run import Run
-from ontogeny.schedules import SCHEDULES
 from ontogeny.study import run_study
 from ontogeny.suites.suite import suite_of
 

@@ -15,7 +15,7 @@ import ontogeny as og
 from conftest import small_study
 from ontogeny.activations.harvest import Harvester, usable_positions
 from ontogeny.analyses.embedding import _plane
-from ontogeny.config import StudyConfig
+from ontogeny.config.study import StudyConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries import track
 from ontogeny.dictionaries.variants import series as chain

@@ -16,7 +16,7 @@ from ontogeny.activations import store as module
 from ontogeny.activations.harvest import harvester_of
 from ontogeny.activations.store import ActivationStore, rounded
 from ontogeny.activations.stream import ActivationStream, store_of, stream_of, verify_store
-from ontogeny.config import TrainConfig
+from ontogeny.config.study import TrainConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.errors import StoreError
 from ontogeny.run import Run, file_hash

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from conftest import Command, quick_study
 from ontogeny.cli import app
-from ontogeny.config import load_study
+from ontogeny.config.study import load_study
 from ontogeny.errors import ConfigError, RunError
 from ontogeny.run import Run
 from ontogeny.study import run_study
@@ -66,7 +66,9 @@ def test_jobs_in_any_order_with_one_killed_and_repeated_end_in_the_same_tables(
     monkeypatch.chdir(tmp_path)
     path = sweep_file(tmp_path, small_run, text_file, AXES)
     study = load_study(path)
-    jobs = write_jobs(path, study, tmp_path / "jobs", out=tmp_path / "split", options=["--gres=gpu:1", "--account=gpulab"])
+    jobs = write_jobs(
+        path, study, tmp_path / "jobs", out=tmp_path / "split", options=["--gres=gpu:1", "--account=gpulab"]
+    )
     assert len(jobs) == 8
     submit = (tmp_path / "jobs" / "submit.sh").read_text()
     assert submit.count("sbatch --parsable") == 8

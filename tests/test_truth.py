@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from ontogeny.config import TruthConfig, load_study
+from ontogeny.config.study import TruthConfig, load_study
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.errors import ConfigError

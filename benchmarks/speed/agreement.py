@@ -10,11 +10,11 @@ import torch
 from benchmarks.speed.harvest import LAYER, harvest_task
 
 from ontogeny.activations.stream import stream_activations
+from ontogeny.config.learner import CrosscoderConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries import train
 from ontogeny.dictionaries.losses import crosscoder_losses
 from ontogeny.dictionaries.train import train_crosscoder
-from ontogeny.learner_config import CrosscoderConfig
 from ontogeny.progress import Events
 from ontogeny.suites.suite import open_suite
 from ontogeny.truth.planted import plant

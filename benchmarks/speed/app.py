@@ -19,7 +19,7 @@ import polars as pl
 import safetensors.numpy
 
 from ontogeny import tables
-from ontogeny.config import dump_study
+from ontogeny.config.study import dump_study
 from ontogeny.run import Run, default_cache, write_json, write_text
 from ontogeny.study import preset
 

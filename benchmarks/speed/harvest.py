@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from benchmarks.speed.pairs import Contender, paired, tried
 
-from ontogeny.config import CorpusConfig
+from ontogeny.config.corpus import CorpusConfig
 from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
 from ontogeny.run import default_cache
 from ontogeny.suites.suite import open_suite

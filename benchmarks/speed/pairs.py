@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from benchmarks.speed.peers import python_of
 
+from ontogeny.config.settings import fingerprint
 from ontogeny.run import atomic_path, default_cache
-from ontogeny.settings import fingerprint
 from ontogeny.truth.planted import plant
 
 WORKERS = Path(__file__).with_name("workers")

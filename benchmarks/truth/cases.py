@@ -15,12 +15,12 @@ import torch
 from benchmarks.measured import Measured
 from benchmarks.penalty import weight_for
 
+from ontogeny.config.learner import CrosscoderConfig
+from ontogeny.config.settings import fingerprint
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.load import load_dictionary
 from ontogeny.dictionaries.train import train_crosscoder
-from ontogeny.learner_config import CrosscoderConfig
 from ontogeny.run import default_cache, write_json
-from ontogeny.settings import fingerprint
 from ontogeny.truth.planted import Planted, plant
 from ontogeny.truth.recovery import score_recovery
 

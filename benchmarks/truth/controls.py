@@ -23,13 +23,13 @@ from benchmarks.truth.cases import (
 )
 from torch import Tensor
 
+from ontogeny.config.learner import CrosscoderConfig
+from ontogeny.config.settings import fingerprint
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.features.life import alive_mask
 from ontogeny.features.matching import match_features
 from ontogeny.features.probes import auc, confirm_births, linear_probe, refit_strength, there_before
-from ontogeny.learner_config import CrosscoderConfig
-from ontogeny.settings import fingerprint
 from ontogeny.truth.nulls import NoChange, ShuffledRows, matched_lives, specific_share
 from ontogeny.truth.planted import Planted, plant
 from ontogeny.truth.recovery import score_recovery

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ontogeny.activations.stream import stream_activations as stream_activations
-    from ontogeny.attribution_config import TaskConfig as TaskConfig
     from ontogeny.causal.effects import indirect_effects as indirect_effects
     from ontogeny.causal.relie import reldec as reldec
     from ontogeny.causal.relie import relie as relie
-    from ontogeny.config import StudyConfig as StudyConfig
+    from ontogeny.config.attribution import TaskConfig as TaskConfig
+    from ontogeny.config.learner import CrosscoderConfig as CrosscoderConfig
+    from ontogeny.config.learner import SAESeriesConfig as SAESeriesConfig
+    from ontogeny.config.study import StudyConfig as StudyConfig
     from ontogeny.corpus.pack import open_corpus as open_corpus
     from ontogeny.dictionaries.crosscoder import Crosscoder as Crosscoder
     from ontogeny.dictionaries.load import load_dictionary as load_dictionary
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from ontogeny.dictionaries.train import train_crosscoder as train_crosscoder
     from ontogeny.errors import InputError as InputError
     from ontogeny.errors import OntogenyError as OntogenyError
-    from ontogeny.learner_config import CrosscoderConfig as CrosscoderConfig
-    from ontogeny.learner_config import SAESeriesConfig as SAESeriesConfig
     from ontogeny.models.callback import SnapshotCallback as SnapshotCallback
     from ontogeny.models.snapshots import save_snapshot as save_snapshot
     from ontogeny.run import open_run as open_run
@@ -43,15 +43,15 @@ _PLACES = {
     "crosscoder_losses": "ontogeny.dictionaries.losses",
     "load_dictionary": "ontogeny.dictionaries.load",
     "train_crosscoder": "ontogeny.dictionaries.train",
-    "CrosscoderConfig": "ontogeny.learner_config",
+    "CrosscoderConfig": "ontogeny.config.learner",
     "SAESeries": "ontogeny.dictionaries.sae_series",
     "train_sae_series": "ontogeny.dictionaries.track",
-    "SAESeriesConfig": "ontogeny.learner_config",
-    "StudyConfig": "ontogeny.config",
+    "SAESeriesConfig": "ontogeny.config.learner",
+    "StudyConfig": "ontogeny.config.study",
     "SnapshotCallback": "ontogeny.models.callback",
     "save_snapshot": "ontogeny.models.snapshots",
     "open_task": "ontogeny.tasks",
-    "TaskConfig": "ontogeny.attribution_config",
+    "TaskConfig": "ontogeny.config.attribution",
     "indirect_effects": "ontogeny.causal.effects",
     "relie": "ontogeny.causal.relie",
     "reldec": "ontogeny.causal.relie",

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ontogeny.analysis_config import EndpointConfig
+from ontogeny.config.analysis import EndpointConfig
+from ontogeny.config.settings import fingerprint
 from ontogeny.errors import EndpointError
 from ontogeny.progress import progress_bar
-from ontogeny.settings import fingerprint
 
 if TYPE_CHECKING:
     import httpx2

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ontogeny.config import StudyConfig
+from ontogeny.config.study import StudyConfig
 from ontogeny.errors import ConfigError
 from ontogeny.run import Run
 from ontogeny.study import run_study

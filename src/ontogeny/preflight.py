@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from ontogeny.analyses import ANALYSES, EXTRAS
-from ontogeny.config import StudyConfig
+from ontogeny.config.study import StudyConfig
 from ontogeny.corpus.pack import corpus_key
 from ontogeny.corpus.readers import expand
 from ontogeny.errors import ConfigError, did_you_mean
 from ontogeny.families import shape_of
 from ontogeny.models.names import check_hookpoint, parse_hookpoint
-from ontogeny.plan import plan_study
+from ontogeny.plan.plan import plan_study
 from ontogeny.run import Run, run_folder
 from ontogeny.suites.audit import refuse_bad
 from ontogeny.suites.selection import select

@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 
 from ontogeny import tables
-from ontogeny.config import StudyConfig, dump_study, load_study
+from ontogeny.config.study import StudyConfig, dump_study, load_study
 from ontogeny.errors import RunError, did_you_mean, writing
 from ontogeny.progress import Events
 

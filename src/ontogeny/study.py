@@ -14,14 +14,14 @@ from ontogeny import tables
 from ontogeny.activations.key import activations_key, pretrain_key, suite_key
 from ontogeny.analyses import ANALYSES, ASKS, READS
 from ontogeny.columns.causal import CAUSAL
-from ontogeny.config import StudyConfig, TruthConfig, load_study
+from ontogeny.config.settings import fingerprint
+from ontogeny.config.study import StudyConfig, TruthConfig, load_study
 from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
 from ontogeny.corpus.readers import expand
 from ontogeny.errors import ConfigError, CorpusError, RunError, did_you_mean
-from ontogeny.plan import plan_study
+from ontogeny.plan.plan import plan_study
 from ontogeny.preflight import check_study, require_room
 from ontogeny.run import Run, content_state, remove, run_folder, write_json
-from ontogeny.settings import fingerprint
 from ontogeny.suites.suite import candidates_of, pin, study_suite, suite_of
 from ontogeny.truth.checks import CHECKS
 
@@ -132,7 +132,7 @@ def _train_crosscoder(run: Run) -> "Dictionary":
     from ontogeny.dictionaries.train import train_crosscoder
 
     if run.study.train.store_gb == "auto" and run.manifest.get("store", {}).get("key") != _train_key(run):
-        from ontogeny.pace import cheaper_store, measure_pace
+        from ontogeny.plan.pace import cheaper_store, measure_pace
 
         plan = plan_study(run.study, run.folder)
         run.update_manifest(store={"key": _train_key(run), "gb": cheaper_store(plan, measure_pace(plan))})

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import polars as pl
 
 from ontogeny import tables
-from ontogeny.config import StudyConfig
+from ontogeny.config.settings import parse
+from ontogeny.config.study import StudyConfig
 from ontogeny.errors import ConfigError, RunError, did_you_mean
-from ontogeny.plan import plan_study
+from ontogeny.plan.plan import plan_study
 from ontogeny.preflight import check_names
 from ontogeny.run import Run, atomic_path, run_folder, write_text
-from ontogeny.settings import parse
 from ontogeny.study import Say, run_study
 
 UNTIL = ("train", "report")

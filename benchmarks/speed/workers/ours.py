@@ -5,8 +5,8 @@ from typing import Any
 from common import batches, served, task
 
 import ontogeny.loop
+from ontogeny.config.learner import CrosscoderConfig
 from ontogeny.dictionaries.train import train_crosscoder
-from ontogeny.learner_config import CrosscoderConfig
 from ontogeny.progress import Events
 
 

@@ -1,8 +1,8 @@
 """What a run's activations depend on, as fingerprints; nothing here loads torch."""
 
+from ontogeny.config.settings import fingerprint
 from ontogeny.corpus.pack import Corpus
 from ontogeny.run import Run
-from ontogeny.settings import fingerprint
 from ontogeny.suites.suite import Suite, suite_of
 
 

@@ -27,6 +27,7 @@ from ontogeny.causal.tables import (
     relie_beside,
     settings_of,
 )
+from ontogeny.config.settings import fingerprint
 from ontogeny.corpus.pack import Corpus
 from ontogeny.corpus.readers import expand
 from ontogeny.dictionaries.dictionary import Dictionary
@@ -39,7 +40,6 @@ from ontogeny.models.names import parse_hookpoint
 from ontogeny.models.rest import Rest
 from ontogeny.progress import progress_bar
 from ontogeny.run import Run, content_state, is_kept, keeping
-from ontogeny.settings import fingerprint
 from ontogeny.suites.suite import Suite, suite_of
 from ontogeny.tables import from_rows
 from ontogeny.tasks import open_task

@@ -24,9 +24,9 @@ import torch
 from jaxtyping import Float
 
 from ontogeny.activations.harvest import Harvester
-from ontogeny.attribution_config import METHODS, REPLACEMENTS
 from ontogeny.causal.inputs import encode_items
 from ontogeny.causal.site import Site, SnapshotEffects
+from ontogeny.config.attribution import METHODS, REPLACEMENTS
 from ontogeny.dictionaries.dictionary import Dictionary
 from ontogeny.errors import ConfigError, DictionaryError, did_you_mean
 from ontogeny.intervals import cluster_draws

@@ -9,12 +9,12 @@ import polars as pl
 from scipy import stats
 from scipy.sparse import csr_array
 
-from ontogeny.attribution_config import AttributionConfig
 from ontogeny.causal.ablation import figures, rank, right
 from ontogeny.causal.bands import UNDETERMINED, Bands, bands, cluster_error, swapped
 from ontogeny.causal.choice import expected_overlap, overlap, propose
 from ontogeny.causal.effects import Effects
 from ontogeny.causal.relie import relie
+from ontogeny.config.attribution import AttributionConfig
 from ontogeny.features.codes import sampled_sequences
 from ontogeny.features.matching import LEVELS, Match
 from ontogeny.features.sample import stored_activations

@@ -16,7 +16,7 @@ from ontogeny.cli.suites import suites_app
 from ontogeny.errors import ConfigError, OntogenyError
 
 if TYPE_CHECKING:
-    from ontogeny.config import StudyConfig
+    from ontogeny.config.study import StudyConfig
     from ontogeny.run import Run
 
 app = typer.Typer(
@@ -153,7 +153,7 @@ def plan(
     """
     import polars as pl
 
-    from ontogeny.plan import plan_study
+    from ontogeny.plan.plan import plan_study
     from ontogeny.preflight import check_names
 
     config, folder = load_one(study, out)
@@ -165,7 +165,7 @@ def plan(
     try:
         planned.require_room()
         if pace:
-            from ontogeny.pace import advice, measure_pace, pace_table
+            from ontogeny.plan.pace import advice, measure_pace, pace_table
 
             measured = measure_pace(planned)
             tables.append(pace_table(planned, measured))

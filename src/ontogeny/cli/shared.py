@@ -9,7 +9,7 @@ import typer
 if TYPE_CHECKING:
     import polars as pl
 
-    from ontogeny.config import StudyConfig
+    from ontogeny.config.study import StudyConfig
 
 StudyArgument = Annotated[
     Path, typer.Argument(metavar="STUDY", help="A study file (YAML), a preset's name, or the folder of a run.")
@@ -20,7 +20,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard
 
 def load(study: Path, out: Path | None) -> "tuple[StudyConfig, Path | None]":
     """A study and its run folder; None for the default."""
-    from ontogeny.config import load_study
+    from ontogeny.config.study import load_study
     from ontogeny.study import preset, presets
 
     if str(study) in presets() and not study.exists():

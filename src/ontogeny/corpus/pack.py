@@ -17,7 +17,8 @@ from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 import polars as pl
 
-from ontogeny.config import CorpusConfig, TokenizerConfig
+from ontogeny.config.corpus import CorpusConfig, TokenizerConfig
+from ontogeny.config.settings import fingerprint
 from ontogeny.corpus.hub_dataset import PREFIX, HubDataset
 from ontogeny.corpus.pydocs import environment_key
 from ontogeny.corpus.readers import Document, Documents, expand
@@ -25,7 +26,6 @@ from ontogeny.corpus.tokenizer import load_tokenizer, start_token, tokenizer_has
 from ontogeny.errors import CorpusError
 from ontogeny.progress import progress_bar
 from ontogeny.run import atomic_path, content_state, default_cache, file_hash, write_json, write_text
-from ontogeny.settings import fingerprint
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -10,16 +10,16 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ontogeny.config.learner import CrosscoderConfig, SAESeriesConfig
+from ontogeny.config.settings import fingerprint
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.load import load_dictionary
 from ontogeny.dictionaries.sae_series import SAESeries, with_mean_code
 from ontogeny.dictionaries.train import Moments, learning_rate_of, moments_of, train_crosscoder
 from ontogeny.errors import ConfigError, CorpusError
-from ontogeny.learner_config import CrosscoderConfig, SAESeriesConfig
 from ontogeny.loop import Resumable
 from ontogeny.progress import Events
 from ontogeny.run import is_kept, keeping, remove
-from ontogeny.settings import fingerprint
 
 FIRST_TOKENS = 65_536
 """Tokens from which the mean codes and the explained variance are taken."""

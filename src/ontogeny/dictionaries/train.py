@@ -10,14 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ontogeny.config.learner import CrosscoderConfig
+from ontogeny.config.settings import fingerprint
 from ontogeny.dictionaries.activation_functions import ACTIVATIONS
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.losses import Losses, crosscoder_losses
 from ontogeny.errors import CorpusError, TrainingError
-from ontogeny.learner_config import CrosscoderConfig
 from ontogeny.loop import Checkpoint, Resumable, numerics, run_loop, warmup_decay
 from ontogeny.progress import Events
-from ontogeny.settings import fingerprint
 
 RATE_TIMES_WIDTH, MOST_LEARNING_RATE = 3.0, 6e-3
 INITIAL_NORMS = tuple(2.0**exponent for exponent in range(-8, 2))

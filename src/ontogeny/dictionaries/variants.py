@@ -10,14 +10,14 @@ from torch import Tensor
 
 from ontogeny.activations.key import snapshot_keys
 from ontogeny.activations.stream import SnapshotStream, stream_of
+from ontogeny.config.learner import CrosscoderConfig, SAESeriesConfig
+from ontogeny.config.settings import fingerprint
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.load import load_dictionary
 from ontogeny.dictionaries.sae_series import SAESeries
 from ontogeny.dictionaries.track import train_sae_series
 from ontogeny.dictionaries.train import train_crosscoder
-from ontogeny.learner_config import CrosscoderConfig, SAESeriesConfig
 from ontogeny.run import Run, is_kept, keeping, remove
-from ontogeny.settings import fingerprint
 from ontogeny.suites.suite import suite_of
 
 

@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from ontogeny.activations.harvest import Harvester
-from ontogeny.config import MeasureConfig
+from ontogeny.config.study import MeasureConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.features.measure import Chunk, chosen_sequences, chunks_of

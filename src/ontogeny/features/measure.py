@@ -15,13 +15,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ontogeny.activations.harvest import Harvester, usable_positions
-from ontogeny.config import MeasureConfig
+from ontogeny.config.settings import fingerprint
+from ontogeny.config.study import MeasureConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.features.examples import Leaders
 from ontogeny.loop import Checkpoint, numerics
 from ontogeny.progress import Events, progress_bar
-from ontogeny.settings import fingerprint
 
 WINDOW_TOKENS = 32_768
 """Tokens read from one snapshot before the next is loaded, where not all fit in memory."""

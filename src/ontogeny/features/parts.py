@@ -12,7 +12,8 @@ import polars as pl
 
 from ontogeny.activations.harvest import harvester_of
 from ontogeny.activations.key import snapshot_keys
-from ontogeny.config import MeasureConfig
+from ontogeny.config.settings import fingerprint
+from ontogeny.config.study import MeasureConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.dictionary import Part
@@ -29,7 +30,6 @@ from ontogeny.features.tables import (
     trajectories_table,
 )
 from ontogeny.run import Run, is_kept, keeping, remove
-from ontogeny.settings import fingerprint
 from ontogeny.suites.suite import Suite, suite_of
 
 Tables = dict[str, pl.DataFrame]

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ontogeny.activations.harvest import Harvester
-from ontogeny.config import MeasureConfig
+from ontogeny.config.study import MeasureConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.losses import crosscoder_losses

@@ -13,11 +13,11 @@ from transformers import PreTrainedTokenizerFast
 
 from ontogeny.activations.harvest import harvester_of, usable_positions
 from ontogeny.activations.key import snapshot_keys
+from ontogeny.config.settings import fingerprint
 from ontogeny.corpus.pack import Corpus
 from ontogeny.features.codes import StoredCodes
 from ontogeny.models.pretrain import padded
 from ontogeny.run import Run, is_kept, keeping
-from ontogeny.settings import fingerprint
 from ontogeny.suites.suite import suite_of
 
 SEQUENCES_AT_ONCE = 16

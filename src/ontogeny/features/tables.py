@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from ontogeny.config import MeasureConfig
+from ontogeny.config.study import MeasureConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.features.examples import Leaders

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ontogeny.config import DEFAULT_MODEL, PretrainConfig
+from ontogeny.config.settings import fingerprint
+from ontogeny.config.suite import DEFAULT_MODEL, PretrainConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.errors import ConfigError, SuiteError
 from ontogeny.loop import Checkpoint, run_loop, warmup_cosine
@@ -19,7 +20,6 @@ from ontogeny.models.load import quiet
 from ontogeny.models.snapshots import save_snapshot
 from ontogeny.progress import Events
 from ontogeny.run import atomic_path, write_json
-from ontogeny.settings import fingerprint
 from ontogeny.suites.suite import Suite, open_suite
 
 if TYPE_CHECKING:

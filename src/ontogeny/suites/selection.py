@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ontogeny.config.schedules import SCHEDULES, check_selection
 from ontogeny.errors import SuiteError
-from ontogeny.schedules import SCHEDULES, check_selection
 
 
 def select(steps: Sequence[int], wanted: Sequence[int] | str, *, missing: str = "refuse", of: str) -> list[int]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ontogeny.config import StudyConfig, SuiteConfig
+from ontogeny.config.study import StudyConfig
+from ontogeny.config.suite import SuiteConfig
 from ontogeny.errors import RunError, SuiteError
 from ontogeny.families import shape_of
 from ontogeny.run import Run

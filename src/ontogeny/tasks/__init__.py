@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ontogeny.attribution_config import TaskConfig
+from ontogeny.config.attribution import TaskConfig
 from ontogeny.corpus.readers import expand
 from ontogeny.errors import TaskError, did_you_mean
 from ontogeny.tasks.agreement import CONSTRUCTIONS, agreement

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from ontogeny.config.settings import Positive, Settings, Share
 from ontogeny.errors import ConfigError
-from ontogeny.settings import Positive, Settings, Share
 
 
 class EndpointConfig(Settings):

@@ -9,10 +9,11 @@ activations and [batch, feature] for codes, whose numbers come from `make bench-
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ontogeny.config.learner import DictionaryConfig
 from ontogeny.families import family_of, shape_of
-from ontogeny.learner_config import DictionaryConfig
 from ontogeny.models.names import check_hookpoint, parse_hookpoint
 
+GB = 1e9
 FLOAT = 4
 """Bytes of a float32."""
 CODES = {"relu": 3, "topk": 5, "batch_topk": 5, "jumprelu": 7}

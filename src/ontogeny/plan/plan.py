@@ -10,21 +10,22 @@ from typing import Any
 
 import polars as pl
 
-from ontogeny.config import DEFAULT_MODEL, StudyConfig, TokenizerConfig
+from ontogeny.config.corpus import TokenizerConfig
+from ontogeny.config.study import StudyConfig
+from ontogeny.config.suite import DEFAULT_MODEL
 from ontogeny.corpus.pack import Corpus
 from ontogeny.corpus.tokenizer import load_tokenizer
 from ontogeny.errors import ConfigError
 from ontogeny.machine import available_memory
+from ontogeny.plan.memory import parts
+from ontogeny.plan.sizes import FEATURES, FLOAT, GB, Model, Parts, dictionary_parameters, model_sizes
 from ontogeny.run import Run, run_folder
-from ontogeny.sizes import FEATURES, FLOAT, Model, Part, Parts, dictionary_parameters, model_sizes, training_parts
 from ontogeny.suites.selection import select
 from ontogeny.suites.suite import study_suite
 
-GB, PFLOP = 1e9, 1e15
+PFLOP = 1e15
 ITEM_TOKENS = 16
 """Of an item of a task, of which nothing is known before it is read."""
-PROCESS = 0.65e9
-"""Bytes of a process that has loaded PyTorch and transformers and used them once."""
 WORK = {
     "pretrain": "3 passes of the model over its batches",
     "harvest": "all models on the tokens to train on, up to the hookpoint",
@@ -201,78 +202,36 @@ class Plan:
 
     # memory
 
-    def parts(self, stage: str) -> Parts:
-        """What a stage of `heavy_stages` holds at its peak."""
-        own = {"train": self._training, "measure": self._measuring, "analyse": self._analysing}[stage]()
-        return own | {"models": self._models(), "process": Part(PROCESS, "", "Python, PyTorch, transformers")}
-
     @property
     def heavy_stages(self) -> dict[str, str]:
         """Stages whose memory is planned, with what they do; analyses where they train larger dictionaries."""
         pareto = {"analyse": "training for the analysis pareto"} if "pareto" in self.study.analyses else {}
         return {"train": "training", "measure": "measuring", **pareto}
 
+    def parts(self, stage: str) -> Parts:
+        """What a stage of `heavy_stages` holds at its peak."""
+        return parts(self, stage)
+
     def peak(self, stage: str) -> float:
         """Bytes that a stage takes at its peak."""
         return sum(part.bytes for part in self.parts(stage).values())
 
-    def _training(self) -> Parts:
-        train, n, d = self.study.train, self.together, self.model.width
-        tokens = max(1, train.window_tokens // train.batch_size) * train.batch_size
-        held, note = (1, "") if self.store_gb is None else (4, ", four times while it is stored")
-        window = Part(held * FLOAT * tokens * n * d, "train.window_tokens", f"{tokens:,} tokens, float32{note}")
-        step = training_parts(self.study.dictionary, n_snapshots=n, d_model=d, batch_size=train.batch_size)
-        if train.encode_dtype == "bfloat16":
-            size = 2 * n * d * self.study.dictionary.n_features
-            step["encoder in bfloat16"] = Part(size, FEATURES, "a copy for the products that find active features")
-        if self.is_series:
-            step["finished SAEs"] = Part(2 * FLOAT * self.parameters, FEATURES, "of all snapshots, and joined")
-        return step | {"window": window}
-
-    def _analysing(self) -> Parts:
-        """The training of the largest dictionary that is held against others."""
-        largest = max(self.study.pareto.features)
-        changes = {"kind": "crosscoder", "activation": "batch_topk", "gate": "shared", "n_features": largest}
+    def with_dictionary(self, **changes: Any) -> "Plan":
+        """The same study with a dictionary of other settings."""
         dictionary = self.study.dictionary.model_copy(update=changes)
-        return replace(self, study=self.study.model_copy(update={"dictionary": dictionary}))._training()
+        return replace(self, study=self.study.model_copy(update={"dictionary": dictionary}))
 
-    def _measuring(self) -> Parts:
-        measure, n, d = self.study.measure, self.together, self.model.width
-        n_features, weights = self.study.dictionary.n_features, FLOAT * self.parameters
-        tokens = measure.model_batch_size * self.study.corpus.sequence_length
-        ranks, places = self._examples(), measure.context_before + 1 + measure.context_after
-        return {
-            "weights": Part(weights, FEATURES, "float32"),
-            "sums": Part(weights, FEATURES, "activations where each feature is active; a chunk's and all"),
-            "examples": Part(n_features * ranks * (20 + FLOAT * places), FEATURES, f"{ranks} a feature"),
-            "batch": Part(3 * FLOAT * tokens * n * d, "measure.model_batch_size", f"activations of {tokens:,} tokens"),
-            "tables": Part(14.0 * self._codes(), "measure.sample_tokens", f"{self._codes():,.0f} codes"),
-            "codes, then logits": Part(
-                max(6 * n_features, 3 * self.model.vocabulary) * FLOAT * tokens,
-                "measure.model_batch_size",
-                "6 of [token, feature] or 3 of [token, vocabulary]",
-            ),
-        }
-
-    def _codes(self) -> float:
+    @property
+    def codes(self) -> float:
         """Active features on the sampled tokens; as many as 64 a token where training does not fix that."""
         parts = self.n_snapshots if self.is_series else 1
         return float(self.study.measure.sample_tokens * parts * (self.study.dictionary.used_k or 64))
 
-    def _examples(self) -> int:
+    @property
+    def examples(self) -> int:
         """Examples that are kept of a feature."""
         measure = self.study.measure
         return measure.examples + measure.quantile_examples + self.n_snapshots * measure.snapshot_examples
-
-    def _models(self) -> Part:
-        suite = self.study.suite
-        size = self.model.truncated_parameters * (4 if suite.dtype == "float32" else 2)
-        loaded = self.together
-        if suite.memory_gb is not None:
-            loaded = min(loaded, max(1, int(suite.memory_gb * GB // size)))
-        whole = size * self.model.parameters / self.model.truncated_parameters
-        note = f"{loaded} of {self.n_snapshots} up to {self.study.hookpoint}, and a whole one while it loads"
-        return Part(loaded * size + whole, "suite.memory_gb", note)
 
     # disk
 
@@ -283,9 +242,7 @@ class Plan:
         checked = 0 if study.truth is None else len(study.truth.seeds) + 3
         further = self._independent + self._alone + self._beside
         kinds = {"dictionaries": weights * (1 + further + checked), "checkpoints": 2 * 3 * weights}
-        kinds["tables"] = (100.0 * n_features * (n + self._examples()) + 8 * self._codes()) * (
-            2 if self.is_series else 1
-        )
+        kinds["tables"] = (100.0 * n_features * (n + self.examples) + 8 * self.codes) * (2 if self.is_series else 1)
         if study.suite.pretrain is not None:
             model = FLOAT * self.model.parameters
             kinds["snapshots"] = len(study.suite.pretrain.schedule) * model
@@ -358,11 +315,8 @@ class Plan:
     def _advice(self, stage: str, available: float) -> str:
         """What to set so that a stage fits."""
 
-        def peak(n_features: int) -> float:
-            dictionary = self.study.dictionary.model_copy(update={"n_features": n_features})
-            return replace(self, study=self.study.model_copy(update={"dictionary": dictionary})).peak(stage)
-
-        fit = bisect_right(range(1, self.study.dictionary.n_features), available, key=peak)
+        sizes_below = range(1, self.study.dictionary.n_features)
+        fit = bisect_right(sizes_below, available, key=lambda n: self.with_dictionary(n_features=n).peak(stage))
         unit = 10 ** max(0, len(str(fit)) - 2)
         sizes: dict[str, float] = {}
         for part in self.parts(stage).values():

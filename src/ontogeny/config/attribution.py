@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ontogeny.config.settings import Positive, Settings, Share
 from ontogeny.errors import ConfigError
-from ontogeny.settings import Positive, Settings, Share
 
 METHODS, REPLACEMENTS = ("exact", "atp", "ig"), ("zero", "mean", "corrupted")
 

@@ -21,13 +21,14 @@ import torch
 from torch import Tensor
 
 from ontogeny.activations.store import ActivationStore, rounded
+from ontogeny.config.learner import CrosscoderConfig
 from ontogeny.dictionaries.train import train_crosscoder
-from ontogeny.learner_config import CrosscoderConfig
 from ontogeny.loop import numerics
 from ontogeny.models.hookpoints import read_hookpoint, truncate
 from ontogeny.models.load import quiet
 from ontogeny.models.names import parse_hookpoint
-from ontogeny.plan import GB, TABLE, Plan
+from ontogeny.plan.plan import TABLE, Plan
+from ontogeny.plan.sizes import GB
 from ontogeny.progress import duration
 
 TRIAL_SECONDS = 1.0

@@ -1,188 +1,30 @@
-"""Every setting of every stage. Loads no torch.
+"""A study: its sections, and what they mean together.
 
-A study is one YAML file; `load_study` reads it, names the nearest setting for each unknown one, and returns an
+It is one YAML file; `load_study` reads it, names the nearest setting for each unknown one, and returns an
 immutable `StudyConfig`. Stages take their own section and nothing else.
 """
 
 import glob
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from ontogeny.analysis_config import AnalysesConfig
-from ontogeny.attribution_config import AttributionConfig
-from ontogeny.errors import ConfigError
-from ontogeny.learner_config import (
+from ontogeny.config.analysis import AnalysesConfig
+from ontogeny.config.attribution import AttributionConfig
+from ontogeny.config.corpus import CorpusConfig
+from ontogeny.config.learner import (
     CrosscoderConfig,
     DictionaryConfig,
     OptimisationConfig,
     SAESeriesConfig,
     SeriesSettings,
 )
-from ontogeny.schedules import SCHEDULES, check_selection
-from ontogeny.settings import Positive, Settings, Share, parse
-
-
-class TokenizerConfig(Settings):
-    """A byte-level BPE tokenizer to train on the corpus."""
-
-    vocab_size: Annotated[int, Field(ge=260)] = 4096
-
-
-class CorpusConfig(Settings):
-    """The text of a study and how it is packed."""
-
-    files: str | list[str]
-    """Globs of .txt, .md or .jsonl files, plain, .gz, .xz or .zst, or .parquet; `pydocs`, the documentation in this
-    environment; or a dataset on the hub, `datasets:OWNER/NAME[:CONFIG][@REVISION][#SPLIT]` (needs the extra)."""
-    held_out: str | list[str] | None = None
-    """Files of the same kinds; without them documents are split off by the hash of their id."""
-    held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    sequence_length: Annotated[int, Field(ge=2)] = 256
-    tokenizer: Path | TokenizerConfig | None = None
-    """None: the suite's own. A path: a saved transformers tokenizer. Otherwise one is trained on the corpus."""
-    share_context: Literal["never", "source"] = "never"
-    """`source`: short documents of one source follow each other in one context, separated by the end token."""
-    min_tokens: Positive = 16
-    """Contexts with fewer tokens than this are dropped and counted."""
-    max_bytes_per_source: Positive | None = None
-    """Cap on the text taken from one source (for `pydocs`: a package; a dataset on the hub has to have a cap)."""
-
-    @property
-    def patterns(self) -> list[str]:
-        return [self.files] if isinstance(self.files, str) else list(self.files)
-
-    @property
-    def held_out_patterns(self) -> list[str]:
-        if self.held_out is None:
-            return []
-        return [self.held_out] if isinstance(self.held_out, str) else list(self.held_out)
-
-
-DEFAULT_MODEL = {
-    "model_type": "gpt_neox",
-    "hidden_size": 128,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "intermediate_size": 512,
-}
-"""The model that a study pre-trains, where `pretrain.model` does not say otherwise."""
-
-
-class PretrainConfig(Settings):
-    """Pre-training of a small causal LM that saves snapshots on a schedule."""
-
-    model: dict[str, Any] = {}
-    """Settings of any transformers decoder configuration; `model_type` defaults to gpt_neox (Pythia's)."""
-    steps: Positive = 1000
-    batch_size: Positive = 32
-    """Sequences a step."""
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
-    final_learning_rate: Share = 0.1
-    """Where the cosine ends, as a share of the peak."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 100
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    clip_norm: Annotated[float, Field(gt=0)] = 1.0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """`auto`: bfloat16 autocast where the processor computes in it."""
-    snapshots: list[Annotated[int, Field(ge=0)]] | Literal["log"] = "log"
-    """Steps to save; `log`: 0, the powers of two, and the last."""
-    held_out_sequences: Positive = 64
-    repeat_share: Share = 0.0
-    """Of the contexts in which a passage stands a second time later on: what makes small models learn induction."""
-    seed: int = 0
-
-    @property
-    def schedule(self) -> list[int]:
-        """The steps at which a snapshot is saved, ascending, the last step always among them."""
-        if self.snapshots == "log":
-            wanted = {0} | {2**n for n in range(self.steps.bit_length()) if 2**n <= self.steps}
-        else:
-            wanted = set(self.snapshots)
-        return sorted(wanted | {self.steps})
-
-    @model_validator(mode="after")
-    def _snapshots_within(self) -> "PretrainConfig":
-        if max(self.schedule) > self.steps:
-            raise ConfigError(f"snapshots: step {max(self.schedule)} lies after the last step, {self.steps}")
-        return self
-
-
-class SuiteConfig(Settings):
-    """Where the snapshots come from: a folder of saved checkpoints, the hub, or a pre-training of our own."""
-
-    folder: Path | None = None
-    repo: str | Annotated[list[str], Field(min_length=1)] | None = None
-    """A repository on the hub, `EleutherAI/pythia-160m`; the last part of a published suite's, `pythia-160m`; or
-    repositories of one snapshot each, with the steps in their names."""
-    pretrain: PretrainConfig | None = None
-    steps: list[Annotated[int, Field(ge=0)]] | str = "all"
-    """The snapshots to study: their steps; `all` that are there; `log` (the nearest to the powers of two), `every=2`,
-    `n=32` (spread evenly over log-steps); or a schedule by its name, such as `pythia`."""
-    revisions: str | None = None
-    """A regular expression for names of snapshots that are not understood otherwise, with a group `step` and perhaps
-    `stage` and `tokens`: `run-(?P<step>\\d+)`."""
-    tokens_per_step: Positive | None = None
-    """Tokens of one optimiser step, where the suite does not say."""
-    stage: str | None = None
-    """Of a pre-training that has several, such as `stage2-ingredient1`; None: the first."""
-    disk_gb: Annotated[float, Field(gt=0)] | None = None
-    """Disk for weights fetched from the hub, in 1e9 bytes: they are dropped when others need the room. None: they are
-    kept in the hub client's cache."""
-    bad_snapshots: Literal["refuse", "accept"] = "refuse"
-    """What to do about snapshots that `ontogeny suites audit` finds fault with."""
-    missing: Literal["refuse", "skip"] = "refuse"
-    """What to do where a step asked for has no snapshot."""
-    drift: Annotated[float, Field(gt=0)] | None = None
-    """Of those snapshots, study the first, the last, and each at which activations have moved by this share of their
-    norm since the one studied before; None: all."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """The dtype that weights are loaded in, whatever the files hold."""
-    memory_gb: Annotated[float, Field(gt=0)] | None = None
-    """Memory for models that stay loaded, in 1e9 bytes; the others are loaded for each window. None: all stay."""
-
-    warmup_steps: Annotated[int, Field(ge=0)] | None = None
-    """Where the learning-rate warm-up of a folder suite's pre-training ended, where known; drawn in the report."""
-
-    @property
-    def warmup_end(self) -> int | None:
-        """Step at which the models' learning rate stopped rising, where known."""
-        return self.warmup_steps if self.pretrain is None else self.pretrain.warmup_steps
-
-    @property
-    def asked_steps(self) -> list[int] | None:
-        """The steps asked for; None where that depends on those that are there."""
-        if isinstance(self.steps, str):
-            return SCHEDULES.get(self.steps)
-        return self.steps
-
-    @field_validator("steps")
-    @classmethod
-    def _known_schedule(cls, steps: list[int] | str) -> list[int] | str:
-        return check_selection(steps) if isinstance(steps, str) else steps
-
-    @field_validator("revisions")
-    @classmethod
-    def _a_grammar(cls, grammar: str | None) -> str | None:
-        if grammar is None:
-            return None
-        try:
-            groups = re.compile(grammar).groupindex
-        except re.error as error:
-            raise ConfigError(f"revisions: '{grammar}' is no regular expression: {error}") from None
-        if not {"step", "thousands", "millions"} & groups.keys():
-            raise ConfigError(f"revisions: '{grammar}' has no group for the step: write (?P<step>\\d+) where it stands")
-        return grammar
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "SuiteConfig":
-        if sum(one is not None for one in (self.folder, self.repo, self.pretrain)) != 1:
-            raise ConfigError("suite: give one of `folder`, `repo` and `pretrain`")
-        return self
+from ontogeny.config.settings import Positive, Settings, Share, parse
+from ontogeny.config.suite import SuiteConfig
+from ontogeny.errors import ConfigError
 
 
 class SeriesConfig(SeriesSettings):
