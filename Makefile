@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test soak check lint types floors docs site truth change-points bench interop bench-change-point bench-memory bench-activations clean
+.PHONY: help demo test soak check lint types floors docs site truth agreement change-points bench interop bench-change-point bench-memory bench-activations clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -46,6 +46,9 @@ truth: $(STAMP)  ## train on planted suites, write docs/truth.md (hours; what wa
 
 bench: $(STAMP)  ## training and harvest beside plain loops and peers, write docs/performance.md (about two hours)
 	$(BIN)/python -m benchmarks.speed
+
+agreement: $(STAMP)  ## series, crosscoder, triplet and aligned SAEs on the reference suite: write docs/agreement.md (hours)
+	$(BIN)/python -m benchmarks.agreement
 
 interop: $(STAMP)  ## other tools, each in an environment of its own, read our files and we theirs
 	$(BIN)/python -m benchmarks.interop

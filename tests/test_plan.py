@@ -97,8 +97,8 @@ def test_a_series_reads_one_snapshot_at_a_time(text_file: Path, tmp_path: Path) 
         "train": {"tokens": 10_000, "batch_size": 1000},
         "series": {"next_tokens": [2000, 1000]},
         "measure": {"tokens": 2000, "held_out_tokens": 500},
-        "analyses": ["single_saes"],
-        "analysis": {"single_sae_steps": [0, 5]},
+        "analyses": ["single_saes", "tracking"],
+        "analysis": {"single_sae_steps": [0, 5], "track_controls": ["reverse", "null"]},
     }
     study = load_study(study_file(tmp_path, text_file, **changes))
     plan = Plan(study, tmp_path, Model(32, 64, 1, 2, 512), n_snapshots=4, corpus=None, config={})
@@ -108,7 +108,7 @@ def test_a_series_reads_one_snapshot_at_a_time(text_file: Path, tmp_path: Path) 
     flop = plan.flop()
     assert flop["train"] == 5 * 14_000 * encode
     assert flop["harvest"] == pytest.approx(14_000 * read)
-    assert flop["analyse"] == pytest.approx(2 * 10_000 * (read + 5 * encode))
+    assert flop["analyse"] == pytest.approx((2 * 10_000 + 2 * 14_000) * (read + 5 * encode))
     assert plan.parameters == 4 * (2 * 32 * 1000 + 2 * 1000 + 32)
     parts = plan.parts("train")
     assert parts["gradients"].bytes == plan.parameters

@@ -117,7 +117,12 @@ class Plan:
         """Dictionaries that analyses train beside the studied one, in trainings of that."""
         train = self.study.train
         alone = self._alone * train.steps * train.batch_size / self.tokens_trained
-        return self._independent + alone + self._beside * self.study.pareto.steps / train.steps
+        return self._tracks + self._independent + alone + self._beside * self.study.pareto.steps / train.steps
+
+    @property
+    def _tracks(self) -> int:
+        """Series that an SAE series is held against, each of its size."""
+        return len(self.study.analysis.track_controls) if "tracking" in self.study.analyses else 0
 
     @property
     def _independent(self) -> float:
@@ -240,7 +245,7 @@ class Plan:
         study, n, n_features = self.study, self.n_snapshots, self.study.dictionary.n_features
         weights = FLOAT * self.parameters
         checked = 0 if study.truth is None else len(study.truth.seeds) + 3
-        further = self._independent + self._alone + self._beside
+        further = self._tracks + self._independent + self._alone + self._beside
         kinds = {"dictionaries": weights * (1 + further + checked), "checkpoints": 2 * 3 * weights}
         kinds["tables"] = (100.0 * n_features * (n + self.examples) + 8 * self.codes) * (2 if self.is_series else 1)
         if study.suite.pretrain is not None:

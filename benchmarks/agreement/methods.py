@@ -1,25 +1,17 @@
-"""Do four ways to follow features agree? Births and directions on matched features, in one table.
+"""Four ways to follow features: an SAE series, a crosscoder over all snapshots, one over three of them, and SAEs of
+each snapshot alone that are aligned afterwards."""
 
-An SAE series, a crosscoder over all snapshots, one over three of them, and SAEs of each snapshot alone that are aligned
-afterwards, all of one size on the reference suite.
-
-Usage: python -m benchmarks.agreement STUDY [--out FOLDER]
-
-STUDY is an SAE series (studies/english-track.yaml). Runs go into FOLDER and are taken up where they were left.
-"""
-
-import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from ontogeny.config.study import StudyConfig, load_study
+from ontogeny.config.study import StudyConfig
 from ontogeny.dictionaries.sae_series import with_mean_code
-from ontogeny.dictionaries.variants import single_sae
+from ontogeny.dictionaries.variants import batch_topk
 from ontogeny.features.codes import sampled_sequences
 from ontogeny.features.life import alive_mask
 from ontogeny.features.matching import match_rows
@@ -66,7 +58,8 @@ def aligned(run: Run) -> Method:
     """
     sequences, unit, strength = sampled_sequences(run), [], []
     for snapshot in reversed(range(len(run.steps))):
-        sae = single_sae(run, snapshot, k=run.study.dictionary.used_k or 32)
+        k = run.study.dictionary.used_k or 32
+        sae = batch_topk(run, f"alone-step{run.steps[snapshot]}", k=k, snapshot=snapshot)
         code = sae.encode((stored_activations(run, snapshot, sequences) * sae.norm_scale)[:, None])
         count = (code > 0).sum(0)
         sized = with_mean_code(sae, code.sum(0) / count.clamp_min(1))
@@ -84,8 +77,8 @@ def aligned(run: Run) -> Method:
     return Method("SAEs aligned afterwards", run.steps, np.stack(unit[::-1]), np.stack(strength[::-1]))
 
 
-def compared(a: Method, b: Method) -> str:
-    """One line of the table."""
+def compared(a: Method, b: Method) -> dict[str, Any]:
+    """How two of them agree on the features that both have at the last snapshot."""
     living, other = (np.flatnonzero(one.strength[-1] > 0) for one in (a, b))
     match = match_rows(torch.from_numpy(a.unit[-1]), torch.from_numpy(b.unit[-1]), living=living, living_other=other)
     same = match.cosine >= SAME
@@ -99,19 +92,18 @@ def compared(a: Method, b: Method) -> str:
         float(np.median((a.unit[a.steps.index(step), feature] * b.unit[b.steps.index(step), counterpart]).sum(1)))
         for step in (common[0], common[len(common) // 2])
     ]
-    cells = [
-        f"{a.name}, {b.name}", f"{same.sum() / len(living):.0%}", f"{int(same.sum()):,}",
-        correlation(place, place_b), f"{int(emergent.sum()):,}", f"{both.sum() / max(emergent.sum(), 1):.0%}",
-        f"{np.mean(np.abs(place - place_b)[both] <= 1) if both.any() else np.nan:.0%}",
-        *(f"{one:.2f}" for one in along),
-    ]  # fmt: skip
-    return "| " + " | ".join(cells) + " |"
-
-
-def correlation(a: np.ndarray, b: np.ndarray) -> str:
-    """Spearman's rank correlation and its 95 % interval over features."""
-    middle, low, high = rank_correlation(a, b, samples=SAMPLES)
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+    middle, low, high = rank_correlation(place, place_b, samples=SAMPLES)
+    within = np.abs(place - place_b)[both] <= 1
+    return {
+        "methods": [a.name, b.name],
+        "matched": float(same.sum() / len(living)),
+        "features": int(same.sum()),
+        "correlation": [middle, low, high],
+        "emergent in either": int(emergent.sum()),
+        "in both": float(both.sum() / max(emergent.sum(), 1)),
+        "within one": float(within.mean()) if both.any() else None,
+        "cosines": along,
+    }
 
 
 def methods(study: StudyConfig, out: Path) -> Iterator[Method]:
@@ -127,19 +119,3 @@ def methods(study: StudyConfig, out: Path) -> Iterator[Method]:
     suite = study.suite.model_copy(update={"steps": steps})
     yield of_run("triplet", run_study(crosscoder.model_copy(update={"suite": suite}), out=out / "triplet"))
     yield aligned(series)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("study", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("runs/agreement"))
-    arguments = parser.parse_args()
-    found = list(methods(load_study(arguments.study), arguments.out))
-    header = ["", "matched", "features", "births, rank correlation", "emergent in either", "in both",
-              "of those within one snapshot", "cosine at first", "in the middle"]  # fmt: skip
-    lines = ["| " + " | ".join(header) + " |", "| --- " * len(header) + "|"]
-    print("\n".join([*lines, *(compared(a, b) for a, b in combinations(found, 2))]))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,59 @@
+"""Do four ways to follow features agree, and what does a series cost? `make agreement` writes docs/agreement.md.
+
+All are of one size, on one layer of the reference suite. What was measured is kept and not made again.
+
+Usage: python -m benchmarks.agreement [STUDY] [--out FOLDER] [--page]
+"""
+
+import argparse
+from itertools import combinations
+from pathlib import Path
+
+import jinja2
+from benchmarks.agreement.cold import BUDGETS, GAIN, curves, plateau, taken
+from benchmarks.agreement.methods import SAME, compared, methods
+from benchmarks.measured import Measured
+
+from ontogeny.config.study import StudyConfig, load_study
+from ontogeny.run import Run
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).parent
+
+
+def measure(study: StudyConfig, out: Path, measured: Measured) -> None:
+    """Train what is not there, and keep what it shows."""
+    found = list(methods(study, out))
+    measured.add("agreement", [compared(a, b) for a, b in combinations(found, 2)])
+    series = Run(out / "series")
+    measured.add("cost", {"series": taken(series), "snapshots": len(series.steps), "cold": curves(series)})
+    measured.add("study", {"hookpoint": study.hookpoint, "features": study.dictionary.n_features,
+                           "k": study.dictionary.used_k, "tokens": study.train.tokens})  # fmt: skip
+
+
+def write_page(measured: Measured) -> None:
+    """docs/agreement.md."""
+    cost = measured["cost"]
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), trim_blocks=True, lstrip_blocks=True)
+    text = environment.get_template("page.md.j2").render(
+        study=measured["study"], pairs=measured["agreement"], cost=cost, plateau=plateau(cost["cold"]),
+        budgets=BUDGETS, gain=GAIN, same=SAME,
+    )  # fmt: skip
+    (ROOT / "docs" / "agreement.md").write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("study", type=Path, nargs="?", default=ROOT / "studies" / "english-track.yaml")
+    parser.add_argument("--out", type=Path, default=Path("runs/agreement"))
+    parser.add_argument("--page", action="store_true", help="write the page from what was measured")
+    arguments = parser.parse_args()
+    measured = Measured("agreement")
+    if not arguments.page:
+        study = load_study(arguments.study).model_copy(update={"sweep": None})
+        measure(study, arguments.out, measured)
+    write_page(measured)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""How many tokens an SAE trained from the start takes: explained variance over budgets, at single snapshots."""
+
+from itertools import pairwise
+from typing import Any
+
+from ontogeny.activations.harvest import harvester_of
+from ontogeny.analyses.single_saes import compared_places
+from ontogeny.corpus.pack import Corpus
+from ontogeny.dictionaries.variants import batch_topk
+from ontogeny.features.quality import reconstruct_held_out
+from ontogeny.run import Run
+from ontogeny.suites.suite import suite_of
+
+BUDGETS = [262_144, 524_288, 1_048_576, 2_097_152, 4_194_304]
+GAIN = 0.005
+"""Rise of explained variance with twice the tokens under which a budget is the plateau."""
+
+
+def curves(run: Run) -> list[dict[str, Any]]:
+    """A row for each snapshot and budget: explained variance and L0 on held-out tokens, share of silent features."""
+    suite, held_out, rows = suite_of(run), Corpus(run.corpus_folder / "held_out"), []
+    for place in compared_places(run):
+        harvester = harvester_of(run, suite=suite.only([place]))
+        for tokens in BUDGETS:
+            sae = batch_topk(
+                run,
+                f"cold-step{run.steps[place]}-{tokens}",
+                k=run.study.dictionary.used_k or 32,
+                snapshot=place,
+                steps=tokens // run.study.train.batch_size,
+            )
+            measured = reconstruct_held_out(sae.to(harvester.device), harvester, held_out, run.study.measure)
+            rows.append(
+                {
+                    "step": run.steps[place],
+                    "tokens": tokens,
+                    "explained_variance": float(measured.explained_variance[0]),
+                    "l0": float(measured.l0[0]),
+                    "silent": measured.silent_share,
+                }
+            )
+    return rows
+
+
+def plateau(rows: list[dict[str, Any]]) -> int | None:
+    """Tokens from which on twice as many raise explained variance by less than GAIN at every snapshot; None: more than
+    were tried."""
+    steps = sorted({row["step"] for row in rows})
+    explained = {(row["step"], row["tokens"]): row["explained_variance"] for row in rows}
+    rises = {
+        few: max(explained[step, many] - explained[step, few] for step in steps) for few, many in pairwise(BUDGETS)
+    }
+    level = [few for few in rises if all(rise < GAIN for later, rise in rises.items() if later >= few)]
+    return min(level, default=None)
+
+
+def taken(run: Run) -> int:
+    """Tokens that the SAEs of a series took in all."""
+    return int(run.table("gate")["tokens"].sum())
