@@ -135,7 +135,7 @@ def test_losses_of_both_gates_are_what_the_formulas_give(gate: str, sparsity: st
     torch.testing.assert_close(losses.reconstruction, reconstruction)
     torch.testing.assert_close(losses.sparsity, penalty)
     torch.testing.assert_close(losses.l0, (wide > 0).sum(-1).double().mean(0))
-    torch.testing.assert_close(losses.x_hat, dictionary.decode(code))
+    torch.testing.assert_close(losses.error, dictionary.decode(code) - x)
 
 
 @pytest.mark.parametrize("gate", ["shared", "per_snapshot"])

@@ -1,14 +1,19 @@
 """The step over active entries agrees with the dense one."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from ontogeny import Crosscoder, crosscoder_losses
 from ontogeny.config.learner import CrosscoderConfig
+from ontogeny.dictionaries import compiled
 from ontogeny.dictionaries.activation_functions import ACTIVATIONS
-from ontogeny.dictionaries.kernels import Entries, column_sums, decode, read
+from ontogeny.dictionaries.kernels import Adam, Entries, above, column_sums, decode, fastest, read, using
 from ontogeny.dictionaries.train import train_crosscoder
+from ontogeny.errors import TrainingError
 from ontogeny.truth.planted import plant
 
 N, D, F, BATCH = 3, 8, 40, 64
@@ -40,11 +45,20 @@ def make(activation: str, dtype: torch.dtype, **options: object) -> tuple[Crossc
     return crosscoder, normal(BATCH, N, D)
 
 
+compiles = pytest.mark.skipif(compiled.library() is None, reason="no C compiler here")
+
+
+@pytest.fixture(params=["torch", pytest.param("compiled", marks=compiles)])
+def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
+    with using(request.param):
+        yield request.param
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("sparsity", ["none", "l1", "tanh", "tanh_quad"])
 @pytest.mark.parametrize(("activation", "options"), CASES)
 def test_active_entries_give_the_losses_and_gradients_of_dense_products(
-    activation: str, options: dict[str, object], sparsity: str, dtype: torch.dtype
+    activation: str, options: dict[str, object], sparsity: str, dtype: torch.dtype, kernels: str
 ) -> None:
     crosscoder, x = make(activation, dtype, **options)
     if crosscoder.threshold is not None:
@@ -143,23 +157,118 @@ def test_training_with_a_bfloat16_encoder_explains_as_much() -> None:
 
 
 @pytest.mark.parametrize("activation", ["relu", "topk", "batch_topk"])
-def test_places_are_what_the_training_rule_keeps(activation: str) -> None:
+def test_places_are_what_the_training_rule_keeps(activation: str, kernels: str) -> None:
     pre = torch.randn(300, 50, generator=torch.Generator().manual_seed(1)) - 0.5
     pre *= torch.linspace(0.05, 3, 300)[:, None]
     weight = torch.rand(50, generator=torch.Generator().manual_seed(2)) + 0.5
     pre[:, 7], weight[7] = pre[:, 8], weight[8]
     row = ACTIVATIONS[activation]
-    kept = (row.training(pre, weight=weight, k=3) > 0).flatten().nonzero()[:, 0]
-    assert len(kept) > 0
+    score = torch.relu(pre * weight)
+    if activation == "topk":
+        score = torch.where(score >= score.topk(3, dim=1).values.amin(1, keepdim=True), score, 0.0)
+    if activation == "batch_topk":
+        score = torch.where(score >= score.flatten().topk(900).values.min(), score, 0.0)
+    kept = score.flatten().nonzero()[:, 0]
+    assert 600 < len(kept) < 15_000
+    assert torch.equal((row.training(pre, weight=weight, k=3) > 0).flatten().nonzero()[:, 0], kept)
     assert torch.equal(row.places(pre, weight=weight, k=3), kept)
 
 
-def test_sums_over_entries_by_hand() -> None:
+@compiles
+@pytest.mark.parametrize(("rows", "columns", "width"), [(5, 9, 3), (40, 70, 16 * 9 + 5), (300, 20, 64)])
+def test_compiled_sums_are_pytorchs_and_threads_change_no_bit(rows: int, columns: int, width: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    pre, weight, bound = (torch.randn(*shape, generator=draw) for shape in ((rows, columns), (columns,), (columns,)))
+    left, right, bias = (torch.randn(*shape, generator=draw) for shape in ((rows, width), (columns, width), (width,)))
+    found, threads = [], torch.get_num_threads()
+    try:
+        for name, number in (("torch", 1), ("compiled", 1), ("compiled", 3)):
+            torch.set_num_threads(number)
+            with using(name):
+                places, score = above(pre, weight, bound)
+                entries = Entries.at(places, (rows, columns))
+                found.append(
+                    [
+                        places,
+                        score,
+                        entries.sums_by_row(right, score),
+                        entries.sums_by_column(left, score),
+                        entries.products(left, right),
+                        *entries.errors(score, right, bias, left),
+                    ]
+                )
+    finally:
+        torch.set_num_threads(threads)
+    assert 0 < len(found[0][0]) < rows * columns
+    for slow, fast, many in zip(*found, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-4)
+        assert torch.equal(fast, many)
+
+
+@compiles
+def test_room_grows_where_much_is_above(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ontogeny.dictionaries.kernels.ROOM", 1)
+    pre = torch.randn(30, 50, generator=torch.Generator().manual_seed(0))
+    with using("compiled"):
+        places, score = above(pre, torch.ones(50), torch.full((50,), -0.5))
+    assert torch.equal(places, (pre > -0.5).flatten().nonzero()[:, 0])
+    assert torch.equal(score, pre.flatten()[places])
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_adam_over_entries_makes_pytorchs_steps(beside: bool, kernels: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    start = torch.randn(40, 37, generator=draw)
+    usual, own = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    other = torch.optim.Adam([usual], lr=0.01)
+    adam = Adam([{"params": [own], "lr": 0.01}], rows=[own])
+    for _ in range(5):
+        entries = Entries.at(torch.randperm(64 * 40, generator=draw)[:300].sort().values, (64, 40))
+        code, pull = torch.rand(300, generator=draw), torch.randn(64, 37, generator=draw)
+        for one, optimizer in ((usual, other), (own, adam)):
+            loss = (decode(code, one, entries=entries) * pull).sum()
+            (loss + one[3].square().sum() if beside else loss).backward()
+            assert (one.grad is None) == (one is own and not beside)
+            optimizer.step()
+            optimizer.zero_grad()
+    torch.testing.assert_close(own.detach(), usual.detach(), rtol=1e-5, atol=1e-6)
+    adam.release()
+    decode(code, own, entries=entries).sum().backward()
+    assert own.grad is not None
+
+
+@compiles
+def test_training_with_compiled_kernels_follows_pytorchs() -> None:
+    planted = plant(n_features=60, n_snapshots=4, d_model=32, active=4.0, seed=1)
+    found = []
+    for name in ("torch", "compiled", "auto"):
+        config = CrosscoderConfig(n_features=80, k=4, steps=60, kernels=name)
+        found.append(train_crosscoder(planted.batches(256), config))
+    for key, value in found[0].tensors().items():
+        torch.testing.assert_close(found[1].tensors()[key], value, rtol=1e-3, atol=1e-4)
+        assert torch.equal(found[1].tensors()[key], found[2].tensors()[key])
+    assert not torch.equal(found[0].W_enc, found[1].W_enc)
+
+
+def test_without_a_compiler_there_is_pytorch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr(compiled, "library", compiled.library.__wrapped__)
+    assert fastest() == "torch"
+    with pytest.raises(TrainingError, match="no C compiler is found here"), using("compiled"):
+        pass
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr("shutil.which", lambda name: str(broken))
+    assert fastest() == "torch"
+
+
+def test_sums_over_entries_by_hand(kernels: str) -> None:
     entries = Entries.at(torch.tensor([1, 4, 5, 11]), (4, 3))
     assert entries.row.tolist() == [0, 1, 1, 3]
     assert entries.column.tolist() == [1, 1, 2, 2]
-    assert entries.row_starts.tolist() == [0, 1, 3, 3]
-    assert entries.column_starts.tolist() == [0, 0, 2]
+    assert entries.row_starts.tolist() == [0, 1, 3, 3, 4]
+    assert entries.column_starts.tolist() == [0, 0, 2, 4]
     code, rows = torch.tensor([2.0, 3.0, 4.0, 5.0]), torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     assert decode(code, rows, entries=entries).tolist() == [[0, 2], [4, 7], [0, 0], [5, 5]]
     assert column_sums(code, entries=entries).tolist() == [0, 5, 9]

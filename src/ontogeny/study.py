@@ -114,6 +114,7 @@ def _train_key(run: Run) -> str:
 def _train(run: Run) -> list[Path]:
     import torch
 
+    from ontogeny.dictionaries.kernels import fastest
     from ontogeny.loop import matmul_precision
 
     if run.study.dictionary.kind == "sae_series":
@@ -123,7 +124,13 @@ def _train(run: Run) -> list[Path]:
     else:
         dictionary = _train_crosscoder(run)
     dictionary.save(run.dictionary_folder)
-    run.update_manifest(numerics={"threads": torch.get_num_threads(), "matmul_precision": matmul_precision()})
+    run.update_manifest(
+        numerics={
+            "threads": torch.get_num_threads(),
+            "matmul_precision": matmul_precision(),
+            "kernels": fastest() if run.study.train.kernels == "auto" else run.study.train.kernels,
+        }
+    )
     return [run.dictionary_folder]
 
 

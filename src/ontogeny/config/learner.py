@@ -80,6 +80,9 @@ class OptimisationConfig(Settings):
     encode_dtype: Literal["float32", "bfloat16"] = "float32"
     """`bfloat16`: which features are active is found by products of that precision, faster where a processor has them;
     the codes of those that are found are float32."""
+    kernels: Literal["auto", "compiled", "torch"] = "auto"
+    """What makes products with few active entries: functions that this machine's C compiler builds at their first use,
+    or PyTorch's; `auto`: compiled ones where there is a compiler. Results differ in their last bits."""
     aux_k: Annotated[int, Field(ge=0)] = 256
     """Dead features that reconstruct the residual (AuxK); 0 switches it off."""
     aux_weight: Annotated[float, Field(ge=0)] = 1.0

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ontogeny.dictionaries.kernels import above
+
 BANDWIDTH = 4.0
 CANDIDATES = 3
 """Times k: how many of a row's values are looked at before all of them are."""
@@ -104,10 +106,9 @@ def batch_topk(
     """
     k = _checked(k, pre.shape[1])
     with torch.no_grad():
-        score = pre if weight is None else pre * weight
-        candidates = _largest_places(score, k * len(pre))
-        kept = (score >= score.flatten()[candidates].min()) & (score > 0)
-    return pre * kept
+        kept = torch.zeros(pre.numel(), dtype=torch.bool, device=pre.device)
+        kept[batch_topk_places(pre, weight=torch.ones_like(pre[0]) if weight is None else weight, k=k)] = True
+    return pre * kept.view(pre.shape)
 
 
 def above_threshold(
@@ -174,26 +175,14 @@ def _checked(k: int | None, n_features: int) -> int:
     return k
 
 
-def _largest_places(score: Float[Tensor, "batch feature"], count: int) -> Int[Tensor, " entry"]:
-    """Where the `count` largest values are, and those equal to the least of them, ascending.
-
-    A bound taken from a sample of rows leaves few candidates to select among.
-    """
-    flat = score.flatten()
-    if count >= len(flat):
-        return torch.arange(len(flat), device=flat.device)
-    places = (flat >= _sampled_bound(score, int(1.3 * count))).nonzero()[:, 0]
-    if len(places) < count:
-        places = torch.arange(len(flat), device=flat.device)
-    values = flat[places]
-    return places[values >= values.topk(count, sorted=False).values.min()]
-
-
-def _sampled_bound(score: Float[Tensor, "batch feature"], count: int) -> Float[Tensor, ""]:
-    """About the `count`-th largest value, from a sample of rows."""
-    sample = score[:: max(1, len(score) // 32)].flatten()
-    among = min(len(sample), count * len(sample) // score.numel() + 1)
-    return sample.topk(among, sorted=False).values.min()
+def _candidates(
+    pre: Float[Tensor, "batch feature"], weight: Float[Tensor, " feature"], count: int
+) -> tuple[Int[Tensor, " entry"], Float[Tensor, " entry"]]:
+    """Places and scores of about the `count` largest positive ones: a sample of rows says where these begin."""
+    sample = (pre[:: max(1, len(pre) // 32)] * weight).flatten()
+    among = min(len(sample), count * len(sample) // pre.numel() + 1)
+    least = sample.topk(among, sorted=False).values.min()
+    return above(pre, weight, least.nextafter(least.new_tensor(-torch.inf)).clamp_min(0).expand_as(weight))
 
 
 def batch_topk_places(
@@ -203,10 +192,12 @@ def batch_topk_places(
     k: int | None = None,
     threshold: Tensor | None = None,
 ) -> Int[Tensor, " entry"]:
-    """What `batch_topk` keeps."""
-    score = pre * weight
-    places = _largest_places(score, _checked(k, pre.shape[1]) * len(pre))
-    return places[score.flatten()[places] > 0]
+    """What `batch_topk` keeps: of equal scores all."""
+    count = _checked(k, pre.shape[1]) * len(pre)
+    places, score = _candidates(pre, weight, int(1.3 * count))
+    if len(places) < count:
+        places, score = above(pre, weight, torch.zeros_like(weight))
+    return places if len(places) <= count else places[score >= score.topk(count, sorted=False).values.min()]
 
 
 def topk_places(
@@ -217,21 +208,18 @@ def topk_places(
     threshold: Tensor | None = None,
 ) -> Int[Tensor, " entry"]:
     """What `topk` keeps. Most rows have k values among the largest few k of the batch; only the others are searched."""
-    score = pre * weight
-    (rows, columns), k = score.shape, _checked(k, pre.shape[1])
-    flat = score.flatten()
-    places = (flat >= _sampled_bound(score, min(CANDIDATES * k, columns) * rows)).nonzero()[:, 0]
+    (rows, columns), k = pre.shape, _checked(k, pre.shape[1])
+    places, score = _candidates(pre, weight, min(CANDIDATES * k, columns) * rows)
     row = places.div(columns, rounding_mode="floor")
     counts = torch.bincount(row, minlength=rows)
-    rank = torch.arange(len(places), device=flat.device) - (counts.cumsum(0) - counts)[row]
+    rank = torch.arange(len(places), device=pre.device) - (counts.cumsum(0) - counts)[row]
     table = score.new_full((rows, max(k, int(counts.max()))), -torch.inf)
-    table[row, rank] = flat[places]
-    least = table.topk(k, dim=1, sorted=False).values.amin(1)
-    kept = places[flat[places] >= least[row].clamp_min(torch.finfo(score.dtype).tiny)]
+    table[row, rank] = score
+    kept = places[score >= table.topk(k, dim=1, sorted=False).values.amin(1)[row]]
     short = (counts < k).nonzero()[:, 0]
     if len(short):
         kept = kept[(counts >= k)[kept.div(columns, rounding_mode="floor")]]
-        found = _topk_mask(score.index_select(0, short), k).nonzero()
+        found = _topk_mask(pre.index_select(0, short) * weight, k).nonzero()
         kept = torch.cat([kept, short[found[:, 0]] * columns + found[:, 1]]).sort().values
     return kept
 
@@ -250,7 +238,7 @@ def positive_places(
     threshold: Tensor | None = None,
 ) -> Int[Tensor, " entry"]:
     """What `relu` keeps."""
-    return (pre > 0).flatten().nonzero()[:, 0]
+    return above(pre, torch.ones_like(weight), torch.zeros_like(weight))[0]
 
 
 def only_moves_threshold(u: Tensor, threshold: Tensor) -> Bool[Tensor, "..."]:
@@ -273,7 +261,7 @@ def jumprelu_places(
 ) -> Int[Tensor, " entry"]:
     """What `jumprelu` keeps."""
     assert threshold is not None
-    return (pre * weight > threshold).flatten().nonzero()[:, 0]
+    return above(pre, weight, threshold)[0]
 
 
 def least_kept_score(code: Float[Tensor, "batch feature"], weight: Float[Tensor, " feature"]) -> Float[Tensor, ""]:

@@ -1,17 +1,59 @@
 """Products with codes of few active entries: the dense encode is left, all else here goes over the entries.
 
 With pre = x W_encᵀ + b_enc known, a step needs the encoder outputs at some entries, their decoding, and the gradients
-of both. All are sums of a few weighted rows, which `embedding_bag` does without a [batch, feature] product; gradients
-of weights are the same sums over the entries in order of features. Compiled kernels would take this module's place.
+of both. All are sums of a few weighted rows, made without a [batch, feature] product, by PyTorch's `embedding_bag` or
+by the compiled functions of kernels.c; gradients of weights are the same sums over the entries in order of features.
 """
 
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
+
+from ontogeny.dictionaries import compiled
+from ontogeny.errors import TrainingError
+
+KERNELS = ("compiled", "torch")
+ROOM = 512
+"""Entries a row that `above` begins with room for."""
+_in_use: ctypes.CDLL | None = None
+
+
+def fastest() -> str:
+    """The fastest of KERNELS on this machine."""
+    return "torch" if compiled.library() is None else "compiled"
+
+
+@contextmanager
+def using(name: str) -> Iterator[None]:
+    """Make products by these of KERNELS; compiled ones are for float32 on the CPU, all others stay with PyTorch.
+
+    Raises:
+        TrainingError: there is no compiled library here.
+    """
+    global _in_use
+    before, wanted = _in_use, compiled.library() if name == "compiled" else None
+    if name == "compiled" and wanted is None:
+        raise TrainingError(
+            "the training has begun with compiled kernels, and no C compiler is found here: install one"
+        )
+    _in_use = wanted
+    try:
+        yield
+    finally:
+        _in_use = before
+
+
+def _library(*tensors: Tensor) -> Any:
+    """The compiled functions, if they are in use and for these tensors."""
+    fit = all(one.dtype == torch.float32 and one.device.type == "cpu" and one.is_contiguous() for one in tensors)
+    return _in_use if fit else None
 
 
 class Entries:
@@ -35,78 +77,211 @@ class Entries:
         return len(self.row)
 
     @cached_property
-    def row_starts(self) -> Int[Tensor, " row"]:
+    def row_starts(self) -> Int[Tensor, " row_and_end"]:
+        """Where the entries of each row begin, and where the last ones end."""
         return _starts(self.row, self.shape[0])
 
     def of_rows(self, first: int, last: int) -> slice:
         """The entries of rows `first` … `last` - 1."""
-        return slice(int(self.row_starts[first]), int(self.row_starts[last]) if last < self.shape[0] else len(self))
+        return slice(int(self.row_starts[first]), int(self.row_starts[last]))
 
     @cached_property
-    def column_starts(self) -> Int[Tensor, " column"]:
+    def column_starts(self) -> Int[Tensor, " column_and_end"]:
+        """The same of columns, for entries in their order."""
         return _starts(self.column, self.shape[1])
 
     @cached_property
     def by_column(self) -> Int[Tensor, " entry"]:
         """The entries in order of columns."""
-        return self.column.argsort(stable=True)
+        if _in_use is None or self.column.device.type != "cpu":
+            return self.column.argsort(stable=True)
+        order = torch.empty_like(self.column)
+        compiled.over(_in_use.order, [0, len(self)], self.column.contiguous(), self.column_starts.clone(), order)
+        return order
 
     def sums_by_row(self, rows: Tensor, weight: Tensor) -> Tensor:
-        """Σ over each row's entries of weight · rows[column]: [row, …]."""
+        """Σ over each row's entries of weight · rows[column]: [row, width]."""
         return _weighted_sums(rows, self.column, weight, self.row_starts)
 
     def sums_by_column(self, rows: Tensor, weight: Tensor) -> Tensor:
-        """Σ over each column's entries of weight · rows[row]: [column, …]."""
+        """Σ over each column's entries of weight · rows[row]: [column, width]."""
         return _weighted_sums(rows, self.row[self.by_column], weight[self.by_column], self.column_starts)
 
     def products(self, left: Tensor, right: Tensor) -> Float[Tensor, " entry"]:
         """⟨left[row], right[column]⟩ of each entry."""
+        left = left.contiguous()
+        if library := _library(left, right):
+            out, starts = left.new_zeros(len(self)), self.row_starts
+            by_shares = library.products, compiled.shares_of(starts)
+            compiled.over(*by_shares, left, right, len(right), right.shape[1], self.column, starts, out)
+            return out
         return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            left.contiguous(), right, self.column, self.row_starts, self.row, 0
+            left, right, self.column, self.row_starts[:-1], self.row, 0
         )
+
+    def errors(self, code: Tensor, rows: Tensor, bias: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """error = Σ over each row's entries of code · rows[column] + bias - x, [row, width], and ⟨error[row],
+        rows[column]⟩ of each entry."""
+        x = x.contiguous()
+        if library := _library(code, rows, bias, x):
+            error, products, starts = torch.empty_like(x), x.new_zeros(len(self)), self.row_starts
+            matrix = rows, len(rows), rows.shape[1]
+            by_shares = library.errors, compiled.shares_of(starts)
+            compiled.over(*by_shares, *matrix, self.column, code, starts, bias, x, error, products)
+            return error, products
+        error = self.sums_by_row(rows, code) + bias - x
+        return error, self.products(error, rows)
 
 
 def _starts(index: Tensor, size: int) -> Tensor:
-    """Where each index begins in a sorted list of them, by their counts."""
-    counts = torch.bincount(index, minlength=size)
-    return counts.cumsum(0) - counts
+    """Where each index begins in a sorted list of them, and the list's end."""
+    starts = index.new_zeros(size + 1)
+    torch.cumsum(torch.bincount(index, minlength=size), 0, out=starts[1:])
+    return starts
 
 
 def _weighted_sums(rows: Tensor, index: Tensor, weight: Tensor, starts: Tensor) -> Tensor:
-    return embedding_bag(index, rows, starts, mode="sum", per_sample_weights=weight)
+    if library := _library(rows, weight):
+        out = rows.new_empty(len(starts) - 1, rows.shape[1])
+        by_shares = library.sums, compiled.shares_of(starts)
+        compiled.over(*by_shares, rows, len(rows), rows.shape[1], index, weight, starts, out)
+        return out
+    return embedding_bag(index, rows, starts, mode="sum", per_sample_weights=weight, include_last_offset=True)
+
+
+def above(
+    values: Float[Tensor, "row column"], weight: Float[Tensor, " column"], bound: Float[Tensor, " column"]
+) -> tuple[Int[Tensor, " entry"], Float[Tensor, " entry"]]:
+    """Ascending places in the flattened matrix where value · weight > bound, and these products."""
+    (rows, columns), bound = values.shape, bound.contiguous()
+    library = _library(values, weight, bound)
+    if library is None:
+        score = values * weight
+        places = (score > bound).flatten().nonzero()[:, 0]
+        return places, score.flatten()[places]
+    ends, room = compiled.shares(rows), min(columns, ROOM)
+    while True:
+        place, score = torch.empty(rows * room, dtype=torch.int64), values.new_empty(rows * room)
+        counts = compiled.over(library.above, ends, values, columns, weight, bound, room, place, score)
+        if min(counts) >= 0:
+            break
+        room = min(columns, 4 * room)
+    found = [slice(first * room, first * room + count) for first, count in zip(ends[:-1], counts, strict=True)]
+    return torch.cat([place[one] for one in found]), torch.cat([score[one] for one in found])
+
+
+class Left(NamedTuple):
+    """A gradient of rows that was not made: Σ over each column's entries of weight · rows[row]."""
+
+    entries: Entries
+    rows: Tensor
+    weight: Tensor
+
+
+def _of_rows(parameter: Tensor, entries: Entries, rows: Tensor, weight: Tensor) -> Tensor | None:
+    """The gradient of a matrix of rows; None where it is left to an optimiser that makes it in its step."""
+    left: list[Left] | None = getattr(parameter, "left", None)
+    if left is None:
+        return entries.sums_by_column(rows, weight)
+    left.append(Left(entries, rows, weight))
+    return None
+
+
+class Adam(torch.optim.Adam):
+    """PyTorch's fused Adam; gradients of the `rows` parameters that entries give are made and used up at once.
+
+    What is left to it is used up by `step`; a gradient that is there beside it is added first.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], *, rows: list[torch.nn.Parameter]) -> None:
+        super().__init__(groups, fused=True)
+        self.rows = rows
+        for one in rows:
+            one.left = []  # type: ignore[attr-defined]
+
+    def release(self) -> None:
+        """Leave no gradient to this optimiser any more."""
+        for one in self.rows:
+            del one.left  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """One step."""
+        for group in self.param_groups:
+            for one in group["params"]:
+                left: list[Left] = getattr(one, "left", [])
+                if len(left) == 1 and one.grad is None and (library := _library(one, *left[0][1:])):
+                    self._step_over_entries(one, group, left[0], library)
+                else:
+                    for entries, rows, weight in left:
+                        made = entries.sums_by_column(rows, weight)
+                        one.grad = made if one.grad is None else one.grad.add_(made)
+                left.clear()
+        super().step()
+
+    def _step_over_entries(self, one: Tensor, group: dict[str, Any], left: Left, library: Any) -> None:
+        state = self.state[one]
+        if not state:  # as PyTorch begins
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(one), torch.zeros_like(one)
+        state["step"] += 1
+        (beta1, beta2), step, (entries, rows, weight) = group["betas"], int(state["step"]), left
+        order, starts = entries.by_column, entries.column_starts
+        rate, root = group["lr"] / (1 - beta1**step), (1 - beta2**step) ** 0.5
+        compiled.over(
+            library.adam, compiled.shares_of(starts), rows, len(rows), rows.shape[1], entries.row[order],
+            weight[order], starts, one, state["exp_avg"], state["exp_avg_sq"], rate, beta1, beta2, group["eps"], root,
+        )  # fmt: skip
 
 
 class _Read(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, pre: Tensor | None, entries: Entries) -> Tensor:
-        ctx.save_for_backward(x, W_enc)
-        ctx.entries = entries
+        ctx.save_for_backward(x)
+        ctx.entries, ctx.W_enc = entries, W_enc
         if pre is None:
             return entries.products(x, W_enc) + b_enc[entries.column]
         return pre.flatten()[entries.row * entries.shape[1] + entries.column]
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
-        x, W_enc = ctx.saved_tensors
-        entries: Entries = ctx.entries
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor, None, None]:
+        (x,), entries = ctx.saved_tensors, ctx.entries
         grad = grads[0].contiguous()
-        of_x = entries.sums_by_row(W_enc, grad) if ctx.needs_input_grad[0] else None
-        return of_x, entries.sums_by_column(x, grad), column_sums_of(grad, entries), None, None
+        of_x = entries.sums_by_row(ctx.W_enc, grad) if ctx.needs_input_grad[0] else None
+        return of_x, _of_rows(ctx.W_enc, entries, x, grad), column_sums_of(grad, entries), None, None
 
 
 class _Decode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, code: Tensor, W_dec: Tensor, entries: Entries) -> Tensor:
-        ctx.save_for_backward(code, W_dec)
-        ctx.entries = entries
+        ctx.save_for_backward(code)
+        ctx.entries, ctx.W_dec = entries, W_dec
         return entries.sums_by_row(W_dec, code)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        code, W_dec = ctx.saved_tensors
-        entries: Entries = ctx.entries
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        (code,), entries = ctx.saved_tensors, ctx.entries
         grad = grads[0].contiguous()
-        return entries.products(grad, W_dec), entries.sums_by_column(grad, code), None
+        return entries.products(grad, ctx.W_dec), _of_rows(ctx.W_dec, entries, grad, code), None
+
+
+class _SquaredError(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, code: Tensor, W_dec: Tensor, b_dec: Tensor, x: Tensor, entries: Entries
+    ) -> tuple[Tensor, Tensor]:
+        error, products = entries.errors(code, W_dec, b_dec, x)
+        ctx.save_for_backward(code, error, products)
+        ctx.entries, ctx.W_dec = entries, W_dec
+        ctx.mark_non_differentiable(error)
+        return torch.linalg.vector_norm(error).square(), error
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, Tensor, None, None]:
+        code, error, products = ctx.saved_tensors
+        twice = 2 * grads[0]
+        of_rows = _of_rows(ctx.W_dec, ctx.entries, error, twice * code)
+        return twice * products, of_rows, twice * error.sum(0), None, None
 
 
 class _ColumnSums(torch.autograd.Function):
@@ -139,6 +314,18 @@ def decode(
     return _Decode.apply(code, W_dec, entries)  # type: ignore[return-value]
 
 
+def squared_error(
+    code: Float[Tensor, " entry"],
+    W_dec: Float[Tensor, "column width"],
+    b_dec: Float[Tensor, " width"],
+    x: Float[Tensor, "row width"],
+    *,
+    entries: Entries,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "row width"]]:
+    """Σ error² with error = code W_dec + b_dec - x, and the error, a constant; x is one too."""
+    return _SquaredError.apply(code, W_dec, b_dec, x, entries)  # type: ignore[return-value]
+
+
 def column_sums(values: Float[Tensor, " entry"], *, entries: Entries) -> Float[Tensor, " column"]:
     """Σ over each column's entries of their values."""
     return _ColumnSums.apply(values, entries)  # type: ignore[return-value]
@@ -146,6 +333,5 @@ def column_sums(values: Float[Tensor, " entry"], *, entries: Entries) -> Float[T
 
 def column_sums_of(values: Tensor, entries: Entries) -> Tensor:
     """The same without a gradient: one thread sums a column, so that the result is the same every time."""
-    ordered = values[entries.by_column][:, None]
-    places = torch.arange(len(ordered), device=ordered.device)
-    return embedding_bag(places, ordered, entries.column_starts, mode="sum")[:, 0]
+    places = entries.by_column
+    return embedding_bag(places, values[:, None], entries.column_starts, mode="sum", include_last_offset=True)[:, 0]

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ontogeny.dictionaries.activation_functions import least_kept_score, only_moves_threshold, threshold_slope
 from ontogeny.dictionaries.crosscoder import Crosscoder
-from ontogeny.dictionaries.kernels import Entries, column_sums, decode, read
+from ontogeny.dictionaries.kernels import Entries, column_sums, decode, read, squared_error
 from ontogeny.errors import ConfigError, did_you_mean
 
 STEEPNESS = 4.0
@@ -38,7 +38,7 @@ class Losses(NamedTuple):
         sparsity: the sparsity loss, without its weight; scalar.
         l0: active features a token [snapshot].
         explained_variance: 1 - squared error / variance over the batch [snapshot].
-        x_hat: the reconstruction [batch, snapshot, d_model].
+        error: the reconstruction less what it is of [batch, snapshot, d_model].
         fired: whether each feature is active on some token, at some snapshot [feature].
         least_score: the smallest score among active entries, 0 where there is none; scalar, for the shared gate.
     """
@@ -47,7 +47,7 @@ class Losses(NamedTuple):
     sparsity: Tensor
     l0: Tensor
     explained_variance: Tensor
-    x_hat: Tensor
+    error: Tensor
     fired: Tensor
     least_score: Tensor
 
@@ -125,7 +125,8 @@ def crosscoder_losses(
     places = dictionary.places(pre.detach(), k=k, strength=strength)
     if len(places) > dense_above * pre.numel():
         pre = pre if pre_is_exact else dictionary.pre_activations(x)
-        passed = (_shared if dictionary.gate == "shared" else _per_snapshot)(dictionary, pre, strength, kind, k)
+        dense = _shared if dictionary.gate == "shared" else _per_snapshot
+        passed = dense(dictionary, x, pre, strength, kind, k)
     else:
         entries = Entries.at(places, (pre.shape[0], pre.shape[1]))
         known = pre.detach()
@@ -134,45 +135,57 @@ def crosscoder_losses(
             pre=known if pre_is_exact else None, entries=entries,
         )  # fmt: skip
         over_entries = _shared_entries if dictionary.gate == "shared" else _per_snapshot_entries
-        passed = over_entries(dictionary, z, entries, strength, kind)
+        passed = over_entries(dictionary, x, z, entries, strength, kind)
         if not pre_is_exact:
             passed, known = _found_by_rounded(dictionary, known, places, z.detach(), strength, passed)
         if dictionary.threshold is not None and dictionary.threshold.requires_grad:
             passed = _with_closed(dictionary, known, strength.detach(), kind, passed)
-    error = (x - passed.x_hat).square().sum((0, 2))
+    squared = passed.error.square().sum() if passed.squared is None else passed.squared
     with torch.no_grad():
-        explained = 1 - error / (x - x.mean(0)).square().sum((0, 2))
+        explained = 1 - _squares(passed.error.detach()) / _squares(x - x.mean(0))
     return Losses(
-        reconstruction=error.sum() / len(x),
+        reconstruction=squared / len(x),
         sparsity=kind.of_means(passed.means),
         l0=passed.l0,
         explained_variance=explained,
-        x_hat=passed.x_hat,
+        error=passed.error,
         fired=passed.fired,
         least_score=passed.least_score,
     )
 
 
 class _Passed(NamedTuple):
-    """x̂ [batch, snapshot, d_model], means [snapshot, feature], L0 [snapshot], fired [feature], the least score."""
+    """x̂ - x [batch, snapshot, d_model], means [snapshot, feature], L0 [snapshot], fired [feature], the least score; and
+    the sum of the error's squares, where that has a gradient which the error has not."""
 
-    x_hat: Tensor
+    error: Tensor
     means: Tensor
     l0: Tensor
     fired: Tensor
     least_score: Tensor
+    squared: Tensor | None = None
+
+
+def _squares(x: Float[Tensor, "batch snapshot d_model"]) -> Float[Tensor, " snapshot"]:
+    return torch.linalg.vector_norm(x, dim=(0, 2)).square()
 
 
 def _shared_entries(
-    dictionary: Crosscoder, z: Tensor, entries: Entries, strength: Tensor, sparsity: Sparsity
+    dictionary: Crosscoder, x: Tensor, z: Tensor, entries: Entries, strength: Tensor, sparsity: Sparsity
 ) -> _Passed:
     """The shared gate, from encoder outputs at the active entries."""
     (tokens, n_features), n = entries.shape, dictionary.n_snapshots
     weight = dictionary.score_weight(strength).index_select(0, entries.column)
     threshold = None if dictionary.threshold is None else dictionary.threshold.index_select(0, entries.column)
     code = dictionary.activation.of_entries(z, weight=weight, threshold=threshold)
-    x_hat = decode(code, dictionary.decoder_rows, entries=entries) + dictionary.b_dec.flatten()
-    if sparsity.of_entry is None:
+    squared, b_dec = None, dictionary.b_dec.flatten()
+    if threshold is None or not threshold.requires_grad:
+        squared, error = squared_error(code, dictionary.decoder_rows, b_dec, x.flatten(1), entries=entries)
+    else:  # closed entries, too, need the error's gradient
+        error = decode(code, dictionary.decoder_rows, entries=entries) + b_dec - x.flatten(1)
+    if sparsity.of_means is nothing:
+        means = torch.zeros_like(strength)
+    elif sparsity.of_entry is None:
         means = column_sums(code, entries=entries) / tokens * strength
     else:
         of_entry = sparsity.of_entry
@@ -188,11 +201,12 @@ def _shared_entries(
         score = torch.where(active, code * weight, torch.inf)
         least = score.min() if len(score) else score.new_tensor(torch.inf)
         l0 = active.sum(dtype=z.dtype) / tokens
-    return _Passed(x_hat.view(tokens, n, -1), means, l0.expand(n), fired, torch.where(least.isinf(), 0.0, least))
+    least = torch.where(least.isinf(), 0.0, least)
+    return _Passed(error.view(tokens, n, -1), means, l0.expand(n), fired, least, squared)
 
 
 def _per_snapshot_entries(
-    dictionary: Crosscoder, z: Tensor, entries: Entries, strength: Tensor, sparsity: Sparsity
+    dictionary: Crosscoder, x: Tensor, z: Tensor, entries: Entries, strength: Tensor, sparsity: Sparsity
 ) -> _Passed:
     """The gate per snapshot, some tokens at a time: entries are doubled for the snapshots where they are open."""
     assert dictionary.threshold is not None
@@ -226,9 +240,9 @@ def _per_snapshot_entries(
 
     at_once = max(1, min(tokens, ENTRIES_AT_ONCE * tokens // max(1, len(entries) * n)))
     parts = [_made_again(some, first, min(first + at_once, tokens), z) for first in range(0, tokens, at_once)]
-    x_hat = torch.cat([part[0] for part in parts]) + dictionary.b_dec
+    error = torch.cat([part[0] for part in parts]) + dictionary.b_dec - x
     sums, counts = (torch.stack([part[place] for part in parts]).sum(0) for place in (1, 2))
-    return _Passed(x_hat, sums / tokens, counts / tokens, fired, z.new_zeros(()))
+    return _Passed(error, sums / tokens, counts / tokens, fired, z.new_zeros(()))
 
 
 @torch.no_grad()
@@ -250,12 +264,12 @@ def _found_by_rounded(
 def _with_closed(dictionary: Crosscoder, pre: Tensor, strength: Tensor, sparsity: Sparsity, passed: _Passed) -> _Passed:
     """Add what entries that are closed, but near, do to the thresholds."""
     slope = 1.0 if sparsity.of_entry is None else float(torch.func.grad(sparsity.of_entry)(torch.zeros(())))
-    x_hat, means = _Closed.apply(passed.x_hat, passed.means, dictionary.threshold, dictionary, pre, strength, slope)  # type: ignore[misc]
-    return passed._replace(x_hat=x_hat, means=means)
+    error, means = _Closed.apply(passed.error, passed.means, dictionary.threshold, dictionary, pre, strength, slope)  # type: ignore[misc]
+    return passed._replace(error=error, means=means)
 
 
 class _Closed(torch.autograd.Function):
-    """Hands x̂ and the means on; the gradient of what closed entries would add goes to the thresholds near them.
+    """Hands the error and the means on; the gradient of what closed entries would add goes to the thresholds near them.
 
     A closed entry adds f = 0, and ∂f/∂t is not zero near its threshold. What ∂loss/∂f is takes ⟨∂loss/∂x̂, W_dec⟩ at
     every such entry, one dense product, made here for some tokens at a time.
@@ -263,16 +277,16 @@ class _Closed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x_hat: Tensor, means: Tensor, threshold: Tensor, dictionary: Crosscoder, pre: Tensor,
+        ctx: Any, error: Tensor, means: Tensor, threshold: Tensor, dictionary: Crosscoder, pre: Tensor,
         strength: Tensor, slope: float,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         ctx.save_for_backward(threshold, pre, strength)
         ctx.dictionary, ctx.slope = dictionary, slope
-        return x_hat.view_as(x_hat), means.view_as(means)
+        return error.view_as(error), means.view_as(means)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (of_x_hat, of_means), (threshold, pre, strength) = grads, ctx.saved_tensors
+        (of_error, of_means), (threshold, pre, strength) = grads, ctx.saved_tensors
         dictionary: Crosscoder = ctx.dictionary
         of_threshold = torch.zeros_like(threshold)
         if dictionary.gate == "shared":
@@ -286,14 +300,16 @@ class _Closed(torch.autograd.Function):
             for first in range(0, len(pre), TOKENS_AT_ONCE):
                 some = slice(first, first + TOKENS_AT_ONCE)
                 near = only_moves_threshold(pre[some] * weight, threshold)
-                sums += ((of_x_hat[some, own].flatten(1) @ W_dec.T) * near).sum(0)
+                sums += ((of_error[some, own].flatten(1) @ W_dec.T) * near).sum(0)
                 counts += near.sum(0)
             sums += (of_means[own] * strength[own]).sum(0) * ctx.slope * counts / len(pre)
             of_threshold += sums * threshold_slope(threshold, weight)
-        return of_x_hat, of_means, of_threshold, None, None, None, None
+        return of_error, of_means, of_threshold, None, None, None, None
 
 
-def _shared(dictionary: Crosscoder, pre: Tensor, strength: Tensor, sparsity: Sparsity, k: int | None) -> _Passed:
+def _shared(
+    dictionary: Crosscoder, x: Tensor, pre: Tensor, strength: Tensor, sparsity: Sparsity, k: int | None
+) -> _Passed:
     """The shared gate by dense products."""
     code = dictionary.activate(pre, k=k)
     if sparsity.of_entry is None:
@@ -307,10 +323,12 @@ def _shared(dictionary: Crosscoder, pre: Tensor, strength: Tensor, sparsity: Spa
         means = torch.stack([_made_again(mean_at, code, norms) for norms in strength])
     least = least_kept_score(code.detach(), dictionary.score_weight(strength))
     l0 = _l0(code).expand(dictionary.n_snapshots)
-    return _Passed(dictionary.decode(code), means, l0, (code > 0).any(0), least)
+    return _Passed(dictionary.decode(code) - x, means, l0, (code > 0).any(0), least)
 
 
-def _per_snapshot(dictionary: Crosscoder, pre: Tensor, strength: Tensor, sparsity: Sparsity, k: int | None) -> _Passed:
+def _per_snapshot(
+    dictionary: Crosscoder, x: Tensor, pre: Tensor, strength: Tensor, sparsity: Sparsity, k: int | None
+) -> _Passed:
     """The gate per snapshot by dense products, snapshot by snapshot."""
 
     def at(snapshot: int, pre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -323,7 +341,7 @@ def _per_snapshot(dictionary: Crosscoder, pre: Tensor, strength: Tensor, sparsit
     x_hat, means = (torch.stack([part[place] for part in parts], dim=1 - place) for place in (0, 1))
     with torch.no_grad():
         fired, l0 = (dictionary.widest_code(pre) > 0).any(0), torch.stack([part[2] for part in parts])
-    return _Passed(x_hat, means, l0, fired, pre.new_zeros(()))
+    return _Passed(x_hat - x, means, l0, fired, pre.new_zeros(()))
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from ontogeny.config.learner import CrosscoderConfig
 from ontogeny.config.settings import fingerprint
 from ontogeny.dictionaries.activation_functions import ACTIVATIONS
 from ontogeny.dictionaries.crosscoder import Crosscoder
+from ontogeny.dictionaries.kernels import Adam, fastest, using
 from ontogeny.dictionaries.losses import Losses, crosscoder_losses
 from ontogeny.errors import CorpusError, TrainingError
 from ontogeny.loop import Checkpoint, Resumable, numerics, run_loop, warmup_decay
@@ -137,9 +139,11 @@ class _CrosscoderLearner:
             start = crosscoder.threshold.detach()
             self.learned = torch.nn.Parameter(start.log() if config.threshold_parameter == "log" else start.clone())
             groups.append({"params": [self.learned], "lr": rate * config.threshold_learning_rate})
-        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(groups, fused=True)
+        self.optimizer = Adam(groups, rows=[crosscoder.encoder_rows, crosscoder.decoder_rows])
         self.silent_tokens = torch.zeros(config.n_features, dtype=torch.int64, device=golden.device)
         self.threshold = torch.zeros((), device=golden.device)
+        self.kernels = "torch"
+        """By which products are made: like the number of threads, a resumed training keeps them."""
         self.low_rows: Tensor | None = None
         """Encoder rows in low precision, where products of that are asked for."""
         if config.encode_dtype == "bfloat16":
@@ -166,7 +170,7 @@ class _CrosscoderLearner:
         total = losses.reconstruction + config.sparsity_weight * self._ramp(step) * losses.sparsity
         if (config.aux_k or config.preactivation_weight) and len(dead := self._dead()):
             of_dead = crosscoder.pre_activations_of(dead, x)
-            total = total + config.aux_weight * self._aux_loss(x - losses.x_hat.detach(), of_dead, dead)
+            total = total + config.aux_weight * self._aux_loss(-losses.error.detach(), of_dead, dead)
             total = total + config.preactivation_weight * self._preactivation_loss(of_dead, dead)
         self._remember(losses, len(x))
         figures = {
@@ -248,6 +252,7 @@ class _CrosscoderLearner:
         return min(1000, max(10, round(0.05 * (self.config.steps or 2000))))
 
     def finished(self) -> Crosscoder:
+        self.optimizer.release()
         crosscoder = self.crosscoder
         if crosscoder.activation.threshold == "estimated":
             crosscoder.threshold = self.threshold.expand(crosscoder.n_features).clone()
@@ -262,6 +267,7 @@ class _CrosscoderLearner:
             "threshold": self.threshold,
             "learned": None if self.learned is None else self.learned.detach(),
             "golden": self.golden,
+            "kernels": self.kernels,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -343,12 +349,15 @@ def train_crosscoder(
     kept = Checkpoint(checkpoint, fingerprint(config, key))
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     steps = config.steps
-    with numerics():
+    with numerics(), ExitStack() as stack:
         saved = kept.read()
+        kernels = _kernels(config) if saved is None else saved["learner"]["kernels"]
+        stack.enter_context(using(kernels))
         if saved is None:
             source, learner = _start(batches, config, device, start, start_inputs)
         else:
             source, learner = batches, _restored(saved["learner"], config, device)
+        learner.kernels = kernels
         del saved
         run_loop(
             learner,
@@ -366,6 +375,10 @@ def train_crosscoder(
     crosscoder = learner.finished().cpu()
     crosscoder.golden_inputs = learner.golden.cpu()
     return crosscoder
+
+
+def _kernels(config: CrosscoderConfig) -> str:
+    return fastest() if config.kernels == "auto" else config.kernels
 
 
 def _restored(state: dict[str, Any], config: CrosscoderConfig, device: torch.device) -> _CrosscoderLearner:

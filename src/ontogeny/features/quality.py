@@ -107,7 +107,7 @@ def reconstruct_held_out(
         for chunk in chunks_of(crosscoder, harvester, held_out, **places):
             x = chunk.x[chunk.usable.flatten()]
             losses = crosscoder_losses(crosscoder, x, sparsity="none")
-            errors, centred = (x - losses.x_hat).square().sum(-1), x - centre
+            errors, centred = losses.error.square().sum(-1), x - centre
             error += errors.sum(0, dtype=torch.float64)
             ratio += (errors / centred.square().sum(-1)).sum(0, dtype=torch.float64)
             active += (losses.l0.double() * len(x)).round()
