@@ -45,7 +45,7 @@ def make(activation: str, dtype: torch.dtype, **options: object) -> tuple[Crossc
     return crosscoder, normal(BATCH, N, D)
 
 
-compiles = pytest.mark.skipif(compiled.library() is None, reason="no C compiler here")
+compiles = pytest.mark.skipif(not compiled.is_there(), reason="no C compiler here")
 
 
 @pytest.fixture(params=["torch", pytest.param("compiled", marks=compiles)])
@@ -207,7 +207,7 @@ def test_compiled_sums_are_pytorchs_and_threads_change_no_bit(rows: int, columns
 
 @compiles
 def test_room_grows_where_much_is_above(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ontogeny.dictionaries.kernels.ROOM", 1)
+    monkeypatch.setattr("ontogeny.dictionaries.compiled.ROOM", 1)
     pre = torch.randn(30, 50, generator=torch.Generator().manual_seed(0))
     with using("compiled"):
         places, score = above(pre, torch.ones(50), torch.full((50,), -0.5))
@@ -254,7 +254,7 @@ def test_without_a_compiler_there_is_pytorch(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr(compiled, "library", compiled.library.__wrapped__)
     assert fastest() == "torch"
-    with pytest.raises(TrainingError, match="no C compiler is found here"), using("compiled"):
+    with pytest.raises(TrainingError, match="no C compiler is here: install one"), using("compiled"):
         pass
     broken = tmp_path / "cc"
     broken.write_text("#!/bin/sh\nexit 1\n")

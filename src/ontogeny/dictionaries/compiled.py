@@ -1,19 +1,17 @@
-"""The compiled functions of kernels.c: built once with the machine's C compiler, called on tensors, a thread a share.
+"""The functions of kernels.c on float32 tensors of the CPU: built once with the machine's C compiler, a thread a share.
 
-Where there is no compiler, nothing is compiled and PyTorch's own functions are used.
+They are a `Backend` of kernels.py, which says what each of them gives.
 """
 
 import ctypes
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +22,8 @@ SOURCE = Path(__file__).with_name("kernels.c")
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math",
          "-shared", "-fPIC")  # fmt: skip
-FUNCTIONS = ("sums", "adam", "products", "errors", "above", "order")
+ROOM = 512
+"""Entries a row that `above` begins with room for."""
 SECONDS = 120
 """That compiling may take."""
 
@@ -45,7 +44,7 @@ def library() -> ctypes.CDLL | None:
         loaded = ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError):
         return None
-    for name in FUNCTIONS:
+    for name in ("sums", "adam", "products", "errors", "above", "order"):
         getattr(loaded, name).restype = ctypes.c_int64
     return loaded
 
@@ -64,31 +63,89 @@ def _others(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="ontogeny-kernels")
 
 
-def over(function: Callable[..., Any], ends: list[int], *arguments: Any) -> list[Any]:
+def is_there() -> bool:
+    """Whether there is a compiler, and what it makes can be loaded."""
+    return library() is not None
+
+
+def sums(rows: Tensor, index: Tensor, weight: Tensor, starts: Tensor) -> Tensor:
+    out = rows.new_empty(len(starts) - 1, rows.shape[1])
+    _call("sums", _shares_of(starts), rows, len(rows), rows.shape[1], index, weight, starts, out)
+    return out
+
+
+def products(left: Tensor, right: Tensor, index: Tensor, starts: Tensor) -> Tensor:
+    out = left.new_zeros(len(index))
+    _call("products", _shares_of(starts), left, right, len(right), right.shape[1], index, starts, out)
+    return out
+
+
+def errors(
+    rows: Tensor, index: Tensor, weight: Tensor, starts: Tensor, bias: Tensor, x: Tensor
+) -> tuple[Tensor, Tensor]:
+    error, out = torch.empty_like(x), x.new_zeros(len(index))
+    matrix = rows, len(rows), rows.shape[1]
+    _call("errors", _shares_of(starts), *matrix, index, weight, starts, bias, x, error, out)
+    return error, out
+
+
+def adam(
+    rows: Tensor, index: Tensor, weight: Tensor, starts: Tensor, value: Tensor, mean: Tensor, square: Tensor,
+    *, rate: float, beta1: float, beta2: float, eps: float, root: float,
+) -> None:  # fmt: skip
+    given = rows, len(rows), rows.shape[1], index, weight, starts
+    _call("adam", _shares_of(starts), *given, value, mean, square, rate, beta1, beta2, eps, root)
+
+
+def above(values: Tensor, weight: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
+    rows, columns = values.shape
+    ends, room = _shares(rows), min(columns, ROOM)
+    while True:
+        place, score = torch.empty(rows * room, dtype=torch.int64), values.new_empty(rows * room)
+        counts = _call("above", ends, values, columns, weight, bound, room, place, score)
+        if min(counts) >= 0:
+            break
+        room = min(columns, 4 * room)
+    found = [slice(first * room, first * room + count) for first, count in zip(ends[:-1], counts, strict=True)]
+    return torch.cat([place[one] for one in found]), torch.cat([score[one] for one in found])
+
+
+def order(column: Tensor, starts: Tensor) -> Tensor:
+    out, following = torch.empty_like(column), starts.clone()
+    _call("order", [0, len(column)], column, following, out)
+    return out
+
+
+def _call(name: str, ends: list[int], *arguments: Tensor | int | float) -> list[int]:
     """Call a function for the shares between `ends`, each in a thread of its own; what they return."""
-    given = [_passed(one) for one in arguments]
+    function, given = getattr(library(), name), [_passed(one) for one in arguments]
     own, *others = [(ctypes.c_int64(first), ctypes.c_int64(last)) for first, last in pairwise(ends)]
-    waiting = [_others(len(others)).submit(function, *share, *given) for share in others]
+    waiting = [_threads(len(others)).submit(function, *share, *given) for share in others]
     found = [function(*own, *given), *(one.result() for one in waiting)]
     if -1 in found:
-        raise MemoryError(f"no memory for {function.__name__}")
+        raise MemoryError(f"no memory for {name}")
     return found
 
 
-def shares(size: int) -> list[int]:
+@cache
+def _threads(number: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(number, thread_name_prefix="ontogeny-kernels")
+
+
+def _shares(size: int) -> list[int]:
     """Where as many equal shares of a range begin and end as there are threads."""
     threads = max(1, min(torch.get_num_threads(), size))
     return [size * number // threads for number in range(threads + 1)]
 
 
-def shares_of(starts: Tensor) -> list[int]:
+def _shares_of(starts: Tensor) -> list[int]:
     """The same of rows whose entries begin at `starts` (the end among them), with about as many entries each."""
     threads = max(1, min(torch.get_num_threads(), len(starts) - 1))
     wanted = starts.new_tensor([int(starts[-1]) * number // threads for number in range(1, threads)])
     return [0, *torch.searchsorted(starts[:-1], wanted).tolist(), len(starts) - 1]
 
 
-def _passed(value: Any) -> Any:
+def _passed(value: Tensor | int | float) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:
     if isinstance(value, Tensor):
         assert value.is_contiguous()
         assert value.dtype in (torch.float32, torch.int64)

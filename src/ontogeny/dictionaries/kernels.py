@@ -5,11 +5,10 @@ of both. All are sums of a few weighted rows, made without a [batch, feature] pr
 by the compiled functions of kernels.c; gradients of weights are the same sums over the entries in order of features.
 """
 
-import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -20,14 +19,52 @@ from ontogeny.dictionaries import compiled
 from ontogeny.errors import TrainingError
 
 KERNELS = ("compiled", "torch")
-ROOM = 512
-"""Entries a row that `above` begins with room for."""
-_in_use: ctypes.CDLL | None = None
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """What a compiled backend gives; `starts` says where each row's entries begin and where the last ones end, `index`
+    which row of the other matrix each entry means."""
+
+    def is_there(self) -> bool: ...
+
+    def sums(self, rows: Tensor, index: Tensor, weight: Tensor, starts: Tensor) -> Tensor:
+        """Σ weight · rows[index] of each row's entries: [row, width]."""
+        ...
+
+    def products(self, left: Tensor, right: Tensor, index: Tensor, starts: Tensor) -> Tensor:
+        """⟨left[row], right[index]⟩ of each entry."""
+        ...
+
+    def errors(
+        self, rows: Tensor, index: Tensor, weight: Tensor, starts: Tensor, bias: Tensor, x: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """error = sums + bias - x, and ⟨error[row], rows[index]⟩ of each entry."""
+        ...
+
+    def adam(
+        self, rows: Tensor, index: Tensor, weight: Tensor, starts: Tensor, value: Tensor, mean: Tensor, square: Tensor,
+        *, rate: float, beta1: float, beta2: float, eps: float, root: float,
+    ) -> None:  # fmt: skip
+        """A step of Adam on `value` with `sums` as the gradient, which is never in memory; rate = lr / (1 - beta1^t),
+        root = √(1 - beta2^t)."""
+        ...
+
+    def above(self, values: Tensor, weight: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
+        """Ascending places in the flattened matrix where value · weight > bound, and these products."""
+        ...
+
+    def order(self, column: Tensor, starts: Tensor) -> Tensor:
+        """Entries in order of their columns, which begin at `starts`; those of one column in their own."""
+        ...
+
+
+_in_use: Backend | None = None
 
 
 def fastest() -> str:
     """The fastest of KERNELS on this machine."""
-    return "torch" if compiled.library() is None else "compiled"
+    return "compiled" if compiled.is_there() else "torch"
 
 
 @contextmanager
@@ -35,23 +72,20 @@ def using(name: str) -> Iterator[None]:
     """Make products by these of KERNELS; compiled ones are for float32 on the CPU, all others stay with PyTorch.
 
     Raises:
-        TrainingError: there is no compiled library here.
+        TrainingError: nothing can be compiled here.
     """
     global _in_use
-    before, wanted = _in_use, compiled.library() if name == "compiled" else None
-    if name == "compiled" and wanted is None:
-        raise TrainingError(
-            "the training has begun with compiled kernels, and no C compiler is found here: install one"
-        )
-    _in_use = wanted
+    if name == "compiled" and not compiled.is_there():
+        raise TrainingError("train.kernels: compiled ones are asked for, but no C compiler is here: install one")
+    before, _in_use = _in_use, compiled if name == "compiled" else None
     try:
         yield
     finally:
         _in_use = before
 
 
-def _library(*tensors: Tensor) -> Any:
-    """The compiled functions, if they are in use and for these tensors."""
+def _backend(*tensors: Tensor) -> Backend | None:
+    """The backend in use, if it is for these tensors."""
     fit = all(one.dtype == torch.float32 and one.device.type == "cpu" and one.is_contiguous() for one in tensors)
     return _in_use if fit else None
 
@@ -95,9 +129,7 @@ class Entries:
         """The entries in order of columns."""
         if _in_use is None or self.column.device.type != "cpu":
             return self.column.argsort(stable=True)
-        order = torch.empty_like(self.column)
-        compiled.over(_in_use.order, [0, len(self)], self.column.contiguous(), self.column_starts.clone(), order)
-        return order
+        return _in_use.order(self.column, self.column_starts)
 
     def sums_by_row(self, rows: Tensor, weight: Tensor) -> Tensor:
         """Σ over each row's entries of weight · rows[column]: [row, width]."""
@@ -110,11 +142,8 @@ class Entries:
     def products(self, left: Tensor, right: Tensor) -> Float[Tensor, " entry"]:
         """⟨left[row], right[column]⟩ of each entry."""
         left = left.contiguous()
-        if library := _library(left, right):
-            out, starts = left.new_zeros(len(self)), self.row_starts
-            by_shares = library.products, compiled.shares_of(starts)
-            compiled.over(*by_shares, left, right, len(right), right.shape[1], self.column, starts, out)
-            return out
+        if backend := _backend(left, right):
+            return backend.products(left, right, self.column, self.row_starts)
         return torch.ops.aten._embedding_bag_per_sample_weights_backward(
             left, right, self.column, self.row_starts[:-1], self.row, 0
         )
@@ -123,12 +152,8 @@ class Entries:
         """error = Σ over each row's entries of code · rows[column] + bias - x, [row, width], and ⟨error[row],
         rows[column]⟩ of each entry."""
         x = x.contiguous()
-        if library := _library(code, rows, bias, x):
-            error, products, starts = torch.empty_like(x), x.new_zeros(len(self)), self.row_starts
-            matrix = rows, len(rows), rows.shape[1]
-            by_shares = library.errors, compiled.shares_of(starts)
-            compiled.over(*by_shares, *matrix, self.column, code, starts, bias, x, error, products)
-            return error, products
+        if backend := _backend(code, rows, bias, x):
+            return backend.errors(rows, self.column, code, self.row_starts, bias, x)
         error = self.sums_by_row(rows, code) + bias - x
         return error, self.products(error, rows)
 
@@ -141,11 +166,8 @@ def _starts(index: Tensor, size: int) -> Tensor:
 
 
 def _weighted_sums(rows: Tensor, index: Tensor, weight: Tensor, starts: Tensor) -> Tensor:
-    if library := _library(rows, weight):
-        out = rows.new_empty(len(starts) - 1, rows.shape[1])
-        by_shares = library.sums, compiled.shares_of(starts)
-        compiled.over(*by_shares, rows, len(rows), rows.shape[1], index, weight, starts, out)
-        return out
+    if backend := _backend(rows, weight):
+        return backend.sums(rows, index, weight, starts)
     return embedding_bag(index, rows, starts, mode="sum", per_sample_weights=weight, include_last_offset=True)
 
 
@@ -153,21 +175,12 @@ def above(
     values: Float[Tensor, "row column"], weight: Float[Tensor, " column"], bound: Float[Tensor, " column"]
 ) -> tuple[Int[Tensor, " entry"], Float[Tensor, " entry"]]:
     """Ascending places in the flattened matrix where value · weight > bound, and these products."""
-    (rows, columns), bound = values.shape, bound.contiguous()
-    library = _library(values, weight, bound)
-    if library is None:
-        score = values * weight
-        places = (score > bound).flatten().nonzero()[:, 0]
-        return places, score.flatten()[places]
-    ends, room = compiled.shares(rows), min(columns, ROOM)
-    while True:
-        place, score = torch.empty(rows * room, dtype=torch.int64), values.new_empty(rows * room)
-        counts = compiled.over(library.above, ends, values, columns, weight, bound, room, place, score)
-        if min(counts) >= 0:
-            break
-        room = min(columns, 4 * room)
-    found = [slice(first * room, first * room + count) for first, count in zip(ends[:-1], counts, strict=True)]
-    return torch.cat([place[one] for one in found]), torch.cat([score[one] for one in found])
+    bound = bound.contiguous()
+    if backend := _backend(values, weight, bound):
+        return backend.above(values, weight, bound)
+    score = values * weight
+    places = (score > bound).flatten().nonzero()[:, 0]
+    return places, score.flatten()[places]
 
 
 class Left(NamedTuple):
@@ -210,8 +223,8 @@ class Adam(torch.optim.Adam):
         for group in self.param_groups:
             for one in group["params"]:
                 left: list[Left] = getattr(one, "left", [])
-                if len(left) == 1 and one.grad is None and (library := _library(one, *left[0][1:])):
-                    self._step_over_entries(one, group, left[0], library)
+                if len(left) == 1 and one.grad is None and (backend := _backend(one, *left[0][1:])):
+                    self._step_over_entries(one, group, left[0], backend)
                 else:
                     for entries, rows, weight in left:
                         made = entries.sums_by_column(rows, weight)
@@ -219,7 +232,7 @@ class Adam(torch.optim.Adam):
                 left.clear()
         super().step()
 
-    def _step_over_entries(self, one: Tensor, group: dict[str, Any], left: Left, library: Any) -> None:
+    def _step_over_entries(self, one: Tensor, group: dict[str, Any], left: Left, backend: Backend) -> None:
         state = self.state[one]
         if not state:  # as PyTorch begins
             state["step"] = torch.zeros((), dtype=torch.float32)
@@ -227,10 +240,10 @@ class Adam(torch.optim.Adam):
         state["step"] += 1
         (beta1, beta2), step, (entries, rows, weight) = group["betas"], int(state["step"]), left
         order, starts = entries.by_column, entries.column_starts
-        rate, root = group["lr"] / (1 - beta1**step), (1 - beta2**step) ** 0.5
-        compiled.over(
-            library.adam, compiled.shares_of(starts), rows, len(rows), rows.shape[1], entries.row[order],
-            weight[order], starts, one, state["exp_avg"], state["exp_avg_sq"], rate, beta1, beta2, group["eps"], root,
+        backend.adam(
+            rows, entries.row[order], weight[order], starts, one, state["exp_avg"], state["exp_avg_sq"],
+            rate=group["lr"] / (1 - beta1**step), beta1=beta1, beta2=beta2, eps=group["eps"],
+            root=(1 - beta2**step) ** 0.5,
         )  # fmt: skip
 
 
