@@ -1,5 +1,8 @@
 """The step over active entries agrees with the dense one."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,13 +12,14 @@ from torch import Tensor
 
 from ontogeny import Crosscoder, crosscoder_losses
 from ontogeny.config.learner import CrosscoderConfig
-from ontogeny.dictionaries import compiled
+from ontogeny.dictionaries import compiled, on_gpu
 from ontogeny.dictionaries.activation_functions import ACTIVATIONS
 from ontogeny.dictionaries.kernels import Adam, Entries, above, column_sums, decode, fastest, read, using
 from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.errors import TrainingError
 from ontogeny.truth.planted import plant
 
+CPU = torch.device("cpu")
 N, D, F, BATCH = 3, 8, 40, 64
 CASES = [
     ("relu", {}),
@@ -50,7 +54,7 @@ compiles = pytest.mark.skipif(not compiled.is_there(), reason="no C compiler her
 
 @pytest.fixture(params=["torch", pytest.param("compiled", marks=compiles)])
 def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
-    with using(request.param):
+    with using(request.param, CPU):
         yield request.param
 
 
@@ -184,7 +188,7 @@ def test_compiled_sums_are_pytorchs_and_threads_change_no_bit(rows: int, columns
     try:
         for name, number in (("torch", 1), ("compiled", 1), ("compiled", 3)):
             torch.set_num_threads(number)
-            with using(name):
+            with using(name, CPU):
                 places, score = above(pre, weight, bound)
                 entries = Entries.at(places, (rows, columns))
                 found.append(
@@ -205,11 +209,24 @@ def test_compiled_sums_are_pytorchs_and_threads_change_no_bit(rows: int, columns
         assert torch.equal(fast, many)
 
 
+@pytest.mark.skipif(not on_gpu.is_there(), reason="Triton is not installed")
+def test_programs_for_a_gpu_give_the_same_where_they_are_interpreted() -> None:
+    """In a process of its own: Triton reads at its import whether it is to interpret."""
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("interpreted.py")],
+        env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["above", "order", "sums", "products", "errors", "adam"]
+
+
 @compiles
 def test_room_grows_where_much_is_above(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ontogeny.dictionaries.compiled.ROOM", 1)
     pre = torch.randn(30, 50, generator=torch.Generator().manual_seed(0))
-    with using("compiled"):
+    with using("compiled", CPU):
         places, score = above(pre, torch.ones(50), torch.full((50,), -0.5))
     assert torch.equal(places, (pre > -0.5).flatten().nonzero()[:, 0])
     assert torch.equal(score, pre.flatten()[places])
@@ -253,14 +270,14 @@ def test_training_with_compiled_kernels_follows_pytorchs() -> None:
 def test_without_a_compiler_there_is_pytorch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr(compiled, "library", compiled.library.__wrapped__)
-    assert fastest() == "torch"
-    with pytest.raises(TrainingError, match="no C compiler is here: install one"), using("compiled"):
+    assert fastest(CPU) == "torch"
+    with pytest.raises(TrainingError, match="need a C compiler: install it"), using("compiled", CPU):
         pass
     broken = tmp_path / "cc"
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setattr("shutil.which", lambda name: str(broken))
-    assert fastest() == "torch"
+    assert fastest(CPU) == "torch"
 
 
 def test_sums_over_entries_by_hand(kernels: str) -> None:

@@ -124,11 +124,12 @@ def _train(run: Run) -> list[Path]:
     else:
         dictionary = _train_crosscoder(run)
     dictionary.save(run.dictionary_folder)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     run.update_manifest(
         numerics={
             "threads": torch.get_num_threads(),
             "matmul_precision": matmul_precision(),
-            "kernels": fastest() if run.study.train.kernels == "auto" else run.study.train.kernels,
+            "kernels": fastest(device) if run.study.train.kernels == "auto" else run.study.train.kernels,
         }
     )
     return [run.dictionary_folder]

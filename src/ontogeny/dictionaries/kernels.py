@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from ontogeny.dictionaries import compiled
+from ontogeny.dictionaries import compiled, on_gpu
 from ontogeny.errors import TrainingError
 
 KERNELS = ("compiled", "torch")
@@ -59,25 +59,34 @@ class Backend(Protocol):
         ...
 
 
+BACKENDS: dict[str, Backend] = {"cpu": compiled, "cuda": on_gpu}
+"""By the kind of device."""
 _in_use: Backend | None = None
 
 
-def fastest() -> str:
-    """The fastest of KERNELS on this machine."""
-    return "compiled" if compiled.is_there() else "torch"
+def fastest(device: torch.device) -> str:
+    """The fastest of KERNELS there."""
+    return "compiled" if _compiled_for(device) else "torch"
+
+
+def _compiled_for(device: torch.device) -> Backend | None:
+    backend = BACKENDS.get(device.type)
+    return backend if backend is not None and backend.is_there() else None
 
 
 @contextmanager
-def using(name: str) -> Iterator[None]:
-    """Make products by these of KERNELS; compiled ones are for float32 on the CPU, all others stay with PyTorch.
+def using(name: str, device: torch.device) -> Iterator[None]:
+    """Make products by these of KERNELS; compiled ones are for float32, all others stay with PyTorch.
 
     Raises:
         TrainingError: nothing can be compiled here.
     """
     global _in_use
-    if name == "compiled" and not compiled.is_there():
-        raise TrainingError("train.kernels: compiled ones are asked for, but no C compiler is here: install one")
-    before, _in_use = _in_use, compiled if name == "compiled" else None
+    wanted = _compiled_for(device) if name == "compiled" else None
+    if name == "compiled" and wanted is None:
+        lacking = "Triton" if device.type == "cuda" else "a C compiler"
+        raise TrainingError(f"train.kernels: compiled ones are asked for, which need {lacking}: install it")
+    before, _in_use = _in_use, wanted
     try:
         yield
     finally:
@@ -86,7 +95,10 @@ def using(name: str) -> Iterator[None]:
 
 def _backend(*tensors: Tensor) -> Backend | None:
     """The backend in use, if it is for these tensors."""
-    fit = all(one.dtype == torch.float32 and one.device.type == "cpu" and one.is_contiguous() for one in tensors)
+    fit = all(
+        one.dtype == torch.float32 and BACKENDS.get(one.device.type) is _in_use and one.is_contiguous()
+        for one in tensors
+    )
     return _in_use if fit else None
 
 
@@ -127,7 +139,7 @@ class Entries:
     @cached_property
     def by_column(self) -> Int[Tensor, " entry"]:
         """The entries in order of columns."""
-        if _in_use is None or self.column.device.type != "cpu":
+        if _in_use is None or BACKENDS.get(self.column.device.type) is not _in_use:
             return self.column.argsort(stable=True)
         return _in_use.order(self.column, self.column_starts)
 

@@ -351,8 +351,8 @@ def train_crosscoder(
     steps = config.steps
     with numerics(), ExitStack() as stack:
         saved = kept.read()
-        kernels = _kernels(config) if saved is None else saved["learner"]["kernels"]
-        stack.enter_context(using(kernels))
+        kernels = _kernels(config, device) if saved is None else saved["learner"]["kernels"]
+        stack.enter_context(using(kernels, device))
         if saved is None:
             source, learner = _start(batches, config, device, start, start_inputs)
         else:
@@ -377,8 +377,8 @@ def train_crosscoder(
     return crosscoder
 
 
-def _kernels(config: CrosscoderConfig) -> str:
-    return fastest() if config.kernels == "auto" else config.kernels
+def _kernels(config: CrosscoderConfig, device: torch.device) -> str:
+    return fastest(device) if config.kernels == "auto" else config.kernels
 
 
 def _restored(state: dict[str, Any], config: CrosscoderConfig, device: torch.device) -> _CrosscoderLearner:

@@ -1,0 +1,73 @@
+"""The programs of on_gpu.py, which imports them where Triton is there."""
+# pyright: reportMissingImports=false
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def weighted_sum(rows, index, weight, first, last, width, at, inside, BLOCK: tl.constexpr):
+    """Σ weight · rows[index] of the entries first … last - 1, at some columns."""
+    total = tl.zeros((BLOCK,), dtype=tl.float32)
+    for q in range(first, last):
+        row = tl.load(index + q)
+        total += tl.load(weight + q) * tl.load(rows + row * width + at, mask=inside, other=0.0)
+    return total
+
+
+@triton.jit
+def sums(rows, index, weight, starts, out, width, BLOCK: tl.constexpr):
+    """out[r] = Σ weight · rows[index]."""
+    r = tl.program_id(0).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < width
+    first, last = tl.load(starts + r), tl.load(starts + r + 1)
+    total = weighted_sum(rows, index, weight, first, last, width, at, inside, BLOCK)
+    tl.store(out + r * width + at, total, mask=inside)
+
+
+@triton.jit
+def errors(rows, index, weight, starts, bias, x, error, width, BLOCK: tl.constexpr):
+    """error[r] = Σ weight · rows[index] + bias - x[r]."""
+    r = tl.program_id(0).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < width
+    first, last = tl.load(starts + r), tl.load(starts + r + 1)
+    total = weighted_sum(rows, index, weight, first, last, width, at, inside, BLOCK)
+    total += tl.load(bias + at, mask=inside) - tl.load(x + r * width + at, mask=inside)
+    tl.store(error + r * width + at, total, mask=inside)
+
+
+@triton.jit
+def products(left, right, index, starts, out, width, BLOCK: tl.constexpr):
+    """out[q] = ⟨left[r], right[index[q]]⟩ for the entries q of row r."""
+    r = tl.program_id(0).to(tl.int64)
+    for q in range(tl.load(starts + r), tl.load(starts + r + 1)):
+        row = tl.load(index + q)
+        total = tl.zeros((BLOCK,), dtype=tl.float32)
+        for block in range(tl.cdiv(width, BLOCK)):
+            at = block * BLOCK + tl.arange(0, BLOCK)
+            inside = at < width
+            own = tl.load(left + r * width + at, mask=inside, other=0.0)
+            total += own * tl.load(right + row * width + at, mask=inside, other=0.0)
+        tl.store(out + q, tl.sum(total, axis=0))
+
+
+@triton.jit
+def adam(
+    rows, index, weight, starts, value, mean, square, rate, less1, beta2, less2, eps, root, width, BLOCK: tl.constexpr
+):
+    """A step of Adam with Σ weight · rows[index] as the gradient; less1 = 1 - beta1, less2 = 1 - beta2."""
+    r = tl.program_id(0).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < width
+    first, last = tl.load(starts + r), tl.load(starts + r + 1)
+    grad = weighted_sum(rows, index, weight, first, last, width, at, inside, BLOCK)
+    place = r * width + at
+    m = tl.load(mean + place, mask=inside)
+    m += (grad - m) * less1
+    s = tl.load(square + place, mask=inside) * beta2 + grad * grad * less2
+    tl.store(mean + place, m, mask=inside)
+    tl.store(square + place, s, mask=inside)
+    step = rate * m / (tl.sqrt(s) / root + eps)
+    tl.store(value + place, tl.load(value + place, mask=inside) - step, mask=inside)
