@@ -151,7 +151,8 @@ def test_two_runs_are_matched_by_directions(app: App, task_run: Run) -> None:
 def test_only_births_in_training_are_counted_as_such() -> None:
     births = [(0, "initial"), (0, "initial"), (4, "emergent"), (8, "emergent"), (8, "unstable")]
     rows = [{"birth_step": step, "origin": origin} for step, origin in births]
-    view = SimpleNamespace(rows=SimpleNamespace(query=lambda *_: rows), run=SimpleNamespace(steps=[0, 4, 6, 8]))
+    view = View.__new__(View)
+    view.rows, view.run = SimpleNamespace(query=lambda *_: rows), SimpleNamespace(steps=[0, 4, 6, 8])  # type: ignore[assignment]
     assert [one["step"] for one in _births(view)] == [0, 4, 6, 8]
     assert [one["share"] for one in _births(view)] == pytest.approx([0, 0.2, 0.2, 0.4])
 

@@ -32,13 +32,14 @@ from ontogeny.features.matching import match_features
 from ontogeny.features.probes import auc, confirm_births, linear_probe, refit_strength, there_before
 from ontogeny.truth.nulls import NoChange, ShuffledRows, matched_lives, specific_share
 from ontogeny.truth.planted import Planted, plant
-from ontogeny.truth.recovery import score_recovery
+from ontogeny.truth.recovery import RECOVERED, score_recovery
 from ontogeny.truth.relations import score_relations
 from ontogeny.truth.trust import trust_levels
 
 Result = dict[str, Any]
 THRESHOLDS = (0.3, 0.5, 0.7)
 TOKENS = 32_768
+KINDS = ("true", "copy", "false")
 KIN: dict[str, dict[str, Any]] = {
     "cosine .5, two fifths of the tokens": {},
     "cosine .3, a quarter": {"kin_cosine": 0.3, "kin_share": 0.25},
@@ -161,9 +162,7 @@ def trust(seed: int) -> Result:
     for name in (OURS, "ReLU, l1"):
         case = with_weight(of_recipe(name, seed))
         levels = _levels(case)
-        found[name] = {
-            kind: dict(levels.filter(kind=kind)["level"].value_counts().iter_rows()) for kind in ("true", "false")
-        }
+        found[name] = {kind: dict(levels.filter(kind=kind)["level"].value_counts().iter_rows()) for kind in KINDS}
     return found
 
 
@@ -190,9 +189,10 @@ def _own_snapshots(suite: Planted, dictionary: Crosscoder) -> _OwnSnapshots:
 
 
 def _levels(case: Case) -> pl.DataFrame:
-    """feature, kind (true or false birth), level, reasons; a row per feature that is found to be born later.
+    """feature, kind (of KINDS), level, reasons; a row per feature that is found to be born later.
 
-    A birth is true where the feature is recovered and born at the planted snapshot.
+    A birth is true where the feature is recovered and born at the planted snapshot. A copy is no counterpart of a
+    planted feature, for another one is, but has its direction where it lives, and its birth.
     """
     suite, dictionary = case.suite(), trained(case)
     score = score_recovery(suite, dictionary)
@@ -216,11 +216,13 @@ def _levels(case: Case) -> pl.DataFrame:
         row["match"]: row["birth"] == row["birth_found"]
         for row in score.features.filter(pl.col("recovered")).iter_rows(named=True)
     }
+    copies = _copies(suite, dictionary, birth)
     born = living[birth[living] > 0]
+    kinds = ["true" if truly.get(int(one), False) else "copy" if copies[one] else "false" for one in born]
     measures = pl.DataFrame(
         {
             "feature": born,
-            "kind": ["true" if truly.get(int(feature), False) else "false" for feature in born],
+            "kind": kinds,
             "emergent": [True] * len(born),
             "seed_cosine": cosine.mean(0)[born],
             "confirmed": found.confirmed[born],
@@ -233,6 +235,16 @@ def _levels(case: Case) -> pl.DataFrame:
         schema_overrides={"expected_recovery": pl.Float64},
     ).with_columns(pl.col("there_before").fill_nan(None).cast(pl.Boolean))
     return trust_levels(measures)
+
+
+def _copies(suite: Planted, dictionary: Crosscoder, birth: np.ndarray) -> np.ndarray:
+    """Which features have the direction, while they live, and the birth of a planted one [feature]."""
+    alive = torch.from_numpy(alive_mask(dictionary.strength().numpy(), THRESHOLDS[1])).float()
+    own, planted = (torch.nn.functional.normalize(one, dim=2) for one in (dictionary.W_dec, suite.W_dec))
+    cosine = torch.einsum("sfd,spd->sfp", own, planted * suite.there[..., None])
+    mean = torch.einsum("sfp,sf->fp", cosine, alive) / alive.sum(0).clamp_min(1)[:, None]
+    born = suite.there.float().argmax(0).numpy()
+    return ((mean.numpy() >= RECOVERED) & (birth[:, None] == born)).any(1)
 
 
 def _relative(strength: np.ndarray) -> np.ndarray:
@@ -251,7 +263,9 @@ CONTROLS: dict[str, Callable[[int], Result]] = {
 
 def control_key(name: str, seed: int) -> str:
     """A name for all that makes this control what it is."""
-    return fingerprint(VERSION, name, seed, CrosscoderConfig().model_dump(), RECIPES, KIN, STEPS, BATCH)
+    return fingerprint(
+        VERSION, name, seed, CrosscoderConfig().model_dump(exclude={"kernels"}), RECIPES, KIN, STEPS, BATCH
+    )
 
 
 def control(name: str, seed: int) -> Result:
