@@ -201,7 +201,7 @@ def _chart(table: str, column: str, title: str) -> alt.FacetChart:
         y="mean(recovered):Q",
         color=alt.condition(f"datum.recipe == '{OURS}'", alt.value(VERMILION), alt.value(BLUE)),
     )
-    titles = {"by_birth": "Who finds the features that are born late?", "by_frequency": "And the rare ones?"}
+    titles = {"by_birth": "Who finds the features that are born late?", "by_frequency": "Who finds the rare features?"}
     panels = (seeds + mean).properties(width=190, height=130)
     faceted = panels.facet(alt.Facet("recipe:N", sort=list(RECIPES), title=None), columns=4)
     subtitle = "standard planted suite; grey: single seeds; line: their mean"
