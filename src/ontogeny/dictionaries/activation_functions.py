@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ontogeny.dictionaries.kernels import above
+from ontogeny.dictionaries.ranks import ALONE, Ranks
 
 BANDWIDTH = 4.0
 CANDIDATES = 3
@@ -30,8 +31,9 @@ class PlacesFunction(Protocol):
     """Ascending places in the flattened [batch, feature], in order of rows."""
 
     def __call__(
-        self, pre: Tensor, *, weight: Tensor, k: int | None = None, threshold: Tensor | None = None
-    ) -> Tensor: ...
+        self, pre: Tensor, *, weight: Tensor, k: int | None = None, threshold: Tensor | None = None,
+        ranks: Ranks = ALONE,
+    ) -> Tensor: ...  # fmt: skip
 
 
 class Activation(NamedTuple):
@@ -191,13 +193,15 @@ def batch_topk_places(
     weight: Float[Tensor, " feature"],
     k: int | None = None,
     threshold: Tensor | None = None,
+    ranks: Ranks = ALONE,
 ) -> Int[Tensor, " entry"]:
-    """What `batch_topk` keeps: of equal scores all."""
-    count = _checked(k, pre.shape[1]) * len(pre)
+    """What `batch_topk` keeps: of equal scores all. With other ranks the largest of all features are kept."""
+    count = _checked(k, pre.shape[1] * ranks.size) * len(pre)
     places, score = _candidates(pre, weight, int(1.3 * count))
     if len(places) < count:
         places, score = above(pre, weight, torch.zeros_like(weight))
-    return places if len(places) <= count else places[score >= score.topk(count, sorted=False).values.min()]
+    every = ranks.gathered(score)
+    return places if len(every) <= count else places[score >= every.topk(count, sorted=False).values.min()]
 
 
 def topk_places(
@@ -206,22 +210,39 @@ def topk_places(
     weight: Float[Tensor, " feature"],
     k: int | None = None,
     threshold: Tensor | None = None,
+    ranks: Ranks = ALONE,
 ) -> Int[Tensor, " entry"]:
-    """What `topk` keeps. Most rows have k values among the largest few k of the batch; only the others are searched."""
-    (rows, columns), k = pre.shape, _checked(k, pre.shape[1])
+    """What `topk` keeps. Most rows have k values among the largest few k of the batch; only the others are searched.
+
+    With other ranks the largest of all features are kept.
+    """
+    (rows, columns), wanted = pre.shape, _checked(k, pre.shape[1] * ranks.size)
+    k = min(wanted, columns)
     places, score = _candidates(pre, weight, min(CANDIDATES * k, columns) * rows)
     row = places.div(columns, rounding_mode="floor")
-    counts = torch.bincount(row, minlength=rows)
-    rank = torch.arange(len(places), device=pre.device) - (counts.cumsum(0) - counts)[row]
-    table = score.new_full((rows, max(k, int(counts.max()))), -torch.inf)
-    table[row, rank] = score
+    table, counts = _by_row(score, row, rows, least=k)
     kept = places[score >= table.topk(k, dim=1, sorted=False).values.amin(1)[row]]
     short = (counts < k).nonzero()[:, 0]
     if len(short):
         kept = kept[(counts >= k)[kept.div(columns, rounding_mode="floor")]]
         found = _topk_mask(pre.index_select(0, short) * weight, k).nonzero()
         kept = torch.cat([kept, short[found[:, 0]] * columns + found[:, 1]]).sort().values
-    return kept
+    if ranks.alone:
+        return kept
+    row = kept.div(columns, rounding_mode="floor")
+    score = pre.flatten()[kept] * weight[kept - row * columns]
+    table, _ = _by_row(score, row, rows, least=wanted)
+    every = ranks.stacked(table[:, :wanted]).transpose(0, 1).flatten(1)
+    return kept[score >= every.topk(wanted, dim=1, sorted=False).values.amin(1)[row]]
+
+
+def _by_row(score: Tensor, row: Tensor, rows: int, *, least: int) -> tuple[Tensor, Tensor]:
+    """Scores of ascending rows side by side, -∞ after them [row, …] of `least` columns at least, and their numbers."""
+    counts = torch.bincount(row, minlength=rows)
+    rank = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+    table = score.new_full((rows, max(least, int(counts.max()))), -torch.inf)
+    table[row, rank] = score
+    return table, counts
 
 
 def _topk_mask(score: Float[Tensor, "batch feature"], k: int) -> Bool[Tensor, "batch feature"]:
@@ -236,6 +257,7 @@ def positive_places(
     weight: Float[Tensor, " feature"],
     k: int | None = None,
     threshold: Tensor | None = None,
+    ranks: Ranks = ALONE,
 ) -> Int[Tensor, " entry"]:
     """What `relu` keeps."""
     return above(pre, torch.ones_like(weight), torch.zeros_like(weight))[0]
@@ -258,6 +280,7 @@ def jumprelu_places(
     weight: Float[Tensor, " feature"],
     k: int | None = None,
     threshold: Float[Tensor, " feature"] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Int[Tensor, " entry"]:
     """What `jumprelu` keeps."""
     assert threshold is not None

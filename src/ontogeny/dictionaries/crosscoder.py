@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ontogeny.dictionaries.dictionary import Dictionary, Part
+from ontogeny.dictionaries.ranks import ALONE, Ranks
 
 
 class Crosscoder(Dictionary):
@@ -48,6 +49,7 @@ class Crosscoder(Dictionary):
         *,
         k: int | None = None,
         strength: Float[Tensor, "snapshot feature"] | None = None,
+        ranks: Ranks = ALONE,
     ) -> Int[Tensor, " entry"]:
         """Entries that are active at some snapshot, ascending places in the flattened [batch, feature]; by the training
         rule where `k` is given. `strength` where it is known already."""
@@ -55,7 +57,7 @@ class Crosscoder(Dictionary):
         weight = self.score_weight(strength) if self.gate == "shared" else strength.amax(0)
         if k is None and self.activation.threshold == "estimated" and self.threshold is not None:
             return (self.activate(pre) > 0).flatten().nonzero()[:, 0]
-        return self.activation.places(pre, weight=weight, k=k or self.k, threshold=self.threshold)
+        return self.activation.places(pre, weight=weight, k=k or self.k, threshold=self.threshold, ranks=ranks)
 
     def score_weight(self, strength: Float[Tensor, "snapshot feature"] | None = None) -> Float[Tensor, " feature"]:
         """What turns an encoder output into the score that features compete by, or are held against thresholds with.

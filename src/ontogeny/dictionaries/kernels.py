@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from ontogeny.dictionaries import compiled, on_gpu
+from ontogeny.dictionaries.ranks import ALONE, Ranks
 from ontogeny.errors import TrainingError
 
 KERNELS = ("compiled", "torch")
@@ -293,20 +294,24 @@ class _Decode(torch.autograd.Function):
 class _SquaredError(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, code: Tensor, W_dec: Tensor, b_dec: Tensor, x: Tensor, entries: Entries
+        ctx: Any, code: Tensor, W_dec: Tensor, b_dec: Tensor, x: Tensor, entries: Entries, ranks: Ranks
     ) -> tuple[Tensor, Tensor]:
-        error, products = entries.errors(code, W_dec, b_dec, x)
+        if ranks.alone:
+            error, products = entries.errors(code, W_dec, b_dec, x)
+        else:
+            error = ranks.summed(entries.sums_by_row(W_dec, code)) + b_dec - x
+            products = entries.products(error, W_dec)
         ctx.save_for_backward(code, error, products)
         ctx.entries, ctx.W_dec = entries, W_dec
         ctx.mark_non_differentiable(error)
         return torch.linalg.vector_norm(error).square(), error
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, Tensor, None, None, None]:
         code, error, products = ctx.saved_tensors
         twice = 2 * grads[0]
         of_rows = _of_rows(ctx.W_dec, ctx.entries, error, twice * code)
-        return twice * products, of_rows, twice * error.sum(0), None, None
+        return twice * products, of_rows, twice * error.sum(0), None, None, None
 
 
 class _ColumnSums(torch.autograd.Function):
@@ -346,9 +351,11 @@ def squared_error(
     x: Float[Tensor, "row width"],
     *,
     entries: Entries,
+    ranks: Ranks = ALONE,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "row width"]]:
-    """Σ error² with error = code W_dec + b_dec - x, and the error, a constant; x is one too."""
-    return _SquaredError.apply(code, W_dec, b_dec, x, entries)  # type: ignore[return-value]
+    """Σ error² with error = code W_dec + b_dec - x, and the error, a constant; x is one too. code W_dec is summed over
+    ranks."""
+    return _SquaredError.apply(code, W_dec, b_dec, x, entries, ranks)  # type: ignore[return-value]
 
 
 def column_sums(values: Float[Tensor, " entry"], *, entries: Entries) -> Float[Tensor, " column"]:

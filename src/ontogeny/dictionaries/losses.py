@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from ontogeny.dictionaries.activation_functions import least_kept_score, only_moves_threshold, threshold_slope
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.kernels import Entries, column_sums, decode, read, squared_error
+from ontogeny.dictionaries.ranks import ALONE, Ranks
 from ontogeny.errors import ConfigError, did_you_mean
 
 STEEPNESS = 4.0
@@ -102,6 +103,7 @@ def crosscoder_losses(
     pre_is_exact: bool = True,
     k: int | None = None,
     dense_above: float = DENSE_ABOVE,
+    ranks: Ranks = ALONE,
 ) -> Losses:
     """Losses of a batch in normalised units (raw ones when folded).
 
@@ -110,7 +112,9 @@ def crosscoder_losses(
         pre: the batch's encoder outputs where they are known already.
         pre_is_exact: whether they are more than what active entries are found by; if not, codes are made anew.
         k: use the training rule with this k instead of the inference rule.
-        dense_above: share of active entries from which on dense products are used.
+        dense_above: share of active entries from which on dense products are used; never where there are other ranks.
+        ranks: the processes that share the features, of which `dictionary` has this one's; `fired` is of these alone,
+            and so is the gradient of the sparsity loss.
     Raises:
         ConfigError: the sparsity loss is unknown.
     Source: l1 Lindsey et al. 2024; tanh and tanh_quad Anthropic's crosscoder updates of 2025 and arXiv 2509.17196.
@@ -122,8 +126,8 @@ def crosscoder_losses(
     if pre is None:
         pre = dictionary.pre_activations(x)
     strength, kind = dictionary.strength(), SPARSITY[sparsity]
-    places = dictionary.places(pre.detach(), k=k, strength=strength)
-    if len(places) > dense_above * pre.numel():
+    places = dictionary.places(pre.detach(), k=k, strength=strength, ranks=ranks)
+    if ranks.alone and len(places) > dense_above * pre.numel():
         pre = pre if pre_is_exact else dictionary.pre_activations(x)
         dense = _shared if dictionary.gate == "shared" else _per_snapshot
         passed = dense(dictionary, x, pre, strength, kind, k)
@@ -135,7 +139,7 @@ def crosscoder_losses(
             pre=known if pre_is_exact else None, entries=entries,
         )  # fmt: skip
         over_entries = _shared_entries if dictionary.gate == "shared" else _per_snapshot_entries
-        passed = over_entries(dictionary, x, z, entries, strength, kind)
+        passed = over_entries(dictionary, x, z, entries, strength, kind, ranks)
         if not pre_is_exact:
             passed, known = _found_by_rounded(dictionary, known, places, z.detach(), strength, passed)
         if dictionary.threshold is not None and dictionary.threshold.requires_grad:
@@ -145,13 +149,19 @@ def crosscoder_losses(
         explained = 1 - _squares(passed.error.detach()) / _squares(x - x.mean(0))
     return Losses(
         reconstruction=squared / len(x),
-        sparsity=kind.of_means(passed.means),
-        l0=passed.l0,
+        sparsity=ranks.total(kind.of_means(passed.means)),
+        l0=ranks.summed(passed.l0),
         explained_variance=explained,
         error=passed.error,
         fired=passed.fired,
-        least_score=passed.least_score,
+        least_score=_least(passed.least_score, ranks),
     )
+
+
+def _least(score: Tensor, ranks: Ranks) -> Tensor:
+    """The least of what each has, which is 0 where it has none."""
+    least = ranks.least(torch.where(score > 0, score, torch.inf))
+    return torch.where(least.isinf(), 0.0, least)
 
 
 class _Passed(NamedTuple):
@@ -171,7 +181,13 @@ def _squares(x: Float[Tensor, "batch snapshot d_model"]) -> Float[Tensor, " snap
 
 
 def _shared_entries(
-    dictionary: Crosscoder, x: Tensor, z: Tensor, entries: Entries, strength: Tensor, sparsity: Sparsity
+    dictionary: Crosscoder,
+    x: Tensor,
+    z: Tensor,
+    entries: Entries,
+    strength: Tensor,
+    sparsity: Sparsity,
+    ranks: Ranks,
 ) -> _Passed:
     """The shared gate, from encoder outputs at the active entries."""
     (tokens, n_features), n = entries.shape, dictionary.n_snapshots
@@ -180,9 +196,9 @@ def _shared_entries(
     code = dictionary.activation.of_entries(z, weight=weight, threshold=threshold)
     squared, b_dec = None, dictionary.b_dec.flatten()
     if threshold is None or not threshold.requires_grad:
-        squared, error = squared_error(code, dictionary.decoder_rows, b_dec, x.flatten(1), entries=entries)
+        squared, error = squared_error(code, dictionary.decoder_rows, b_dec, x.flatten(1), entries=entries, ranks=ranks)
     else:  # closed entries, too, need the error's gradient
-        error = decode(code, dictionary.decoder_rows, entries=entries) + b_dec - x.flatten(1)
+        error = ranks.total(decode(code, dictionary.decoder_rows, entries=entries)) + b_dec - x.flatten(1)
     if sparsity.of_means is nothing:
         means = torch.zeros_like(strength)
     elif sparsity.of_entry is None:
@@ -206,7 +222,13 @@ def _shared_entries(
 
 
 def _per_snapshot_entries(
-    dictionary: Crosscoder, x: Tensor, z: Tensor, entries: Entries, strength: Tensor, sparsity: Sparsity
+    dictionary: Crosscoder,
+    x: Tensor,
+    z: Tensor,
+    entries: Entries,
+    strength: Tensor,
+    sparsity: Sparsity,
+    ranks: Ranks,
 ) -> _Passed:
     """The gate per snapshot, some tokens at a time: entries are doubled for the snapshots where they are open."""
     assert dictionary.threshold is not None
@@ -240,7 +262,7 @@ def _per_snapshot_entries(
 
     at_once = max(1, min(tokens, ENTRIES_AT_ONCE * tokens // max(1, len(entries) * n)))
     parts = [_made_again(some, first, min(first + at_once, tokens), z) for first in range(0, tokens, at_once)]
-    error = torch.cat([part[0] for part in parts]) + dictionary.b_dec - x
+    error = ranks.total(torch.cat([part[0] for part in parts])) + dictionary.b_dec - x
     sums, counts = (torch.stack([part[place] for part in parts]).sum(0) for place in (1, 2))
     return _Passed(error, sums / tokens, counts / tokens, fired, z.new_zeros(()))
 

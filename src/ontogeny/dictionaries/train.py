@@ -17,11 +17,14 @@ from ontogeny.dictionaries.activation_functions import ACTIVATIONS
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.kernels import Adam, fastest, using
 from ontogeny.dictionaries.losses import Losses, crosscoder_losses
+from ontogeny.dictionaries.ranks import ALONE, Ranks
 from ontogeny.errors import CorpusError, TrainingError
 from ontogeny.loop import Checkpoint, Resumable, numerics, run_loop, warmup_decay
 from ontogeny.progress import Events
 
 RATE_TIMES_WIDTH, MOST_LEARNING_RATE = 3.0, 6e-3
+FEATURE_AXES = {"W_enc": 2, "W_dec": 1, "b_enc": 0, "threshold": 0}
+"""Which axis of a crosscoder's tensors is that of its features."""
 INITIAL_NORMS = tuple(2.0**exponent for exponent in range(-8, 2))
 
 
@@ -52,36 +55,41 @@ def learning_rate_of(config: CrosscoderConfig, *, n_snapshots: int, d_model: int
 
 @torch.no_grad()
 def initial_crosscoder(
-    config: CrosscoderConfig, x: Float[Tensor, "batch snapshot d_model"], norm_scale: Float[Tensor, " snapshot"]
+    config: CrosscoderConfig,
+    x: Float[Tensor, "batch snapshot d_model"],
+    norm_scale: Float[Tensor, " snapshot"],
+    ranks: Ranks = ALONE,
 ) -> Crosscoder:
     """An untrained crosscoder: W_dec drawn once for all snapshots or for each, W_enc its transpose.
 
     Biases are zero, or such that the mean of `x` (a batch in normalised units) is encoded as zero and decoded as is.
-    The norm of its directions is the one of a few that reconstructs `x` best.
+    The norm of its directions is the one of a few that reconstructs `x` best. With other ranks it has this one's
+    features alone.
     """
     _, n, d = x.shape
     mean = x.mean(0) if config.bias_start == "mean" else x.new_zeros(n, d)
     generator = torch.Generator().manual_seed(config.seed)
     draws = n if config.decoder_start == "independent" else 1
-    directions = torch.randn(draws, config.n_features, d, generator=generator).to(x.device)
-    directions = torch.nn.functional.normalize(directions, dim=-1).expand(n, -1, -1)
+    directions = torch.randn(draws, config.n_features, d, generator=generator)[:, ranks.own(config.n_features)]
+    directions = torch.nn.functional.normalize(directions.to(x.device), dim=-1).expand(n, -1, -1)
     threshold = None
     if ACTIVATIONS[config.activation].threshold == "learned":
-        threshold = torch.full((config.n_features,), config.threshold_start, device=x.device)
+        threshold = torch.full((directions.shape[1],), config.threshold_start, device=x.device)
     best, best_error = None, float("inf")
     for norm in INITIAL_NORMS:
         W_dec = directions * norm
         crosscoder = Crosscoder(
             W_enc=W_dec.transpose(1, 2),
             W_dec=W_dec,
-            b_enc=torch.zeros(config.n_features, device=x.device),
+            b_enc=torch.zeros(directions.shape[1], device=x.device),
             b_dec=mean,
             threshold=threshold,
             norm_scale=norm_scale,
             **_settings(config),
         )
         crosscoder.b_enc.sub_(crosscoder.pre_activations(mean[None])[0])
-        error = float(crosscoder_losses(crosscoder, x, sparsity="none", k=crosscoder.k).reconstruction)
+        losses = crosscoder_losses(crosscoder, x, sparsity="none", k=crosscoder.k, ranks=ranks)
+        error = float(losses.reconstruction)
         if best is None or error < best_error:
             best, best_error = crosscoder, error
     assert best is not None
@@ -128,8 +136,8 @@ def carry_over(crosscoder: Crosscoder, before: Moments, now: Moments) -> None:
 class _CrosscoderLearner:
     """The learner: reconstruction, sparsity, AuxK and pre-activation losses of normalised batches."""
 
-    def __init__(self, config: CrosscoderConfig, crosscoder: Crosscoder, golden: Tensor) -> None:
-        self.config, self.crosscoder, self.golden = config, crosscoder, golden
+    def __init__(self, config: CrosscoderConfig, crosscoder: Crosscoder, golden: Tensor, ranks: Ranks = ALONE) -> None:
+        self.config, self.crosscoder, self.golden, self.ranks = config, crosscoder, golden, ranks
         rate = learning_rate_of(config, n_snapshots=crosscoder.n_snapshots, d_model=crosscoder.d_model)
         groups: list[dict[str, Any]] = [{"params": list(crosscoder.parameters()), "lr": rate}]
         self.learned: Tensor | None = None
@@ -140,7 +148,7 @@ class _CrosscoderLearner:
             self.learned = torch.nn.Parameter(start.log() if config.threshold_parameter == "log" else start.clone())
             groups.append({"params": [self.learned], "lr": rate * config.threshold_learning_rate})
         self.optimizer = Adam(groups, rows=[crosscoder.encoder_rows, crosscoder.decoder_rows])
-        self.silent_tokens = torch.zeros(config.n_features, dtype=torch.int64, device=golden.device)
+        self.silent_tokens = torch.zeros(crosscoder.n_features, dtype=torch.int64, device=golden.device)
         self.threshold = torch.zeros((), device=golden.device)
         self.kernels = "torch"
         """By which products are made: like the number of threads, a resumed training keeps them."""
@@ -165,18 +173,21 @@ class _CrosscoderLearner:
         if not math.isfinite(pre.detach().sum().item()):
             raise TrainingError(f"encoder outputs are not finite at step {step}: lower the learning rate")
         losses = crosscoder_losses(
-            crosscoder, x, sparsity=config.sparsity_loss, pre=pre, pre_is_exact=self.low_rows is None, k=k
-        )
+            crosscoder, x, sparsity=config.sparsity_loss, pre=pre, pre_is_exact=self.low_rows is None, k=k,
+            ranks=self.ranks,
+        )  # fmt: skip
         total = losses.reconstruction + config.sparsity_weight * self._ramp(step) * losses.sparsity
-        if (config.aux_k or config.preactivation_weight) and len(dead := self._dead()):
+        dead = self._dead()
+        all_dead = int(self.ranks.summed(torch.tensor(len(dead), device=x.device)))
+        if (config.aux_k or config.preactivation_weight) and all_dead:
             of_dead = crosscoder.pre_activations_of(dead, x)
-            total = total + config.aux_weight * self._aux_loss(-losses.error.detach(), of_dead, dead)
+            total = total + config.aux_weight * self._aux_loss(-losses.error.detach(), of_dead, dead, all_dead)
             total = total + config.preactivation_weight * self._preactivation_loss(of_dead, dead)
         self._remember(losses, len(x))
         figures = {
             "ev": float(losses.explained_variance.mean()),
             "l0": float(losses.l0.mean()),
-            "dead": float((self.silent_tokens >= config.dead_after_tokens).float().mean()),
+            "dead": int(self.ranks.summed((self.silent_tokens >= config.dead_after_tokens).sum())) / config.n_features,
         }
         return total, figures
 
@@ -208,21 +219,27 @@ class _CrosscoderLearner:
         """Indices of the features that have been silent for long."""
         return (self.silent_tokens >= self.config.dead_after_tokens).nonzero().flatten()
 
-    def _aux_loss(self, residual: Tensor, of_dead: Tensor, dead: Tensor) -> Tensor:
+    def _aux_loss(self, residual: Tensor, of_dead: Tensor, dead: Tensor, all_dead: int) -> Tensor:
         """AuxK: the leading dead features reconstruct what the living ones leave.
 
         Args:
             residual: [batch, snapshot, d_model], a constant of the loss.
             of_dead: encoder outputs of the dead features [batch, dead].
             dead: their indices.
+            all_dead: how many there are, other ranks' among them.
         Source: Gao et al. 2024, arXiv 2406.04093.
         """
         if self.config.aux_k == 0:
             return of_dead.new_zeros(())
-        candidates = torch.relu(of_dead)
-        values, columns = candidates.topk(min(self.config.aux_k, len(dead)), dim=1, sorted=False)
+        candidates, k = torch.relu(of_dead), min(self.config.aux_k, all_dead)
+        values, columns = candidates.topk(min(k, len(dead)), dim=1, sorted=False)
+        if not self.ranks.alone:
+            table = values.new_zeros(len(values), k)
+            table[:, : values.shape[1]] = values.detach()
+            every = self.ranks.stacked(table).transpose(0, 1).flatten(1)
+            values = values * (values >= every.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True))
         sparse = torch.zeros_like(candidates).scatter(1, columns, values)
-        x_hat = sparse @ self.crosscoder.decoder_rows.index_select(0, dead)
+        x_hat = self.ranks.total(sparse @ self.crosscoder.decoder_rows.index_select(0, dead))
         return (residual.flatten(1) - x_hat).square().sum(1).mean()
 
     def _preactivation_loss(self, of_dead: Tensor, dead: Tensor) -> Tensor:
@@ -236,7 +253,7 @@ class _CrosscoderLearner:
         crosscoder = self.crosscoder
         strength = crosscoder.strength()
         weight = (strength.sum(0) if crosscoder.gate == "shared" else strength.amax(0))[dead]
-        return torch.relu(threshold[dead] - of_dead * weight).sum(1).mean()
+        return self.ranks.total(torch.relu(threshold[dead] - of_dead * weight).sum(1).mean())
 
     @torch.no_grad()
     def _remember(self, losses: Losses, tokens: int) -> None:
@@ -258,6 +275,14 @@ class _CrosscoderLearner:
             crosscoder.threshold = self.threshold.expand(crosscoder.n_features).clone()
         elif crosscoder.threshold is not None:
             crosscoder.threshold = crosscoder.threshold.detach()
+        if not self.ranks.alone:
+            whole = {
+                name: self.ranks.whole(value, FEATURE_AXES[name], self.config.n_features)
+                if name in FEATURE_AXES
+                else value
+                for name, value in crosscoder.tensors().items()
+            }
+            crosscoder = Crosscoder(**whole, **_settings(self.config))
         return crosscoder.requires_grad_(False).eval()
 
     def state(self) -> dict[str, Any]:
@@ -327,6 +352,7 @@ def train_crosscoder(
     stage: str = "train",
     start: Crosscoder | None = None,
     start_inputs: Moments | None = None,
+    ranks: Ranks = ALONE,
 ) -> Crosscoder:
     """Train a crosscoder on raw activations; it scales them itself and keeps the scale as `norm_scale`.
 
@@ -338,6 +364,7 @@ def train_crosscoder(
         stage: what progress and events call this training.
         start: a crosscoder to take weights and learned thresholds from, in place of random ones.
         start_inputs: of what `start` reads, in its normalised units; it is carried over to those of these batches.
+        ranks: processes that share the features; each is called alike, with the same batches.
     Returns:
         The trained crosscoder on the CPU, its inference threshold set.
     Raises:
@@ -354,9 +381,9 @@ def train_crosscoder(
         kernels = _kernels(config, device) if saved is None else saved["learner"]["kernels"]
         stack.enter_context(using(kernels, device))
         if saved is None:
-            source, learner = _start(batches, config, device, start, start_inputs)
+            source, learner = _start(batches, config, device, start, start_inputs, ranks)
         else:
-            source, learner = batches, _restored(saved["learner"], config, device)
+            source, learner = batches, _restored(saved["learner"], config, device, ranks)
         learner.kernels = kernels
         del saved
         run_loop(
@@ -381,10 +408,12 @@ def _kernels(config: CrosscoderConfig, device: torch.device) -> str:
     return fastest(device) if config.kernels == "auto" else config.kernels
 
 
-def _restored(state: dict[str, Any], config: CrosscoderConfig, device: torch.device) -> _CrosscoderLearner:
+def _restored(
+    state: dict[str, Any], config: CrosscoderConfig, device: torch.device, ranks: Ranks
+) -> _CrosscoderLearner:
     """The learner that a checkpoint was taken of, as far as its shapes go; the loop restores its state."""
     crosscoder = Crosscoder(**state["crosscoder"], **_settings(config)).to(device)
-    return _CrosscoderLearner(config, crosscoder, state["golden"].to(device))
+    return _CrosscoderLearner(config, crosscoder, state["golden"].to(device), ranks)
 
 
 def _start(
@@ -393,6 +422,7 @@ def _start(
     device: torch.device,
     start: Crosscoder | None,
     start_inputs: Moments | None,
+    ranks: Ranks,
 ) -> tuple[_Replayed, _CrosscoderLearner]:
     """Look at the first batches to measure norm_scale and to initialise."""
     replayed = _Replayed(batches, config.norm_tokens)
@@ -402,8 +432,13 @@ def _start(
     scale = norm_scale_of(raw, robust=config.normalisation == "robust")
     x = replayed.first[0].to(device) * scale[:, None]
     if start is None:
-        return replayed, _CrosscoderLearner(config, initial_crosscoder(config, x, scale), x[:8].clone())
-    crosscoder = Crosscoder(**start.tensors() | {"norm_scale": scale.cpu()}, **_settings(config)).to(device)
+        return replayed, _CrosscoderLearner(config, initial_crosscoder(config, x, scale, ranks), x[:8].clone(), ranks)
+    given = {
+        name: value[(slice(None),) * FEATURE_AXES[name] + (ranks.own(start.n_features),)]
+        for name, value in start.tensors().items()
+        if name in FEATURE_AXES
+    }
+    crosscoder = Crosscoder(**start.tensors() | given | {"norm_scale": scale.cpu()}, **_settings(config)).to(device)
     if start_inputs is not None:
         carry_over(crosscoder, start_inputs, moments_of(raw * scale[:, None]))
-    return replayed, _CrosscoderLearner(config, crosscoder, x[:8].clone())
+    return replayed, _CrosscoderLearner(config, crosscoder, x[:8].clone(), ranks)
