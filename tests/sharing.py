@@ -1,9 +1,14 @@
-"""Training with features shared over processes: every case of CASES, whose dictionaries rank 0 writes.
+"""Training with features shared over processes: cases of CASES, whose dictionaries rank 0 writes.
 
-Usage: torchrun --nproc-per-node 2 tests/sharing.py FOLDER
+Usage: torchrun --nproc-per-node 2 tests/sharing.py FOLDER NAME … [--kept] [--until STEP]
+
+With --kept a checkpoint is written after each step and gone on from; --until kills the last rank before a step.
 """
 
-import sys
+import argparse
+import os
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch.distributed.device_mesh import init_device_mesh
 
+import ontogeny.loop
 from ontogeny.config.learner import CrosscoderConfig
 from ontogeny.dictionaries.ranks import Ranks
 from ontogeny.dictionaries.train import train_crosscoder
@@ -27,21 +33,48 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def trained(name: str, ranks: Ranks) -> dict[str, torch.Tensor]:
+class _Batches:
+    """Planted batches; the last rank dies before it reads number `until`."""
+
+    def __init__(self, ranks: Ranks, until: int | None) -> None:
+        self.ranks, self.until = ranks, until
+        self.planted = plant(n_features=60, n_snapshots=3, d_model=32, active=4.0, seed=1)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return self.starting_at(0)
+
+    def starting_at(self, batch: int) -> Iterator[torch.Tensor]:
+        for number, x in enumerate(islice(iter(self.planted.batches(256)), batch, None), batch):
+            if number == self.until and self.ranks.rank == self.ranks.size - 1:
+                os._exit(9)
+            yield x
+
+
+def trained(
+    name: str, ranks: Ranks, *, checkpoint: Path | None = None, until: int | None = None
+) -> dict[str, torch.Tensor]:
     """A dictionary of 81 features, which two processes share unequally."""
-    planted = plant(n_features=60, n_snapshots=3, d_model=32, active=4.0, seed=1)
-    config = CrosscoderConfig(n_features=81, steps=STEPS, kernels="torch", **CASES[name])
-    return train_crosscoder(planted.batches(256), config, ranks=ranks).tensors()
+    config = CrosscoderConfig(n_features=81, steps=STEPS, norm_tokens=256, kernels="torch", **CASES[name])
+    return train_crosscoder(_Batches(ranks, until), config, ranks=ranks, checkpoint=checkpoint).tensors()
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="+")
+    parser.add_argument("--kept", action="store_true")
+    parser.add_argument("--until", type=int)
+    asked = parser.parse_args()
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     ranks = Ranks(init_device_mesh("cpu", (dist.get_world_size(),)))
-    for name in CASES:
-        found = trained(name, ranks)
+    if asked.kept:
+        ontogeny.loop.CHECKPOINT_SECONDS = 0.0
+    for name in asked.names:
+        checkpoint = asked.folder / f"{name}.pt" if asked.kept else None
+        found = trained(name, ranks, checkpoint=checkpoint, until=asked.until)
         if ranks.rank == 0:
-            save_file(found, Path(sys.argv[1]) / f"{name}.safetensors")
+            save_file(found, asked.folder / f"{name}.safetensors")
     dist.destroy_process_group()
 
 

@@ -1,8 +1,9 @@
-"""Features shared over processes: the same dictionary comes out."""
+"""Features shared over processes: the same dictionary comes out, and any number of processes goes on with it."""
 
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,28 +14,60 @@ from ontogeny.dictionaries.ranks import ALONE, Ranks
 from sharing import CASES, trained
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Dictionaries trained by two processes."""
-    folder = tmp_path_factory.mktemp("ranks")
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [sys.executable, *command, Path(__file__).with_name("sharing.py"), folder],
+def run(folder: Path, *arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    """Train by some processes, as torchrun starts them."""
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return subprocess.run(
+        [sys.executable, *command, Path(__file__).with_name("sharing.py"), folder, *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=200,
     )
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Dictionaries trained by two processes."""
+    folder = tmp_path_factory.mktemp("ranks")
+    done = run(folder, *CASES)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_two_processes_train_what_one_does(name: str, shared: Path) -> None:
-    found, expected = load_file(shared / f"{name}.safetensors"), trained(name, ALONE)
+def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         assert float((found[key] - value).abs().max()) <= 1e-5 * float(value.abs().max()), key
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_train_what_one_does(name: str, shared: Path) -> None:
+    same(load_file(shared / f"{name}.safetensors"), trained(name, ALONE))
+
+
+def test_dead_features_are_revived_in_the_case_that_says_so() -> None:
+    with_aux, without = (trained(name, ALONE)["W_dec"] for name in ("aux", "batch_topk"))
+    assert float((with_aux - without).abs().max()) > 1e-3
+
+
+def test_a_killed_process_ends_the_run_and_any_number_goes_on(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("aux", "jumprelu")
+    started = time.monotonic()
+    for name in names:
+        killed = run(tmp_path, name, "--kept", "--until", "20")
+        assert killed.returncode != 0
+        assert (tmp_path / f"{name}.shared").is_dir()
+        assert not (tmp_path / f"{name}.safetensors").exists()
+    assert time.monotonic() - started < 120
+    again = run(tmp_path, "aux", "--kept", "--until", "35", processes=1)  # on one, which dies as well
+    assert again.returncode != 0
+    done = run(tmp_path, *names, "--kept")  # and back on two
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in names:
+        same(load_file(tmp_path / f"{name}.safetensors"), load_file(shared / f"{name}.safetensors"))
 
 
 def test_features_are_cut_as_torch_cuts_them() -> None:

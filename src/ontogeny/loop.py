@@ -77,15 +77,15 @@ class Checkpoint:
         Raises:
             TrainingError: the file is damaged.
         """
-        if self.path is None or not self.path.is_file():
+        if self.path is None:
             return None
         try:
-            state = torch.load(self.path, weights_only=True, map_location="cpu")
+            state = self._load()
         except Exception as error:  # torch, pickle and zipfile each raise their own
             raise TrainingError(
                 f"the checkpoint {self.path} cannot be read ({error}): remove it to start again"
             ) from error
-        if state["key"] != self.key:
+        if state is None or state["key"] != self.key:
             return None
         torch.set_num_threads(state["threads"])
         torch.set_float32_matmul_precision(state["matmul_precision"])
@@ -97,16 +97,25 @@ class Checkpoint:
         Raises:
             DiskFullError: there is no space left.
         """
-        if self.path is None or time.monotonic() - self.written < CHECKPOINT_SECONDS:
+        if self.path is None or not self._is_due():
             return False
-        with atomic_path(self.path) as temporary, temporary.open("wb") as file:  # to a path torch hides why it fails
-            numbers = {
-                "threads": torch.get_num_threads(),
-                "matmul_precision": torch.get_float32_matmul_precision(),
-            }
-            torch.save({"key": self.key, **numbers, **state()}, file)
+        numbers = {"threads": torch.get_num_threads(), "matmul_precision": torch.get_float32_matmul_precision()}
+        self._save({"key": self.key, **numbers, **state()})
         self.written = time.monotonic()
         return True
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self.written >= CHECKPOINT_SECONDS
+
+    def _load(self) -> dict[str, Any] | None:
+        """What is in the file, where there is one."""
+        assert self.path is not None
+        return torch.load(self.path, weights_only=True, map_location="cpu") if self.path.is_file() else None
+
+    def _save(self, state: dict[str, Any]) -> None:
+        assert self.path is not None
+        with atomic_path(self.path) as temporary, temporary.open("wb") as file:  # to a path torch hides why it fails
+            torch.save(state, file)
 
 
 def warmup_decay(*, total: int | None, warmup: int, decay: int) -> Schedule:

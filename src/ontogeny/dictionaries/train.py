@@ -25,6 +25,8 @@ from ontogeny.progress import Events
 RATE_TIMES_WIDTH, MOST_LEARNING_RATE = 3.0, 6e-3
 FEATURE_AXES = {"W_enc": 2, "W_dec": 1, "b_enc": 0, "threshold": 0}
 """Which axis of a crosscoder's tensors is that of its features."""
+PARAMETERS = ("encoder_rows", "decoder_rows", "b_enc", "b_dec", "learned")
+"""In the order of the optimiser's state; `learned` are JumpReLU's thresholds."""
 INITIAL_NORMS = tuple(2.0**exponent for exponent in range(-8, 2))
 
 
@@ -139,7 +141,9 @@ class _CrosscoderLearner:
     def __init__(self, config: CrosscoderConfig, crosscoder: Crosscoder, golden: Tensor, ranks: Ranks = ALONE) -> None:
         self.config, self.crosscoder, self.golden, self.ranks = config, crosscoder, golden, ranks
         rate = learning_rate_of(config, n_snapshots=crosscoder.n_snapshots, d_model=crosscoder.d_model)
-        groups: list[dict[str, Any]] = [{"params": list(crosscoder.parameters()), "lr": rate}]
+        parameters = dict(crosscoder.named_parameters())
+        assert tuple(parameters) == PARAMETERS[:-1]
+        groups: list[dict[str, Any]] = [{"params": list(parameters.values()), "lr": rate}]
         self.learned: Tensor | None = None
         """JumpReLU's thresholds as they are learned: their logarithms, or themselves."""
         if crosscoder.activation.threshold == "learned":
@@ -373,7 +377,7 @@ def train_crosscoder(
     """
     if config.steps is None and hasattr(batches, "__len__"):
         config = config.model_copy(update={"steps": len(batches)})  # type: ignore[arg-type]
-    kept = Checkpoint(checkpoint, fingerprint(config, key))
+    kept = _checkpoint(checkpoint, fingerprint(config, key), config, ranks)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     steps = config.steps
     with numerics(), ExitStack() as stack:
@@ -402,6 +406,26 @@ def train_crosscoder(
     crosscoder = learner.finished().cpu()
     crosscoder.golden_inputs = learner.golden.cpu()
     return crosscoder
+
+
+def _checkpoint(path: Path | None, key: str, config: CrosscoderConfig, ranks: Ranks) -> Checkpoint:
+    """A file; a folder where processes share the features, or have begun what this one is to go on with."""
+    folder = None if path is None else path.with_suffix(".shared")
+    if ranks.mesh is None and (folder is None or not folder.is_dir()):
+        return Checkpoint(path, key)
+    from ontogeny.dictionaries.shared_checkpoint import SharedCheckpoint
+
+    return SharedCheckpoint(folder, key, ranks=ranks, feature_axis=_feature_axis, n_features=config.n_features)
+
+
+def _feature_axis(name: str) -> int | None:
+    """The axis of features of a tensor in a training's state, by its place there."""
+    group, last = ("", *name.split("/"))[-2:]
+    if group == "crosscoder":
+        return FEATURE_AXES.get(last)
+    if last in ("exp_avg", "exp_avg_sq"):
+        return None if int(group) == PARAMETERS.index("b_dec") else 0
+    return 0 if last in ("silent_tokens", "learned") else None
 
 
 def _kernels(config: CrosscoderConfig, device: torch.device) -> str:

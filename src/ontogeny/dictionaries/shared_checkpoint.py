@@ -1,0 +1,149 @@
+"""A checkpoint of a training whose features are shared over processes: a folder that any number of them go on from.
+
+PyTorch's distributed checkpoints keep every tensor whole, as DTensors say which part each process has of it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Shard
+
+from ontogeny.dictionaries.ranks import Ranks
+from ontogeny.loop import Checkpoint
+
+REST = "rest"
+
+
+@dataclass(frozen=True)
+class _Rest:
+    """What is no tensor, and which axis of each tensor is that of features; PyTorch keeps it in one piece."""
+
+    state: dict[str, Any]
+    axes: dict[str, int | None]
+
+
+class SharedCheckpoint(Checkpoint):
+    """A `Checkpoint` in a folder that all processes write and read together.
+
+    Args:
+        feature_axis: from a tensor's place in the state, such as `learner/silent_tokens`, to its axis of features; None
+            where it has none, and all processes have the same.
+        n_features: of all processes.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        key: str,
+        *,
+        ranks: Ranks,
+        feature_axis: Callable[[str], int | None],
+        n_features: int,
+    ) -> None:
+        super().__init__(path, key)
+        self.ranks, self.feature_axis, self.n_features = ranks, feature_axis, n_features
+
+    def _load(self) -> dict[str, Any] | None:
+        assert self.path is not None
+        folder = next(filter(Path.is_dir, (self.path, _aside(self.path))), None)
+        if folder is None:
+            return None
+        kept: dict[str, Any] = {REST: None}
+        dcp.load(kept, checkpoint_id=folder)
+        rest: _Rest = kept[REST]
+        sizes = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+        room = {name: self._room(sizes[name], axis) for name, axis in rest.axes.items()}
+        dcp.load(room, checkpoint_id=folder)
+        return _put(
+            rest.state, {name: one.to_local() if isinstance(one, DTensor) else one for name, one in room.items()}
+        )
+
+    def _room(self, kept: Any, axis: int | None) -> Tensor:
+        """An empty tensor for what this process has of a kept one."""
+        shape, dtype = list(kept.size), kept.properties.dtype
+        if axis is None or self.ranks.mesh is None:
+            return torch.empty(shape, dtype=dtype)
+        own = self.ranks.own(self.n_features)
+        shape[axis] = own.stop - own.start
+        return self._shared(torch.empty(shape, dtype=dtype), axis)
+
+    def _shared(self, part: Tensor, axis: int) -> DTensor:
+        """This process's part of a tensor, as one."""
+        shape = list(part.shape)
+        shape[axis] = self.n_features
+        stride = torch.empty(shape, device="meta").stride()
+        mesh = self.ranks.mesh
+        assert mesh is not None
+        return DTensor.from_local(part, mesh, [Shard(axis)], shape=torch.Size(shape), stride=stride)
+
+    def _is_due(self) -> bool:
+        own = torch.tensor(int(super()._is_due()) if self.ranks.rank == 0 else 0)
+        return bool(self.ranks.summed(own))
+
+    def _save(self, state: dict[str, Any]) -> None:
+        assert self.path is not None
+        writing, aside, first = self.path.with_name(f"{self.path.name}.writing"), _aside(self.path), self._is_first()
+        if first:
+            rmtree(writing, ignore_errors=True)
+        self._wait()
+        tensors: dict[str, Tensor] = {}
+        rest = _take(state, tensors)
+        axes = {name: self.feature_axis(name) for name in tensors}
+        if self.ranks.mesh is not None:
+            for name, axis in axes.items():
+                if axis is not None:
+                    tensors[name] = self._shared(tensors[name], axis)
+        dcp.save({REST: _Rest(rest, axes), **tensors}, checkpoint_id=writing)
+        self._wait()
+        if first:
+            rmtree(aside, ignore_errors=True)
+            if self.path.is_dir():
+                self.path.rename(aside)
+            writing.rename(self.path)
+            rmtree(aside, ignore_errors=True)
+        self._wait()
+
+    def _is_first(self) -> bool:
+        return self.ranks.rank == 0
+
+    def _wait(self) -> None:
+        if not self.ranks.alone:
+            dist.barrier(group=self.ranks.group)
+
+
+def _aside(path: Path) -> Path:
+    """Where the last checkpoint lies while a new one takes its place."""
+    return path.with_name(f"{path.name}.before")
+
+
+def _take(state: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
+    """The state with its tensors, which are put under their names, taken out."""
+    if isinstance(state, Tensor):
+        tensors[name] = state
+        return _Place(name)
+    if isinstance(state, dict):
+        return {key: _take(value, tensors, f"{name}/{key}".lstrip("/")) for key, value in state.items()}
+    if isinstance(state, list):
+        return [_take(value, tensors, f"{name}/{number}") for number, value in enumerate(state)]
+    return state
+
+
+def _put(state: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(state, _Place):
+        return tensors[state]
+    if isinstance(state, dict):
+        return {key: _put(value, tensors) for key, value in state.items()}
+    return [_put(value, tensors) for value in state] if isinstance(state, list) else state
+
+
+class _Place(str):
+    """The name of a tensor that was taken out of a state."""
+
+    __slots__ = ()
