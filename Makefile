@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# a file a process, a thread each
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+SHAPES := $(addprefix tests/test_,$(addsuffix .py,bands change_point crosscoder dimensionality effects kernels vectors))
+
 .PHONY: help demo test soak check lint types floors docs site truth agreement change-points bench interop bench-change-point bench-memory bench-activations clean
 
 help:  ## this list
@@ -18,7 +22,8 @@ demo: $(STAMP)  ## pre-train a small LM, study it, write runs/demo/report.html
 	$(BIN)/ontogeny demo
 
 test: $(STAMP) check  ## lint, types, import floors, docs drift, then the test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder  # a file a process, a thread each
+	$(PYTEST) $(SHAPES:%=--ignore=%)
+	$(PYTEST) --jaxtyping-packages=ontogeny,beartype.beartype $(SHAPES)
 
 soak: $(STAMP)  ## ten random kills in each long stage: results must not change by a bit (about 10 minutes)
 	$(BIN)/python tests/soak.py

@@ -82,7 +82,7 @@ def test_gradients_of_the_aux_loss_agree_with_finite_differences() -> None:
 
     def loss() -> Tensor:
         places = torch.tensor(dead)
-        return learner._aux_loss(residual, dictionary.pre_activations_of(places, x), places)
+        return learner._aux_loss(residual, dictionary.pre_activations_of(places, x), places, len(places))
 
     found = torch.autograd.grad(loss(), [dictionary.encoder_rows, dictionary.decoder_rows])
     for grad in found:
