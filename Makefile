@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 # a file a process, a thread each
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
-SHAPES := $(addprefix tests/test_,$(addsuffix .py,bands change_point crosscoder dimensionality effects kernels vectors))
+SHAPES := $(addprefix tests/test_,$(addsuffix .py,bands change_point crosscoder effects kernels vectors))
 
 .PHONY: help demo test soak check lint types floors docs site truth agreement change-points bench interop bench-change-point bench-memory bench-activations clean
 
