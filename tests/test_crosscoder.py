@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ontogeny import Crosscoder, CrosscoderConfig, InputError, crosscoder_losses, train_crosscoder
 from ontogeny.dictionaries.activation_functions import batch_topk, least_kept_score, topk
-from ontogeny.dictionaries.train import _CrosscoderLearner, initial_crosscoder, norm_scale_of
+from ontogeny.dictionaries.start import initial_crosscoder, norm_scale_of
+from ontogeny.dictionaries.train import _CrosscoderLearner
 from ontogeny.errors import ConfigError, TrainingError
 
 N, D, F = 3, 5, 7

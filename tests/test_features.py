@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ontogeny.activations.harvest import Harvester, usable_positions
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
-from ontogeny.dictionaries.train import norm_scale_of
+from ontogeny.dictionaries.start import norm_scale_of
 from ontogeny.features.examples import Leaders
 from ontogeny.features.life import life_history
 from ontogeny.features.measure import chosen_sequences

@@ -11,8 +11,8 @@ from torch import Tensor
 import ontogeny as og
 from ontogeny.dictionaries import track
 from ontogeny.dictionaries.sae_series import with_mean_code
+from ontogeny.dictionaries.start import carry_over, moments_of
 from ontogeny.dictionaries.track import rounds_taken
-from ontogeny.dictionaries.train import carry_over, moments_of
 from ontogeny.errors import ConfigError
 from ontogeny.truth.planted import Planted, plant
 

@@ -15,7 +15,8 @@ from ontogeny.config.settings import fingerprint
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.load import load_dictionary
 from ontogeny.dictionaries.sae_series import SAESeries, with_mean_code
-from ontogeny.dictionaries.train import Moments, learning_rate_of, moments_of, train_crosscoder
+from ontogeny.dictionaries.start import Moments, moments_of
+from ontogeny.dictionaries.train import learning_rate_of, train_crosscoder
 from ontogeny.errors import ConfigError, CorpusError
 from ontogeny.loop import Resumable
 from ontogeny.progress import Events

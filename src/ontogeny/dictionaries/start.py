@@ -1,0 +1,124 @@
+"""Where a training starts: the scale of the activations, and a crosscoder's weights, drawn or brought along."""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ontogeny.config.learner import CrosscoderConfig
+from ontogeny.dictionaries.activation_functions import ACTIVATIONS
+from ontogeny.dictionaries.crosscoder import Crosscoder
+from ontogeny.dictionaries.losses import crosscoder_losses
+from ontogeny.dictionaries.ranks import ALONE, Ranks
+from ontogeny.errors import TrainingError
+
+INITIAL_NORMS = tuple(2.0**exponent for exponent in range(-8, 2))
+
+
+def settings_of(config: CrosscoderConfig) -> dict[str, Any]:
+    """What a crosscoder is told beside its tensors."""
+    return {
+        "activation": config.activation,
+        "k": config.used_k,
+        "gate": config.gate,
+        "score": config.score,
+        "encoder": config.encoder,
+        "apply_b_dec_to_input": config.apply_b_dec_to_input,
+    }
+
+
+def norm_scale_of(x: Float[Tensor, "batch snapshot d_model"], *, robust: bool = False) -> Float[Tensor, " snapshot"]:
+    """√d_model / mean norm of the activations, per snapshot.
+
+    Args:
+        robust: take the median norm of the centred activations, which neither a common mean nor a few massive tokens
+            move much.
+    Raises:
+        TrainingError: an activation is not finite, or all of a snapshot are the same.
+    """
+    norms = (x - x.mean(0)).norm(dim=-1).median(0).values if robust else x.norm(dim=-1).mean(0)
+    if not (norms.isfinite() & (norms > 0)).all():
+        bad = [int(i) for i in (~(norms.isfinite() & (norms > 0))).nonzero().flatten()]
+        raise TrainingError(f"activations of snapshots number {bad} (0-based) are not finite, or all zero")
+    return x.shape[-1] ** 0.5 / norms
+
+
+@torch.no_grad()
+def initial_crosscoder(
+    config: CrosscoderConfig,
+    x: Float[Tensor, "batch snapshot d_model"],
+    norm_scale: Float[Tensor, " snapshot"],
+    ranks: Ranks = ALONE,
+) -> Crosscoder:
+    """An untrained crosscoder: W_dec drawn once for all snapshots or for each, W_enc its transpose.
+
+    Biases are zero, or such that the mean of `x` (a batch in normalised units) is encoded as zero and decoded as is.
+    The norm of its directions is the one of a few that reconstructs `x` best. With other ranks it has this one's
+    features alone.
+    """
+    _, n, d = x.shape
+    mean = x.mean(0) if config.bias_start == "mean" else x.new_zeros(n, d)
+    generator = torch.Generator().manual_seed(config.seed)
+    draws = n if config.decoder_start == "independent" else 1
+    directions = torch.randn(draws, config.n_features, d, generator=generator)[:, ranks.own(config.n_features)]
+    directions = torch.nn.functional.normalize(directions.to(x.device), dim=-1).expand(n, -1, -1)
+    threshold = None
+    if ACTIVATIONS[config.activation].threshold == "learned":
+        threshold = torch.full((directions.shape[1],), config.threshold_start, device=x.device)
+    best, best_error = None, float("inf")
+    for norm in INITIAL_NORMS:
+        W_dec = directions * norm
+        crosscoder = Crosscoder(
+            W_enc=W_dec.transpose(1, 2),
+            W_dec=W_dec,
+            b_enc=torch.zeros(directions.shape[1], device=x.device),
+            b_dec=mean,
+            threshold=threshold,
+            norm_scale=norm_scale,
+            **settings_of(config),
+        )
+        crosscoder.b_enc.sub_(crosscoder.pre_activations(mean[None])[0])
+        losses = crosscoder_losses(crosscoder, x, sparsity="none", k=crosscoder.k, ranks=ranks)
+        error = float(losses.reconstruction)
+        if best is None or error < best_error:
+            best, best_error = crosscoder, error
+    assert best is not None
+    return best
+
+
+class Moments(NamedTuple):
+    """Where activations lie.
+
+    Attributes:
+        mean: [snapshot, d_model].
+        spread: median distance from it [snapshot], which a few massive tokens do not move.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+
+def moments_of(x: Float[Tensor, "batch snapshot d_model"]) -> Moments:
+    mean = x.mean(0)
+    return Moments(mean, (x - mean).norm(dim=-1).median(0).values)
+
+
+@torch.no_grad()
+def carry_over(crosscoder: Crosscoder, before: Moments, now: Moments) -> None:
+    """Change a crosscoder such that inputs now get the codes that those before had which deviate alike from their mean,
+    as a share of their spread; and are decoded alike.
+
+    Learned thresholds are exact for one snapshot, and those of several scaled by the mean.
+    """
+    n, d = crosscoder.n_snapshots, crosscoder.d_model
+    device = crosscoder.b_dec.device
+    mean_before, mean_now = before.mean.to(device), now.mean.to(device)
+    ratio = now.spread.to(device) / before.spread.to(device)
+    at_mean = crosscoder.pre_activations(mean_before[None])[0]
+    crosscoder.encoder_rows.view(-1, n, d).div_(ratio[:, None])
+    crosscoder.decoder_rows.view(-1, n, d).mul_(ratio[:, None])
+    crosscoder.b_dec.copy_(mean_now + (crosscoder.b_dec - mean_before) * ratio[:, None])
+    crosscoder.b_enc.add_(at_mean - crosscoder.pre_activations(mean_now[None])[0])
+    if crosscoder.threshold is not None:
+        crosscoder.threshold.mul_(ratio.mean())
