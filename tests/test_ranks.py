@@ -9,7 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ontogeny.config.learner import CrosscoderConfig
 from ontogeny.dictionaries.ranks import ALONE, Ranks
+from ontogeny.dictionaries.train import train_crosscoder
+from ontogeny.errors import ConfigError
 from sharing import CASES, trained
 
 
@@ -60,6 +63,14 @@ def test_a_killed_process_ends_the_run_and_any_number_goes_on(shared: Path, tmp_
     done = run(tmp_path, "jumprelu", "--kept")  # and back on two
     assert done.returncode == 0, done.stderr[-3000:]
     same(load_file(tmp_path / "jumprelu.safetensors"), load_file(shared / "jumprelu.safetensors"))
+
+
+def test_what_is_not_summed_over_processes_is_refused() -> None:
+    ranks = Ranks()
+    ranks.size = 2
+    config = CrosscoderConfig(n_features=8, k=2, apply_b_dec_to_input=True)
+    with pytest.raises(ConfigError, match="apply_b_dec_to_input: its gradient is not summed"):
+        train_crosscoder([torch.zeros(4, 1, 4)], config, ranks=ranks)
 
 
 def test_features_are_cut_as_torch_cuts_them() -> None:

@@ -58,11 +58,6 @@ def _processor() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
 
 
-@cache
-def _others(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="ontogeny-kernels")
-
-
 def is_there() -> bool:
     """Whether there is a compiler, and what it makes can be loaded."""
     return library() is not None

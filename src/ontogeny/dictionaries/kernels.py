@@ -2,7 +2,8 @@
 
 With pre = x W_encᵀ + b_enc known, a step needs the encoder outputs at some entries, their decoding, and the gradients
 of both. All are sums of a few weighted rows, made without a [batch, feature] product, by PyTorch's `embedding_bag` or
-by the compiled functions of kernels.c; gradients of weights are the same sums over the entries in order of features.
+by a backend: compiled.py (kernels.c) on the CPU, on_gpu.py (Triton) on a GPU. Gradients of weights are the same sums
+over the entries in order of features.
 """
 
 from collections.abc import Iterator

@@ -18,7 +18,7 @@ from ontogeny.dictionaries.kernels import Adam, fastest, using
 from ontogeny.dictionaries.losses import Losses, crosscoder_losses
 from ontogeny.dictionaries.ranks import ALONE, Ranks
 from ontogeny.dictionaries.start import Moments, carry_over, initial_crosscoder, moments_of, norm_scale_of, settings_of
-from ontogeny.errors import CorpusError, TrainingError
+from ontogeny.errors import ConfigError, CorpusError, TrainingError
 from ontogeny.loop import Checkpoint, Resumable, numerics, run_loop, warmup_decay
 from ontogeny.progress import Events
 
@@ -266,9 +266,14 @@ def train_crosscoder(
     Raises:
         TrainingError: an activation or the loss is not finite.
         CorpusError: there is no batch.
+        ConfigError: a setting is not for features shared over processes.
     """
     if config.steps is None and hasattr(batches, "__len__"):
         config = config.model_copy(update={"steps": len(batches)})  # type: ignore[arg-type]
+    if not ranks.alone and config.apply_b_dec_to_input:
+        raise ConfigError(
+            "apply_b_dec_to_input: its gradient is not summed over processes: leave it out, or train by one"
+        )
     kept = _checkpoint(checkpoint, fingerprint(config, key), config, ranks)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     steps = config.steps
