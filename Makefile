@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 SHAPES := $(addprefix tests/test_,$(addsuffix .py,bands change_point crosscoder effects kernels vectors))
 
-.PHONY: help demo test soak check lint types floors docs site truth agreement change-points bench interop bench-change-point bench-memory bench-activations clean
+.PHONY: help demo test soak check lint types floors docs site truth agreement change-points bench bench-gpu interop bench-change-point bench-memory bench-activations clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -51,6 +51,9 @@ truth: $(STAMP)  ## train on planted suites, write docs/truth.md (hours; what wa
 
 bench: $(STAMP)  ## training and harvest beside plain loops and peers, write docs/performance.md (about two hours)
 	$(BIN)/python -m benchmarks.speed
+
+bench-gpu: $(STAMP)  ## kernels beside PyTorch's and whole steps on a GPU (OUT=FILE)
+	$(BIN)/python -m benchmarks.gpu $(OUT:%=--out %)
 
 agreement: $(STAMP)  ## series, crosscoder, triplet and aligned SAEs on the reference suite: write docs/agreement.md (hours)
 	$(BIN)/python -m benchmarks.agreement

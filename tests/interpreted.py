@@ -6,7 +6,7 @@ Usage: TRITON_INTERPRET=1 python tests/interpreted.py
 import torch
 
 from ontogeny.dictionaries import on_gpu
-from ontogeny.dictionaries.kernels import Entries, above
+from ontogeny.dictionaries.kernels import Entries, above, adam
 
 ROWS, COLUMNS, WIDTH = 12, 20, 300
 
@@ -22,13 +22,21 @@ def main() -> None:
     index, starts, order = entries.column, entries.row_starts, entries.by_column
     own, usual = torch.nn.Parameter(right.clone()), torch.nn.Parameter(right.clone())
     moments, optimizer = [torch.zeros_like(right) for _ in range(2)], torch.optim.Adam([usual], lr=0.01)
+    halves, plain = right.clone(), right.clone()
+    kept, expected = ([torch.zeros_like(right, dtype=torch.bfloat16) for _ in range(2)] for _ in range(2))
     for step in (1, 2):
-        usual.grad = entries.sums_by_column(left, score)
+        numbers = {
+            "rate": 0.01 / (1 - 0.9**step), "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "root": (1 - 0.999**step) ** 0.5,
+            "seed": step,
+        }  # fmt: skip
+        grad = entries.sums_by_column(left, score)
+        usual.grad = grad.clone()
         optimizer.step()
-        on_gpu.adam(
-            left, entries.row[order], score[order], entries.column_starts, own.data, *moments,
-            rate=0.01 / (1 - 0.9**step), beta1=0.9, beta2=0.999, eps=1e-8, root=(1 - 0.999**step) ** 0.5,
-        )  # fmt: skip
+        given = left, entries.row[order], score[order], entries.column_starts
+        on_gpu.adam(*given, own.data, *moments, **numbers)
+        on_gpu.adam(*given, halves, *kept, **numbers)
+        adam(grad, plain, *expected, **numbers)
+    same = [float((one == other).double().mean()) for one, other in zip(kept, expected, strict=True)]
     for name, found, expected in (
         ("above", on_gpu.above(pre, weight, bound), (places, score)),
         ("order", on_gpu.order(index, entries.column_starts), order),
@@ -36,8 +44,10 @@ def main() -> None:
         ("products", on_gpu.products(left, right, index, starts), entries.products(left, right)),
         ("errors", on_gpu.errors(right, index, score, starts, bias, left), entries.errors(score, right, bias, left)),
         ("adam", own.data, usual.data),
+        ("halves", halves, plain),
+        ("moments", torch.tensor(same), torch.ones(2)),
     ):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-3 if name in ("halves", "moments") else 1e-3)
         print(name)
 
 

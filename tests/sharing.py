@@ -1,6 +1,6 @@
-"""Training with features shared over processes: cases of CASES, whose dictionaries rank 0 writes.
+"""Training with features, or tokens, shared over processes: cases of CASES, whose dictionaries rank 0 writes.
 
-Usage: torchrun --nproc-per-node 2 tests/sharing.py FOLDER NAME … [--kept] [--until STEP]
+Usage: torchrun --nproc-per-node 2 tests/sharing.py FOLDER NAME … [--kept] [--until STEP] [--replicas N]
 
 With --kept a checkpoint is written after each step and gone on from; --until kills the last rank before a step.
 """
@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors.torch import save_file
-from torch.distributed.device_mesh import init_device_mesh
 
 import ontogeny.loop
 from ontogeny.config.learner import CrosscoderConfig
-from ontogeny.dictionaries.ranks import Ranks
 from ontogeny.dictionaries.train import train_crosscoder
+from ontogeny.progress import speaks
+from ontogeny.ranks import Ranks, joined
 from ontogeny.truth.planted import plant
 
 STEPS = 50
@@ -34,7 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 class _Batches:
-    """Planted batches; the last rank dies before it reads number `until`."""
+    """Planted batches; whoever has the last features dies before it reads number `until`."""
 
     def __init__(self, ranks: Ranks, until: int | None) -> None:
         self.ranks, self.until = ranks, until
@@ -64,18 +63,17 @@ def main() -> None:
     parser.add_argument("names", nargs="+")
     parser.add_argument("--kept", action="store_true")
     parser.add_argument("--until", type=int)
+    parser.add_argument("--replicas", type=int, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    ranks = Ranks(init_device_mesh("cpu", (dist.get_world_size(),)))
     if asked.kept:
         ontogeny.loop.CHECKPOINT_SECONDS = 0.0
-    for name in asked.names:
-        checkpoint = asked.folder / f"{name}.pt" if asked.kept else None
-        found = trained(name, ranks, checkpoint=checkpoint, until=asked.until)
-        if ranks.rank == 0:
-            save_file(found, asked.folder / f"{name}.safetensors")
-    dist.destroy_process_group()
+    with joined(asked.replicas) as ranks:
+        for name in asked.names:
+            checkpoint = asked.folder / f"{name}.pt" if asked.kept else None
+            found = trained(name, ranks, checkpoint=checkpoint, until=asked.until)
+            if speaks():
+                save_file(found, asked.folder / f"{name}.safetensors")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from ontogeny import Crosscoder, crosscoder_losses
 from ontogeny.config.learner import CrosscoderConfig
 from ontogeny.dictionaries import compiled, on_gpu
 from ontogeny.dictionaries.activation_functions import ACTIVATIONS
-from ontogeny.dictionaries.kernels import Adam, Entries, above, column_sums, decode, fastest, read, using
+from ontogeny.dictionaries.kernels import Adam, Entries, above, adam, column_sums, decode, fastest, read, using
+from ontogeny.dictionaries.rounding import bfloat16_at_random, random_bits
 from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.errors import TrainingError
 from ontogeny.truth.planted import plant
@@ -145,11 +146,12 @@ def test_a_feature_without_directions_pulls_no_threshold() -> None:
         assert pulls[5] == 0
 
 
-def test_training_with_a_bfloat16_encoder_explains_as_much() -> None:
+@pytest.mark.parametrize("setting", ["encode_dtype", "moments"])
+def test_training_with_bfloat16_explains_as_much(setting: str) -> None:
     planted = plant(n_features=60, n_snapshots=4, d_model=32, active=4.0, seed=1)
     explained = {}
     for dtype in ("float32", "bfloat16"):
-        config = CrosscoderConfig(n_features=80, k=4, steps=150, encode_dtype=dtype)
+        config = CrosscoderConfig(n_features=80, k=4, steps=150, **{setting: dtype})
         crosscoder = train_crosscoder(planted.batches(256), config)
         x = next(iter(planted.batches(1024, seed=1))) * crosscoder.norm_scale[:, None]
         losses = crosscoder_losses(crosscoder, x, sparsity="none")
@@ -219,7 +221,7 @@ def test_programs_for_a_gpu_give_the_same_where_they_are_interpreted() -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["above", "order", "sums", "products", "errors", "adam"]
+    assert done.stdout.split() == ["above", "order", "sums", "products", "errors", "adam", "halves", "moments"]
 
 
 @compiles
@@ -252,6 +254,54 @@ def test_adam_over_entries_makes_pytorchs_steps(beside: bool, kernels: str) -> N
     adam.release()
     decode(code, own, entries=entries).sum().backward()
     assert own.grad is not None
+
+
+def test_rounding_at_random_is_right_in_the_mean_and_exact_where_it_can_be() -> None:
+    x = torch.tensor([1.0, -3.0, 0.0, 1e-30, 1 + 2**-10, -(1 + 2**-9), 7.77e-5])
+    drawn = torch.stack([bfloat16_at_random(x, random_bits(torch.arange(7), seed) & 0xFFFF) for seed in range(4096)])
+    assert torch.equal(drawn[:, :3].float().unique(dim=0), x[None, :3])
+    steps = (x.abs().log2().floor() - 7).exp2()
+    assert ((drawn.float() - x).abs() < steps)[:, 3:].all()
+    off = (drawn[:, 3:].double().mean(0) - x[3:].double()) / steps[3:]
+    assert float(off.abs().max()) < 4 * 0.5 / 4096**0.5
+    bits = random_bits(torch.arange(1 << 16), 5)
+    shares = torch.stack([(bits >> place & 1).double().mean() for place in range(32)])
+    assert float((shares - 0.5).abs().max()) < 4 * 0.5 / 256
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_adam_with_bfloat16_moments_makes_the_same_steps_by_either_kernels(
+    beside: bool, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ontogeny.dictionaries.kernels.VALUES_AT_ONCE", 37 * 7)
+    draw = torch.Generator().manual_seed(0)
+    own = torch.nn.Parameter(torch.randn(40, 37, generator=draw))
+    value, mean, square = own.detach().clone(), *(torch.zeros(40, 37, dtype=torch.bfloat16) for _ in range(2))
+    optimizer = Adam([{"params": [own], "lr": 0.01}], rows=[own], moments=torch.bfloat16)
+    for step in range(1, 6):
+        entries = Entries.at(torch.randperm(64 * 40, generator=draw)[:300].sort().values, (64, 40))
+        code, pull = torch.rand(300, generator=draw), torch.randn(64, 37, generator=draw)
+        grad = entries.sums_by_column(pull, code)
+        loss = (decode(code, own, entries=entries) * pull).sum()
+        if beside:
+            loss, grad = loss + own[3].square().sum(), grad.clone()
+            grad[3] += 2 * own.detach()[3]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        adam(
+            grad, value, mean, square, rate=0.01 / (1 - 0.9**step), beta1=0.9, beta2=0.999, eps=1e-8,
+            root=(1 - 0.999**step) ** 0.5, seed=step,
+        )  # fmt: skip
+    state = optimizer.state[own]
+    for found, expected in ((state["exp_avg"], mean), (state["exp_avg_sq"], square)):
+        assert found.dtype == torch.bfloat16
+        assert float((found == expected).double().mean()) > 0.99  # sums in another order may round otherwise
+    torch.testing.assert_close(own.detach(), value, rtol=1e-2, atol=1e-3)
+    again = Adam([{"params": [own], "lr": 0.01}], rows=[own], moments=torch.bfloat16)
+    again.load_state_dict(optimizer.state_dict())
+    assert torch.equal(again.state[own]["exp_avg_sq"], state["exp_avg_sq"])
+    assert again.state[own]["exp_avg_sq"].dtype == torch.bfloat16
 
 
 @compiles

@@ -16,6 +16,7 @@ from benchmarks.speed.app import app
 from benchmarks.speed.effects import effects
 from benchmarks.speed.harvest import harvest
 from benchmarks.speed.page import machine, write_page
+from benchmarks.speed.together import together
 from benchmarks.speed.training import curves, training
 
 from ontogeny.run import write_json
@@ -23,6 +24,7 @@ from ontogeny.run import write_json
 PARTS: dict[str, Callable[[int], Any]] = {
     "training": training,
     "curves": curves,
+    "together": together,
     "harvest": harvest,
     "agreement": agreement,
     "effects": effects,

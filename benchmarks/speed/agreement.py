@@ -40,27 +40,33 @@ def agreement(threads: int) -> dict[str, Any]:
     """Loss of the last steps on eight snapshots of the reference suite, and recovery of the standard planted suite."""
     torch.set_num_threads(threads)
     found: dict[str, Any] = {}
-    for name, dense in (("active entries", False), ("dense", True)):
+    ways: dict[str, tuple[bool, dict[str, Any]]] = {
+        "dense": (True, {"kernels": "torch"}),
+        "active entries, PyTorch": (False, {"kernels": "torch"}),
+        "active entries, compiled": (False, {"kernels": "compiled"}),
+        "compiled, bfloat16 moments": (False, {"kernels": "compiled", "moments": "bfloat16"}),
+    }
+    for name, (dense, settings) in ways.items():
         with _dense_products(dense):
-            found[name] = {"loss": _loss(), **_recovery()}
+            found[name] = {**_losses(settings), **_recovery(settings)}
         print(name, found[name], flush=True)
     return found
 
 
-def _loss() -> float:
-    """Mean over what the loop tells of the last 200 steps."""
+def _losses(settings: dict[str, Any]) -> dict[str, Any]:
+    """What the loop tells of every twentieth step, and the mean of the last 200 steps'."""
     task, kept = harvest_task(), _Losses()
     shared = Path(task["model"]).parent
     suite = open_suite(shared, steps=SNAPSHOTS)
     stream = stream_activations(suite, Corpus(task["corpus"]), hookpoint=f"resid_post.{LAYER}", batch_size=1024)
-    train_crosscoder(stream, CrosscoderConfig(n_features=2048, k=48, steps=STEPS), events=kept)
-    return fmean(kept.losses[-LAST:])
+    train_crosscoder(stream, CrosscoderConfig(n_features=2048, k=48, steps=STEPS, **settings), events=kept)
+    return {"loss": fmean(kept.losses[-LAST:]), "losses": kept.losses}
 
 
-def _recovery() -> dict[str, float]:
+def _recovery(settings: dict[str, Any]) -> dict[str, float]:
     """Figures of the standard planted suite."""
     suite = plant()
-    crosscoder = train_crosscoder(suite.batches(1024), CrosscoderConfig(n_features=320, k=8, steps=STEPS))
+    crosscoder = train_crosscoder(suite.batches(1024), CrosscoderConfig(n_features=320, k=8, steps=STEPS, **settings))
     return score_recovery(suite, crosscoder).figures()
 
 

@@ -15,7 +15,8 @@ import torch
 import vl_convert
 from benchmarks.speed.peers import PEERS, UNUSED
 
-from ontogeny.report.figures.axes import BLUE, GREY, VERMILION
+from ontogeny.loop import LOG_EVERY_STEPS
+from ontogeny.report.figures.axes import BLUE, GREEN, GREY, VERMILION
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 Rows = list[dict[str, Any]]
@@ -29,17 +30,25 @@ def write_page(found: dict[str, Any]) -> None:
     shown: dict[str, Any] = {"machine": " and ".join(sorted(about)), "peers": _peers()}
     if rows := found.get("training"):
         shapes = list(dict.fromkeys(row["shape"] for row in rows))
+        sides = list(dict.fromkeys(row["beside"] for row in rows))
+        by_side = {side: [row for row in rows if row["beside"] == side] for side in sides}
         shown["training"] = [
-            (shape, _training([row for row in rows if row["shape"] == shape], "Ontogeny, BatchTopK"))
+            (shape, [_training([row for row in own if row["shape"] == shape], side) for side, own in by_side.items()])
             for shape in shapes
         ]
-        shown["means"] = ", ".join(f"{name} {ratio:.2f}" for name, ratio in _means(rows).items())
-        _draw("peers", _bars(_means(rows)))
+        shown["means"] = {
+            side: ", ".join(f"{name} {ratio:.2f}" for name, ratio in _means(own).items())
+            for side, own in by_side.items()
+        }
+        _draw("peers", _bars(_means(by_side[sides[0]])))
     if rows := found.get("curves"):
         shown["curves"] = _curves(rows)
         _draw("curves", _lines(rows))
     if figures := found.get("agreement"):
         shown["agreement"] = _agreement(figures)
+        _draw("losses", _loss_curves(figures))
+    if rows := found.get("together"):
+        shown["together"] = _together(rows)
     if rows := found.get("harvest"):
         shown["harvest"] = _training(rows, "Ontogeny")
     if rows := found.get("effects"):
@@ -109,18 +118,26 @@ def _curves(rows: Rows) -> str:
     for curve in dict.fromkeys(row["curve"] for row in rows):
         own = [row for row in rows if row["curve"] == curve]
         cells = ", ".join(f"{row['size']:,}: {row['seconds'] * 1000:.0f} ms, {row['memory']:.2f} GB" for row in own)
-        lines.append([curve, cells, f"{_exponent(own):.2f}"])
-    return _table(["over", "a step, and the memory it adds", "exponent"], lines)
+        slope = 1000 * np.polyfit(*([row[name] for row in own] for name in ("size", "memory")), 1)[0]
+        lines.append([curve, cells, f"{_exponent(own):.2f}", f"{slope:.3g}"])
+    return _table(["over", "a step, and the memory it adds", "exponent of time", "MB each"], lines)
 
 
-def _agreement(figures: dict[str, dict[str, float]]) -> str:
+def _agreement(figures: dict[str, Any]) -> str:
     columns = ["loss", "recovered", "births_exact", "strength_error"]
     lines = [[name, *(f"{row[column]:.4g}" for column in columns)] for name, row in figures.items()]
-    a, b = figures.values()
-    lines.append(
-        ["difference", *(f"{(a[column] - b[column]) / b[column]:+.2%}" if b[column] else "" for column in columns)]
-    )
+    usual = next(iter(figures.values()))
+    for name, row in list(figures.items())[1:]:
+        shares = [f"{row[column] / usual[column] - 1:+.2%}" if usual[column] else "" for column in columns]
+        lines.append([f"{name}, beside it", *shares])
     return _table(["", "loss", "plants recovered", "births exact", "strength RMSE"], lines)
+
+
+def _together(rows: Rows) -> str:
+    lines = [
+        [row["shape"], row["name"], f"{row['batch'] / row['seconds']:,.0f}", f"{row['ratio']:.2f}"] for row in rows
+    ]
+    return _table(["", "", "tokens a second", "of one's"], lines)
 
 
 def _app(found: dict[str, Any]) -> str:
@@ -174,9 +191,24 @@ def _bars(means: dict[str, float]) -> alt.LayerChart:
     )
 
 
+def _loss_curves(figures: dict[str, Any]) -> alt.Chart:
+    rows = [
+        {"way": name, "step": LOG_EVERY_STEPS * (place + 1), "loss": loss}
+        for name, row in figures.items()
+        for place, loss in enumerate(row["losses"])
+    ]
+    x = alt.X("step:Q", title="step")
+    y = alt.Y("loss:Q", title="loss", scale=alt.Scale(type="log"))
+    colour = alt.Color("way:N", sort=list(figures), title=None, scale=alt.Scale(range=[GREY, BLUE, GREEN, VERMILION]))
+    dash = alt.StrokeDash("way:N", sort=list(figures), title=None)
+    title = alt.Title("The same losses", subtitle="eight snapshots of the reference suite, 2,048 features, k = 48")
+    lines = alt.Chart(pl.DataFrame(rows)).mark_line().encode(x=x, y=y, color=colour, strokeDash=dash)
+    return lines.properties(width=520, height=240, title=title)
+
+
 def _lines(rows: Rows) -> alt.HConcatChart:
     panels = []
-    for curve, others in (("snapshots", "4,096 features"), ("features", "8 snapshots")):
+    for curve, others in (("snapshots", "8,192 features, k 64"), ("features", "8 snapshots, k 32")):
         own = [row for row in rows if row["curve"] == curve]
         sizes = [row["size"] for row in own]
         linear = [{"size": size, "seconds": own[-1]["seconds"] * size / sizes[-1]} for size in sizes]

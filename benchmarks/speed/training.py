@@ -6,15 +6,24 @@ from benchmarks.speed.pairs import Contender, Shape, alone, paired, training_tas
 
 SHAPES = (Shape(8, 256, 4096, 2048), Shape(32, 128, 8192, 1024))
 OURS = Contender("Ontogeny, BatchTopK", "ours", {"activation": "batch_topk", "k": 64})
+BY_PYTORCH = Contender("Ontogeny, BatchTopK, no compiler", "ours", {**OURS.settings, "kernels": "torch"})
 JUMP = {"activation": "jumprelu", "sparsity": "tanh", "threshold_start": 1.0}
 # λ by shape: first guesses, not searched yet; the page tells what L0 came of them
 WEIGHTS = {"shared": (16.0, 16.0), "per_snapshot": (16.0, 16.0)}
+PLAIN = Contender("plain loop, BatchTopK", "plain", {"activation": "batch_topk"})
+PLAIN_FAST = Contender(
+    "plain loop, BatchTopK, oneDNN and fused Adam", "plain", {"activation": "batch_topk", "flag": True}
+)
 OTHERS = (
+    Contender("the floor: one dense encode and Adam", "floor", {"flag": True}),
+    BY_PYTORCH,
+    Contender("Ontogeny, BatchTopK, bfloat16 encode", "ours", {**OURS.settings, "encode_dtype": "bfloat16"}),
+    Contender("Ontogeny, BatchTopK, bfloat16 moments", "ours", {**OURS.settings, "moments": "bfloat16"}),
     Contender("Ontogeny, TopK", "ours", {"activation": "topk", "k": 64}),
     Contender("Ontogeny, JumpReLU", "ours", JUMP),
     Contender("Ontogeny, JumpReLU, gate per snapshot", "ours", {**JUMP, "gate": "per_snapshot"}),
-    Contender("plain loop, BatchTopK", "plain", {"activation": "batch_topk"}),
-    Contender("plain loop, BatchTopK, oneDNN and fused Adam", "plain", {"activation": "batch_topk", "flag": True}),
+    PLAIN,
+    PLAIN_FAST,
     Contender("SAELens, BatchTopK", "sae_lens_", {"flag": True, "activation": "batch_topk"}),
     Contender("SAELens, TopK", "sae_lens_", {"flag": True, "activation": "topk"}),
     Contender("dictionary_learning, BatchTopK", "dictionary_learning_", {"flag": True, "activation": "batch_topk"}),
@@ -24,15 +33,16 @@ OTHERS = (
         "llamascopium crosscoder, JumpReLU", "llamascopium_", {"flag": True, "activation": "jumprelu", "weight": 1.0}
     ),
 )
+PAIRS = [(OURS, other) for other in OTHERS] + [(BY_PYTORCH, other) for other in (PLAIN, PLAIN_FAST)]
 JUMP_WARM = 100
 SNAPSHOTS, FEATURES = (2, 4, 8, 16, 32), (1024, 2048, 4096, 8192, 16384, 32768)
 
 
 def training(threads: int) -> list[dict[str, Any]]:
-    """A row per shape and contender, each run in turn with ours."""
+    """A row per shape and pair, run in turn."""
     rows = []
     for number, shape in enumerate(SHAPES):
-        for other in OTHERS:
+        for ours, other in PAIRS:
             settings, warm = dict(other.settings), 3
             if other.worker == "ours" and settings["activation"] == "jumprelu":
                 settings["sparsity_weight"] = WEIGHTS[settings.get("gate", "shared")][number]
@@ -40,15 +50,16 @@ def training(threads: int) -> list[dict[str, Any]]:
             one = Contender(other.name, other.worker, settings)
             sizes = {"threads": threads, "rounds": 5, "warm": warm, "steps": 3}
             found = tried(
-                other.name, lambda one=one, sizes=sizes, shape=shape: paired(OURS, one, training_task(shape), **sizes)
+                other.name,
+                lambda ours=ours, one=one, sizes=sizes, shape=shape: paired(ours, one, training_task(shape), **sizes),
             )
-            rows.append(found | {"shape": str(shape), "batch": shape.batch})
+            rows.append(found | {"beside": ours.name, "shape": str(shape), "batch": shape.batch})
     return rows
 
 
 def curves(threads: int) -> list[dict[str, Any]]:
     """Seconds a step of ours over snapshots and over features."""
-    shapes = [("snapshots", n, Shape(n, 128, 4096, 1024, 32)) for n in SNAPSHOTS]
+    shapes = [("snapshots", n, Shape(n, 128, 8192, 1024)) for n in SNAPSHOTS]
     shapes += [("features", n_features, Shape(8, 128, n_features, 1024, 32)) for n_features in FEATURES]
     rows = []
     for curve, size, shape in shapes:

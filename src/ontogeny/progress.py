@@ -5,6 +5,7 @@ standard output holds results only. Nothing is drawn before two seconds have pas
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -32,6 +33,16 @@ class Events:
             file.write(line + "\n")
 
 
+def started_together() -> int:
+    """Processes that torchrun started together with this one; 1 where it did not start it."""
+    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+
+
+def speaks() -> bool:
+    """Whether this process says what is done: of those that torchrun started, the first."""
+    return started_together() == 1 or os.environ["RANK"] == "0"
+
+
 def read_events(path: Path) -> list[dict[str, Any]]:
     """All whole lines of an events log; a line cut off by a kill is left out."""
     if not path.is_file():
@@ -57,6 +68,12 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"
+
+
+class _Nothing:
+    """Progress that nobody is told."""
+
+    def advance(self, amount: int = 1, **figures: float) -> None: ...
 
 
 class _Lines:
@@ -100,6 +117,9 @@ class _Drawn:
 @contextmanager
 def progress_bar(stage: str, total: int | None, *, unit: str, done: int = 0) -> Iterator[Bar]:
     """A bar for `total` units of work of which `done` were finished by an earlier call."""
+    if not speaks():
+        yield _Nothing()
+        return
     if not sys.stderr.isatty():
         yield _Lines(stage, total, done, unit)
         return

@@ -21,6 +21,7 @@ from ontogeny.corpus.readers import expand
 from ontogeny.errors import ConfigError, CorpusError, RunError, did_you_mean
 from ontogeny.plan.plan import plan_study
 from ontogeny.preflight import check_study, require_room
+from ontogeny.progress import Events, speaks, started_together
 from ontogeny.run import Run, content_state, remove, run_folder, write_json
 from ontogeny.suites.suite import candidates_of, pin, study_suite, suite_of
 from ontogeny.truth.checks import CHECKS
@@ -136,21 +137,37 @@ def _train(run: Run) -> list[Path]:
 
 
 def _train_crosscoder(run: Run) -> "Dictionary":
-    from ontogeny.activations.stream import stream_of
-    from ontogeny.dictionaries.train import train_crosscoder
+    from ontogeny.ranks import together
 
-    if run.study.train.store_gb == "auto" and run.manifest.get("store", {}).get("key") != _train_key(run):
+    if (
+        run.study.train.store_gb == "auto"
+        and together().alone
+        and run.manifest.get("store", {}).get("key") != _train_key(run)
+    ):
         from ontogeny.plan.pace import cheaper_store, measure_pace
 
         plan = plan_study(run.study, run.folder)
         run.update_manifest(store={"key": _train_key(run), "gb": cheaper_store(plan, measure_pace(plan))})
         plan.require_room({"train"})
+    together().tell(run.folder)
+    return _trained_crosscoder(run, run.events)
+
+
+def _trained_crosscoder(run: Run, events: Events) -> "Dictionary":
+    """By this process, or by all that torchrun started, each of which is to call it."""
+    from ontogeny.activations.shared_stream import SharedStream
+    from ontogeny.activations.stream import stream_of
+    from ontogeny.dictionaries.train import train_crosscoder
+    from ontogeny.ranks import together
+
+    ranks = together()
     return train_crosscoder(
-        stream_of(run),
+        stream_of(run) if ranks.alone else SharedStream(run, ranks),
         run.study.crosscoder,
         checkpoint=run.checkpoints / "train.pt",
         key=_train_key(run),
-        events=run.events,
+        events=events,
+        ranks=ranks,
     )
 
 
@@ -277,6 +294,8 @@ def run_study(
         out: the run folder; None for `runs/NAME` below the working directory.
         until: the last stage to run: pack, pretrain, schedule, train, measure, analyse, attribute, truth or report.
         say: takes one line per stage.
+    Of processes that torchrun started the first runs the study, and all train its crosscoder.
+
     Returns:
         The run.
     Raises:
@@ -287,6 +306,31 @@ def run_study(
     if config.sweep is not None:
         raise ConfigError(f"{config.name} is a sweep of several studies: run_sweep, or give the folder of one")
     stages = stages_until(until)
+    if started_together() == 1:
+        return _run_stages(config, stages, out, say)
+    from ontogeny.ranks import joined
+
+    with joined(config.train.replicas) as ranks:
+        if not speaks():
+            while (folder := ranks.tell()) is not None:
+                _trained_crosscoder(Run(folder), Events())
+            return Run(run_folder(config, out))
+        try:
+            require_shareable(config)
+            return _run_stages(config, stages, out, say)
+        finally:
+            ranks.tell(None)
+
+
+def require_shareable(study: StudyConfig) -> None:
+    """Refuse what several processes cannot do together."""
+    if study.dictionary.kind == "sae_series":
+        raise ConfigError("the SAEs of a series follow each other: run the study by one process, without torchrun")
+    if isinstance(study.train.store_gb, float):
+        raise ConfigError("train.store_gb: several processes harvest while they train: leave it out, or set auto")
+
+
+def _run_stages(config: StudyConfig, stages: list[str], out: str | Path | None, say: Say) -> Run:
     check_study(config, set(stages), out=out)
     run = Run(run_folder(config, out))
     is_new = run.require_own_folder()
@@ -327,6 +371,7 @@ def _run_stage(run: Run, stage: Stage, say: Say) -> None:
     seconds = time.monotonic() - started
     run.finish_stage(stage.name, key, outputs, seconds)
     remove(run.checkpoints / f"{stage.name}.pt")
+    shutil.rmtree(run.checkpoints / f"{stage.name}.shared", ignore_errors=True)
     run.events.emit(stage.name, "finished", seconds=round(seconds, 2))
     if outputs:
         say(f"{stage.name}: {seconds:.0f} s, {', '.join(map(str, outputs))}")

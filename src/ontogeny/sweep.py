@@ -20,6 +20,7 @@ from ontogeny.config.study import StudyConfig
 from ontogeny.errors import ConfigError, RunError, did_you_mean
 from ontogeny.plan.plan import plan_study
 from ontogeny.preflight import check_names
+from ontogeny.progress import started_together
 from ontogeny.run import Run, atomic_path, run_folder, write_text
 from ontogeny.study import Say, run_study
 
@@ -96,6 +97,8 @@ def run_sweep(
         ConfigError: the study is no sweep, or has no such member.
     """
     folder, found = run_folder(study, out), members(study)
+    if only is None and started_together() > 1:
+        raise ConfigError(f"torchrun runs one study at a time: give --member, one of {', '.join(found)}")
     if only is not None and only not in found:
         raise ConfigError(f"no member '{only}'{did_you_mean(only, found)}: there are {', '.join(found)}")
     chosen = {name: member.study for name, member in found.items() if only in (None, name)}

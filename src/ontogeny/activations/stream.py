@@ -187,14 +187,18 @@ class SnapshotStream:
         return stream_of(self.run, suite=one).starting_at(self.first + batch)
 
 
-def stream_of(run: Run, *, suite: Suite | None = None, seed: int | None = None) -> ActivationStream:
+def stream_of(
+    run: Run, *, suite: Suite | None = None, seed: int | None = None, stored: bool = True
+) -> ActivationStream:
     """The stream that a run's dictionary is trained on, of its suite or of some of its snapshots.
 
     Args:
         seed: of another order of the tokens; None for the run's own.
+        stored: take what the run's store has, where it has one, and keep there what it has not.
     """
     settings, corpus = run.study.train, Corpus(run.corpus_folder / "train")
     steps = run.steps if suite is None else suite.steps
+    store = store_of(run) if stored else None
     return ActivationStream(
         harvester_of(run, suite=suite),
         corpus,
@@ -202,7 +206,7 @@ def stream_of(run: Run, *, suite: Suite | None = None, seed: int | None = None) 
         window_tokens=settings.window_tokens,
         model_batch_size=settings.model_batch_size,
         seed=settings.seed if seed is None else seed,
-        store=None if (store := store_of(run)) is None else store.view([run.steps.index(step) for step in steps]),
+        store=None if store is None else store.view([run.steps.index(step) for step in steps]),
     )
 
 

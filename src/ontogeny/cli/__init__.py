@@ -14,6 +14,7 @@ from ontogeny.cli.shared import JsonOption, OutOption, StudyArgument, load, load
 from ontogeny.cli.store import store_app
 from ontogeny.cli.suites import suites_app
 from ontogeny.errors import ConfigError, OntogenyError
+from ontogeny.progress import speaks
 
 if TYPE_CHECKING:
     from ontogeny.config.study import StudyConfig
@@ -60,6 +61,8 @@ def _run(study: "Path | StudyConfig", out: Path | None, until: str, as_json: boo
     if isinstance(study, Path):
         study, out = load_one(study, out)
     run = run_study(study, out=out, until=until, say=lambda line: print(line, file=sys.stderr))
+    if not speaks():
+        return run
     if as_json:
         print(json.dumps({"run": str(run.folder), "stages": run.manifest["stages"]}))
     elif until == "report":

@@ -83,6 +83,9 @@ class OptimisationConfig(Settings):
     kernels: Literal["auto", "compiled", "torch"] = "auto"
     """What makes products with few active entries: functions that this machine's C compiler builds at their first use,
     or PyTorch's; `auto`: compiled ones where there is a compiler. Results differ in their last bits."""
+    moments: Literal["float32", "bfloat16"] = "float32"
+    """Of Adam, for encoder and decoder: `bfloat16` ones take half the memory; they are rounded at random, so that small
+    changes are not lost."""
     aux_k: Annotated[int, Field(ge=0)] = 256
     """Dead features that reconstruct the residual (AuxK); 0 switches it off."""
     aux_weight: Annotated[float, Field(ge=0)] = 1.0

@@ -49,6 +49,10 @@ class TrainConfig(OptimisationConfig):
     store_dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float16"
     """How activations are rounded where `store_gb` is set, stored or not; `int8` has a scale per token and snapshot."""
 
+    replicas: Positive = 1
+    """Where torchrun starts several processes: groups of them that share out a batch's tokens; those of a group share
+    the dictionary's features."""
+
     @property
     def steps(self) -> int:
         return max(1, self.tokens // self.batch_size)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ontogeny.dictionaries.kernels import above
-from ontogeny.dictionaries.ranks import ALONE, Ranks
+from ontogeny.ranks import ALONE, Ranks
 
 BANDWIDTH = 4.0
 CANDIDATES = 3
@@ -196,7 +196,7 @@ def batch_topk_places(
     ranks: Ranks = ALONE,
 ) -> Int[Tensor, " entry"]:
     """What `batch_topk` keeps: of equal scores all. With other ranks the largest of all features are kept."""
-    count = _checked(k, pre.shape[1] * ranks.size) * len(pre)
+    count = _checked(k, pre.shape[1] * ranks.size) * len(pre) * ranks.replicas
     places, score = _candidates(pre, weight, int(1.3 * count))
     if len(places) < count:
         places, score = above(pre, weight, torch.zeros_like(weight))
@@ -227,7 +227,7 @@ def topk_places(
         kept = kept[(counts >= k)[kept.div(columns, rounding_mode="floor")]]
         found = _topk_mask(pre.index_select(0, short) * weight, k).nonzero()
         kept = torch.cat([kept, short[found[:, 0]] * columns + found[:, 1]]).sort().values
-    if ranks.alone:
+    if ranks.size == 1:
         return kept
     row = kept.div(columns, rounding_mode="floor")
     score = pre.flatten()[kept] * weight[kept - row * columns]

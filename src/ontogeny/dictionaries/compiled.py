@@ -86,10 +86,11 @@ def errors(
 
 def adam(
     rows: Tensor, index: Tensor, weight: Tensor, starts: Tensor, value: Tensor, mean: Tensor, square: Tensor,
-    *, rate: float, beta1: float, beta2: float, eps: float, root: float,
+    *, rate: float, beta1: float, beta2: float, eps: float, root: float, seed: int,
 ) -> None:  # fmt: skip
     given = rows, len(rows), rows.shape[1], index, weight, starts
-    _call("adam", _shares_of(starts), *given, value, mean, square, rate, beta1, beta2, eps, root)
+    halves = int(mean.dtype == torch.bfloat16)
+    _call("adam", _shares_of(starts), *given, value, mean, square, halves, seed, rate, beta1, beta2, eps, root)
 
 
 def above(values: Tensor, weight: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,6 +144,6 @@ def _shares_of(starts: Tensor) -> list[int]:
 def _passed(value: Tensor | int | float) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:
     if isinstance(value, Tensor):
         assert value.is_contiguous()
-        assert value.dtype in (torch.float32, torch.int64)
+        assert value.dtype in (torch.float32, torch.int64, torch.bfloat16)
         return ctypes.c_void_p(value.data_ptr())
     return ctypes.c_int64(value) if isinstance(value, int) else ctypes.c_float(value)

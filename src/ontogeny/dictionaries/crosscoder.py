@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ontogeny.dictionaries.dictionary import Dictionary, Part
-from ontogeny.dictionaries.ranks import ALONE, Ranks
+from ontogeny.ranks import ALONE, Ranks
 
 
 class Crosscoder(Dictionary):

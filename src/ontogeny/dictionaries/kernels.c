@@ -102,58 +102,94 @@ int64_t sums(int64_t first, int64_t last, const float *rows, int64_t n, int64_t 
     return 0;
 }
 
-/* A step of Adam, as PyTorch makes it: rate = lr / (1 - beta1^t), root = √(1 - beta2^t). */
+/* A step of Adam, as PyTorch makes it: rate = lr / (1 - beta1^t), root = √(1 - beta2^t). Moments are float, or the
+   upper halves of floats, rounded at random (rounding.py). */
 typedef struct {
     float rate, beta1, beta2, eps, root;
+    uint32_t seed;
 } Adam;
 
-INLINE void adam_step(const int64_t n, const float *restrict grad, float *restrict value, float *restrict mean,
-                      float *restrict square, const Adam by) {
+INLINE uint32_t random_bits(uint32_t place, uint32_t seed) {
+    uint32_t mixed = place ^ seed * 0x9E3779B1u;
+    mixed = (mixed ^ mixed >> 16) * 0x7FEB352Du;
+    mixed = (mixed ^ mixed >> 15) * 0x846CA68Bu;
+    return mixed ^ mixed >> 16;
+}
+
+INLINE float from_half(uint16_t half) {
+    const union { uint32_t bits; float value; } x = {(uint32_t)half << 16};
+    return x.value;
+}
+
+INLINE uint16_t to_half(float value, uint32_t random) {
+    const union { float value; uint32_t bits; } x = {value};
+    return (uint16_t)((x.bits + random) >> 16);
+}
+
+INLINE void adam_step(const int halves, const int64_t n, const float *restrict grad, float *restrict value,
+                      void *restrict mean, void *restrict square, const int64_t place, const Adam by) {
     for (int64_t i = 0; i < n; i++) {
-        mean[i] += (grad[i] - mean[i]) * (1 - by.beta1);
-        square[i] = square[i] * by.beta2 + grad[i] * grad[i] * (1 - by.beta2);
-        value[i] -= by.rate * mean[i] / (sqrtf(square[i]) / by.root + by.eps);
+        float m = halves ? from_half(((uint16_t *)mean)[place + i]) : ((float *)mean)[place + i];
+        float s = halves ? from_half(((uint16_t *)square)[place + i]) : ((float *)square)[place + i];
+        m += (grad[i] - m) * (1 - by.beta1);
+        s = s * by.beta2 + grad[i] * grad[i] * (1 - by.beta2);
+        value[place + i] -= by.rate * m / (sqrtf(s) / by.root + by.eps);
+        if (halves) {
+            const uint32_t random = random_bits((uint32_t)(place + i), by.seed);
+            ((uint16_t *)mean)[place + i] = to_half(m, random & 0xFFFF);
+            ((uint16_t *)square)[place + i] = to_half(s, random >> 16);
+        } else {
+            ((float *)mean)[place + i] = m;
+            ((float *)square)[place + i] = s;
+        }
     }
 }
 
-INLINE void adam_block(const int vectors, const int64_t columns, int64_t first, int64_t last, const lanes *block,
-                       int64_t width, const int64_t *index, const float *weight, const int64_t *starts, float *value,
-                       float *mean, float *square, const Adam by) {
+INLINE void adam_block(const int halves, const int vectors, const int64_t columns, int64_t first, int64_t last,
+                       const lanes *block, int64_t at, int64_t width, const int64_t *index, const float *weight,
+                       const int64_t *starts, float *value, void *mean, void *square, const Adam by) {
+    const int64_t size = halves ? sizeof(uint16_t) : sizeof(float);
     for (int64_t r = first; r < last; r++) {
         lanes sum[VECTORS] = {{0}};
         float grad[BLOCK];
-        const int64_t next = least(r + AHEAD, last - 1) * width;
+        const int64_t next = least(r + AHEAD, last - 1) * width + at;
         for (int v = 0; v < vectors; v++) {
             __builtin_prefetch(value + next + v * LANES, 1);
-            __builtin_prefetch(mean + next + v * LANES, 1);
-            __builtin_prefetch(square + next + v * LANES, 1);
+            __builtin_prefetch((char *)mean + (next + v * LANES) * size, 1);
+            __builtin_prefetch((char *)square + (next + v * LANES) * size, 1);
         }
         add_rows(vectors, sum, block, index, weight, starts[r], starts[r + 1]);
         store(vectors, vectors * LANES, sum, grad);
-        adam_step(columns, grad, value + r * width, mean + r * width, square + r * width, by);
+        adam_step(halves, columns, grad, value, mean, square, r * width + at, by);
     }
 }
 
-/* A step of Adam with what `sums` would write as the gradient, which is never in memory as a whole. */
-int64_t adam(int64_t first, int64_t last, const float *rows, int64_t n, int64_t width, const int64_t *index,
-             const float *weight, const int64_t *starts, float *value, float *mean, float *square, float rate,
-             float beta1, float beta2, float eps, float root) {
-    const Adam by = {rate, beta1, beta2, eps, root};
+INLINE int64_t adam_of(const int halves, int64_t first, int64_t last, const float *rows, int64_t n, int64_t width,
+                       const int64_t *index, const float *weight, const int64_t *starts, float *value, void *mean,
+                       void *square, const Adam by) {
     lanes *block = new_block(n);
     if (!block) return -1;
     int64_t at = 0;
     for (; at + BLOCK <= width; at += BLOCK) {
         load_block(VECTORS, BLOCK, rows + at, n, width, block);
-        adam_block(VECTORS, BLOCK, first, last, block, width, index, weight, starts, value + at, mean + at, square + at,
-                   by);
+        adam_block(halves, VECTORS, BLOCK, first, last, block, at, width, index, weight, starts, value, mean, square, by);
     }
     for (; at < width; at += LANES) {
         const int64_t columns = least(LANES, width - at);
         load_block(1, columns, rows + at, n, width, block);
-        adam_block(1, columns, first, last, block, width, index, weight, starts, value + at, mean + at, square + at, by);
+        adam_block(halves, 1, columns, first, last, block, at, width, index, weight, starts, value, mean, square, by);
     }
     free(block);
     return 0;
+}
+
+/* A step of Adam with what `sums` would write as the gradient, which is never in memory as a whole. */
+int64_t adam(int64_t first, int64_t last, const float *rows, int64_t n, int64_t width, const int64_t *index,
+             const float *weight, const int64_t *starts, float *value, void *mean, void *square, int64_t halves,
+             int64_t seed, float rate, float beta1, float beta2, float eps, float root) {
+    const Adam by = {rate, beta1, beta2, eps, root, (uint32_t)seed};
+    if (halves) return adam_of(1, first, last, rows, n, width, index, weight, starts, value, mean, square, by);
+    return adam_of(0, first, last, rows, n, width, index, weight, starts, value, mean, square, by);
 }
 
 INLINE void products_block(const int vectors, const int64_t columns, int64_t first, int64_t last, const float *left,

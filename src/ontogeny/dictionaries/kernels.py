@@ -17,10 +17,13 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from ontogeny.dictionaries import compiled, on_gpu
-from ontogeny.dictionaries.ranks import ALONE, Ranks
+from ontogeny.dictionaries.rounding import bfloat16_at_random, random_bits
 from ontogeny.errors import TrainingError
+from ontogeny.ranks import ALONE, Ranks
 
 KERNELS = ("compiled", "torch")
+VALUES_AT_ONCE = 1 << 22
+"""Weights whose moments are float32 at once where they are kept as less."""
 
 
 @runtime_checkable
@@ -46,10 +49,10 @@ class Backend(Protocol):
 
     def adam(
         self, rows: Tensor, index: Tensor, weight: Tensor, starts: Tensor, value: Tensor, mean: Tensor, square: Tensor,
-        *, rate: float, beta1: float, beta2: float, eps: float, root: float,
+        *, rate: float, beta1: float, beta2: float, eps: float, root: float, seed: int,
     ) -> None:  # fmt: skip
         """A step of Adam on `value` with `sums` as the gradient, which is never in memory; rate = lr / (1 - beta1^t),
-        root = √(1 - beta2^t)."""
+        root = √(1 - beta2^t). `mean` and `square` are float32, or bfloat16 rounded at random by the seed."""
         ...
 
     def above(self, values: Tensor, weight: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
@@ -218,11 +221,18 @@ class Adam(torch.optim.Adam):
     """PyTorch's fused Adam; gradients of the `rows` parameters that entries give are made and used up at once.
 
     What is left to it is used up by `step`; a gradient that is there beside it is added first.
+
+    Args:
+        moments: dtype of both moments of the `rows` parameters; bfloat16 ones are rounded at random.
+        ranks: replicas among them average their gradients, which then are all made.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], *, rows: list[torch.nn.Parameter]) -> None:
+    def __init__(
+        self, groups: list[dict[str, Any]], *, rows: list[torch.nn.Parameter], moments: torch.dtype = torch.float32,
+        ranks: Ranks = ALONE,
+    ) -> None:  # fmt: skip
         super().__init__(groups, fused=True)
-        self.rows = rows
+        self.rows, self.moments, self.ranks = rows, moments, ranks
         for one in rows:
             one.left = []  # type: ignore[attr-defined]
 
@@ -231,34 +241,76 @@ class Adam(torch.optim.Adam):
         for one in self.rows:
             del one.left  # type: ignore[attr-defined]
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """PyTorch brings moments to the dtype of their parameter: this brings them back, which loses nothing."""
+        super().load_state_dict(state_dict)
+        for one in self.rows:
+            for name in ("exp_avg", "exp_avg_sq"):
+                if name in self.state[one]:
+                    self.state[one][name] = self.state[one][name].to(self.moments)
+
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         """One step."""
         for group in self.param_groups:
             for one in group["params"]:
                 left: list[Left] = getattr(one, "left", [])
-                if len(left) == 1 and one.grad is None and (backend := _backend(one, *left[0][1:])):
+                alone = len(left) == 1 and one.grad is None and self.ranks.replicas == 1
+                if alone and (backend := _backend(one, *left[0][1:])):
                     self._step_over_entries(one, group, left[0], backend)
                 else:
                     for entries, rows, weight in left:
                         made = entries.sums_by_column(rows, weight)
                         one.grad = made if one.grad is None else one.grad.add_(made)
+                    if one.grad is not None:
+                        one.grad = self.ranks.averaged(one.grad)
+                    if hasattr(one, "left") and one.grad is not None and self.moments != torch.float32:
+                        self._step_rounded(one, group)
                 left.clear()
         super().step()
 
     def _step_over_entries(self, one: Tensor, group: dict[str, Any], left: Left, backend: Backend) -> None:
+        entries, rows, weight = left
+        order, starts, mean, square, numbers = entries.by_column, entries.column_starts, *self._begin(one, group)
+        backend.adam(rows, entries.row[order], weight[order], starts, one, mean, square, **numbers)
+
+    def _step_rounded(self, one: Tensor, group: dict[str, Any]) -> None:
+        """The same with a gradient that is in memory; it is used up."""
+        assert one.grad is not None
+        grad, (mean, square, numbers) = one.grad, self._begin(one, group)
+        one.grad = None
+        at_once = max(1, VALUES_AT_ONCE // one.shape[1])
+        for first in range(0, len(one), at_once):
+            some = slice(first, first + at_once)
+            adam(grad[some], one[some], mean[some], square[some], place=first * one.shape[1], **numbers)
+
+    def _begin(self, one: Tensor, group: dict[str, Any]) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """Both moments, and the numbers of the step that is begun."""
         state = self.state[one]
         if not state:  # as PyTorch begins
-            state["step"] = torch.zeros((), dtype=torch.float32)
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(one), torch.zeros_like(one)
+            state["step"] = torch.zeros((), dtype=torch.float32, device=one.device)
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = torch.zeros_like(one, dtype=self.moments)
         state["step"] += 1
-        (beta1, beta2), step, (entries, rows, weight) = group["betas"], int(state["step"]), left
-        order, starts = entries.by_column, entries.column_starts
-        backend.adam(
-            rows, entries.row[order], weight[order], starts, one, state["exp_avg"], state["exp_avg_sq"],
-            rate=group["lr"] / (1 - beta1**step), beta1=beta1, beta2=beta2, eps=group["eps"],
-            root=(1 - beta2**step) ** 0.5,
-        )  # fmt: skip
+        (beta1, beta2), step = group["betas"], int(state["step"])
+        numbers = {
+            "rate": group["lr"] / (1 - beta1**step), "beta1": beta1, "beta2": beta2, "eps": group["eps"],
+            "root": (1 - beta2**step) ** 0.5, "seed": step,
+        }  # fmt: skip
+        return state["exp_avg"], state["exp_avg_sq"], numbers
+
+
+def adam(
+    grad: Tensor, value: Tensor, mean: Tensor, square: Tensor,
+    *, rate: float, beta1: float, beta2: float, eps: float, root: float, seed: int, place: int = 0,
+) -> None:  # fmt: skip
+    """A step of Adam with bfloat16 moments: the numbers of `Backend.adam`, for rows that begin at a place of theirs."""
+    m = torch.lerp(mean.float(), grad, 1 - beta1)
+    s = square.float() * beta2 + grad.square() * (1 - beta2)
+    value -= rate * m / (s.sqrt() / root + eps)
+    bits = random_bits(torch.arange(place, place + grad.numel(), device=grad.device).view_as(grad), seed)
+    mean.copy_(bfloat16_at_random(m, bits & 0xFFFF))
+    square.copy_(bfloat16_at_random(s, bits >> 16))
 
 
 class _Read(torch.autograd.Function):
@@ -297,7 +349,7 @@ class _SquaredError(torch.autograd.Function):
     def forward(
         ctx: Any, code: Tensor, W_dec: Tensor, b_dec: Tensor, x: Tensor, entries: Entries, ranks: Ranks
     ) -> tuple[Tensor, Tensor]:
-        if ranks.alone:
+        if ranks.size == 1:
             error, products = entries.errors(code, W_dec, b_dec, x)
         else:
             error = ranks.summed(entries.sums_by_row(W_dec, code)) + b_dec - x

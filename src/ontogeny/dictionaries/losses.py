@@ -18,8 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from ontogeny.dictionaries.activation_functions import least_kept_score, only_moves_threshold, threshold_slope
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.kernels import Entries, column_sums, decode, read, squared_error
-from ontogeny.dictionaries.ranks import ALONE, Ranks
 from ontogeny.errors import ConfigError, did_you_mean
+from ontogeny.ranks import ALONE, Ranks
 
 STEEPNESS = 4.0
 QUADRATIC_SCALE = 0.01
@@ -113,8 +113,8 @@ def crosscoder_losses(
         pre_is_exact: whether they are more than what active entries are found by; if not, codes are made anew.
         k: use the training rule with this k instead of the inference rule.
         dense_above: share of active entries from which on dense products are used; never where there are other ranks.
-        ranks: the processes that share the features, of which `dictionary` has this one's; `fired` is of these alone,
-            and so is the gradient of the sparsity loss.
+        ranks: the processes that share features, of which `dictionary` has this one's, or tokens, of which `x` has
+            them; `fired`, the reconstruction and all gradients are of these alone.
     Raises:
         ConfigError: the sparsity loss is unknown.
     Source: l1 Lindsey et al. 2024; tanh and tanh_quad Anthropic's crosscoder updates of 2025 and arXiv 2509.17196.
@@ -149,9 +149,9 @@ def crosscoder_losses(
         explained = 1 - _squares(passed.error.detach()) / _squares(x - x.mean(0))
     return Losses(
         reconstruction=squared / len(x),
-        sparsity=ranks.total(kind.of_means(passed.means)),
-        l0=ranks.summed(passed.l0),
-        explained_variance=explained,
+        sparsity=ranks.total(kind.of_means(ranks.mean(passed.means))),
+        l0=ranks.averaged(ranks.summed(passed.l0)),
+        explained_variance=ranks.averaged(explained),
         error=passed.error,
         fired=passed.fired,
         least_score=_least(passed.least_score, ranks),

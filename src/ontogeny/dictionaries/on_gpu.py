@@ -42,10 +42,12 @@ def errors(
 
 def adam(
     rows: Tensor, index: Tensor, weight: Tensor, starts: Tensor, value: Tensor, mean: Tensor, square: Tensor,
-    *, rate: float, beta1: float, beta2: float, eps: float, root: float,
+    *, rate: float, beta1: float, beta2: float, eps: float, root: float, seed: int,
 ) -> None:  # fmt: skip
-    matrices = value, mean, square
-    _run("adam", value, rows, index, weight, starts, *matrices, rate, 1 - beta1, beta2, 1 - beta2, eps, root)
+    halves = mean.dtype == torch.bfloat16
+    moments = [one.view(torch.int16) if halves else one for one in (mean, square)]
+    numbers = rate, 1 - beta1, beta2, 1 - beta2, eps, root, seed
+    _run("adam", value, rows, index, weight, starts, value, *moments, *numbers, HALVES=halves)
 
 
 def above(values: Tensor, weight: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,10 +60,10 @@ def order(column: Tensor, starts: Tensor) -> Tensor:
     return column.argsort(stable=True)
 
 
-def _run(name: str, over: Tensor, *arguments: Any) -> None:
+def _run(name: str, over: Tensor, *arguments: Any, **constants: Any) -> None:
     """A program for each row of a matrix and block of its columns."""
     rows, width = over.shape
-    getattr(_programs(), name)[(rows, -(-width // BLOCK))](*arguments, width, BLOCK=BLOCK)
+    getattr(_programs(), name)[(rows, -(-width // BLOCK))](*arguments, width, BLOCK=BLOCK, **constants)
 
 
 def _programs() -> ModuleType:

@@ -13,10 +13,10 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from ontogeny.dictionaries.ranks import Ranks
 from ontogeny.loop import Checkpoint
+from ontogeny.ranks import Ranks
 
 REST = "rest"
 
@@ -72,7 +72,7 @@ class SharedCheckpoint(Checkpoint):
             return torch.empty(shape, dtype=dtype)
         own = self.ranks.own(self.n_features)
         shape[axis] = own.stop - own.start
-        return self._shared(torch.empty(shape, dtype=dtype), axis)
+        return self._shared(torch.empty(shape, dtype=dtype, device=self.ranks.device), axis)
 
     def _shared(self, part: Tensor, axis: int) -> DTensor:
         """This process's part of a tensor, as one."""
@@ -81,11 +81,10 @@ class SharedCheckpoint(Checkpoint):
         stride = torch.empty(shape, device="meta").stride()
         mesh = self.ranks.mesh
         assert mesh is not None
-        return DTensor.from_local(part, mesh, [Shard(axis)], shape=torch.Size(shape), stride=stride)
+        return DTensor.from_local(part, mesh, [Replicate(), Shard(axis)], shape=torch.Size(shape), stride=stride)
 
     def _is_due(self) -> bool:
-        own = torch.tensor(int(super()._is_due()) if self.ranks.rank == 0 else 0)
-        return bool(self.ranks.summed(own))
+        return bool(self.ranks.first(super()._is_due()))
 
     def _save(self, state: dict[str, Any]) -> None:
         assert self.path is not None
@@ -111,11 +110,11 @@ class SharedCheckpoint(Checkpoint):
         self._wait()
 
     def _is_first(self) -> bool:
-        return self.ranks.rank == 0
+        return self.ranks.rank == self.ranks.replica == 0
 
     def _wait(self) -> None:
         if not self.ranks.alone:
-            dist.barrier(group=self.ranks.group)
+            dist.barrier()
 
 
 def _aside(path: Path) -> Path:

@@ -10,8 +10,8 @@ from ontogeny.config.learner import CrosscoderConfig
 from ontogeny.dictionaries.activation_functions import ACTIVATIONS
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.losses import crosscoder_losses
-from ontogeny.dictionaries.ranks import ALONE, Ranks
 from ontogeny.errors import TrainingError
+from ontogeny.ranks import ALONE, Ranks
 
 INITIAL_NORMS = tuple(2.0**exponent for exponent in range(-8, 2))
 

@@ -16,11 +16,11 @@ from ontogeny.config.settings import fingerprint
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.kernels import Adam, fastest, using
 from ontogeny.dictionaries.losses import Losses, crosscoder_losses
-from ontogeny.dictionaries.ranks import ALONE, Ranks
 from ontogeny.dictionaries.start import Moments, carry_over, initial_crosscoder, moments_of, norm_scale_of, settings_of
 from ontogeny.errors import ConfigError, CorpusError, TrainingError
 from ontogeny.loop import Checkpoint, Resumable, numerics, run_loop, warmup_decay
 from ontogeny.progress import Events
+from ontogeny.ranks import ALONE, Ranks
 
 RATE_TIMES_WIDTH, MOST_LEARNING_RATE = 3.0, 6e-3
 FEATURE_AXES = {"W_enc": 2, "W_dec": 1, "b_enc": 0, "threshold": 0}
@@ -54,7 +54,8 @@ class _CrosscoderLearner:
             start = crosscoder.threshold.detach()
             self.learned = torch.nn.Parameter(start.log() if config.threshold_parameter == "log" else start.clone())
             groups.append({"params": [self.learned], "lr": rate * config.threshold_learning_rate})
-        self.optimizer = Adam(groups, rows=[crosscoder.encoder_rows, crosscoder.decoder_rows])
+        rows = [crosscoder.encoder_rows, crosscoder.decoder_rows]
+        self.optimizer = Adam(groups, rows=rows, moments=getattr(torch, config.moments), ranks=ranks)
         self.silent_tokens = torch.zeros(crosscoder.n_features, dtype=torch.int64, device=golden.device)
         self.threshold = torch.zeros((), device=golden.device)
         self.kernels = "torch"
@@ -75,7 +76,8 @@ class _CrosscoderLearner:
 
     def loss(self, batch: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
         config, crosscoder = self.config, self.crosscoder
-        x = batch.to(crosscoder.b_dec.device, crosscoder.b_dec.dtype) * crosscoder.norm_scale[:, None]
+        own = self.ranks.tokens(batch).to(crosscoder.b_dec.device, crosscoder.b_dec.dtype)
+        x = own * crosscoder.norm_scale[:, None]
         pre, k = self._encode(x), self._k(step)
         if not math.isfinite(pre.detach().sum().item()):
             raise TrainingError(f"encoder outputs are not finite at step {step}: lower the learning rate")
@@ -140,7 +142,7 @@ class _CrosscoderLearner:
             return of_dead.new_zeros(())
         candidates, k = torch.relu(of_dead), min(self.config.aux_k, all_dead)
         values, columns = candidates.topk(min(k, len(dead)), dim=1, sorted=False)
-        if not self.ranks.alone:
+        if self.ranks.size > 1:
             table = values.new_zeros(len(values), k)
             table[:, : values.shape[1]] = values.detach()
             every = self.ranks.stacked(table).transpose(0, 1).flatten(1)
@@ -165,8 +167,8 @@ class _CrosscoderLearner:
     @torch.no_grad()
     def _remember(self, losses: Losses, tokens: int) -> None:
         """Count how long each feature has been silent; follow the least score that was kept."""
-        self.silent_tokens += tokens
-        self.silent_tokens[losses.fired] = 0
+        self.silent_tokens += tokens * self.ranks.replicas
+        self.silent_tokens[self.ranks.any(losses.fired)] = 0
         if self.crosscoder.activation.threshold == "estimated":
             old = self.threshold if self.threshold > 0 else losses.least_score
             self.threshold = old + (losses.least_score - old) / self._threshold_steps()
@@ -182,7 +184,7 @@ class _CrosscoderLearner:
             crosscoder.threshold = self.threshold.expand(crosscoder.n_features).clone()
         elif crosscoder.threshold is not None:
             crosscoder.threshold = crosscoder.threshold.detach()
-        if not self.ranks.alone:
+        if self.ranks.size > 1:
             whole = {
                 name: self.ranks.whole(value, FEATURE_AXES[name], self.config.n_features)
                 if name in FEATURE_AXES
@@ -260,7 +262,7 @@ def train_crosscoder(
         stage: what progress and events call this training.
         start: a crosscoder to take weights and learned thresholds from, in place of random ones.
         start_inputs: of what `start` reads, in its normalised units; it is carried over to those of these batches.
-        ranks: processes that share the features; each is called alike, with the same batches.
+        ranks: processes that share the features, or the tokens of each batch; each is called alike, with whole batches.
     Returns:
         The trained crosscoder on the CPU, its inference threshold set.
     Raises:

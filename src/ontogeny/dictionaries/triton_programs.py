@@ -54,9 +54,31 @@ def products(left, right, index, starts, out, width, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def random_bits(place, seed):
+    """32 bits for each place, as in rounding.py."""
+    mixed = place.to(tl.uint32) ^ (seed.to(tl.uint32) * 0x9E3779B1)
+    mixed = (mixed ^ (mixed >> 16)) * 0x7FEB352D
+    mixed = (mixed ^ (mixed >> 15)) * 0x846CA68B
+    return mixed ^ (mixed >> 16)
+
+
+@triton.jit
+def from_half(half):
+    """The float32 whose upper half this is."""
+    return (half.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def to_half(value, random):
+    """The upper half of a float32, rounded by 16 random bits."""
+    return ((value.to(tl.uint32, bitcast=True) + random) >> 16).to(tl.int16)
+
+
+@triton.jit
 def adam(
-    rows, index, weight, starts, value, mean, square, rate, less1, beta2, less2, eps, root, width, BLOCK: tl.constexpr
-):
+    rows, index, weight, starts, value, mean, square, rate, less1, beta2, less2, eps, root, seed, width,
+    BLOCK: tl.constexpr, HALVES: tl.constexpr,
+):  # fmt: skip
     """A step of Adam with Σ weight · rows[index] as the gradient; less1 = 1 - beta1, less2 = 1 - beta2."""
     r = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -64,10 +86,17 @@ def adam(
     first, last = tl.load(starts + r), tl.load(starts + r + 1)
     grad = weighted_sum(rows, index, weight, first, last, width, at, inside, BLOCK)
     place = r * width + at
-    m = tl.load(mean + place, mask=inside)
+    m, s = tl.load(mean + place, mask=inside, other=0), tl.load(square + place, mask=inside, other=0)
+    if HALVES:
+        m, s = from_half(m), from_half(s)
     m += (grad - m) * less1
-    s = tl.load(square + place, mask=inside) * beta2 + grad * grad * less2
-    tl.store(mean + place, m, mask=inside)
-    tl.store(square + place, s, mask=inside)
+    s = s * beta2 + grad * grad * less2
     step = rate * m / (tl.sqrt(s) / root + eps)
     tl.store(value + place, tl.load(value + place, mask=inside) - step, mask=inside)
+    if HALVES:
+        random = random_bits(place, seed)
+        tl.store(mean + place, to_half(m, random & 0xFFFF), mask=inside)
+        tl.store(square + place, to_half(s, random >> 16), mask=inside)
+    else:
+        tl.store(mean + place, m, mask=inside)
+        tl.store(square + place, s, mask=inside)

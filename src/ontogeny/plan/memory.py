@@ -22,7 +22,9 @@ def _training(plan: "Plan") -> Parts:
     tokens = max(1, train.window_tokens // train.batch_size) * train.batch_size
     held, note = (1, "") if plan.store_gb is None else (4, ", four times while it is stored")
     window = Part(held * FLOAT * tokens * n * d, "train.window_tokens", f"{tokens:,} tokens, float32{note}")
-    step = training_parts(plan.study.dictionary, n_snapshots=n, d_model=d, batch_size=train.batch_size)
+    step = training_parts(
+        plan.study.dictionary, n_snapshots=n, d_model=d, batch_size=train.batch_size, moments=train.moments
+    )
     if train.encode_dtype == "bfloat16":
         size = 2 * n * d * plan.study.dictionary.n_features
         step["encoder in bfloat16"] = Part(size, FEATURES, "a copy for the products that find active features")

@@ -101,10 +101,15 @@ def dictionary_parameters(config: DictionaryConfig, *, n_snapshots: int, d_model
     return of_feature * config.n_features + n_snapshots * d_model
 
 
-def training_parts(config: DictionaryConfig, *, n_snapshots: int, d_model: int, batch_size: int) -> Parts:
+def training_parts(
+    config: DictionaryConfig, *, n_snapshots: int, d_model: int, batch_size: int, moments: str = "float32"
+) -> Parts:
     """What a training step holds at its peak, the window and the models left out.
 
     The numbers of tensors come from `make bench-memory`, which holds them beside measurements.
+
+    Args:
+        moments: their dtype.
     """
     weights = FLOAT * dictionary_parameters(config, n_snapshots=n_snapshots, d_model=d_model)
     gated = config.gate == "per_snapshot"
@@ -114,7 +119,7 @@ def training_parts(config: DictionaryConfig, *, n_snapshots: int, d_model: int, 
     return {
         "weights": Part(weights, FEATURES, "float32"),
         "gradients": Part(weights, FEATURES, "float32"),
-        "Adam's moments": Part(2 * weights, FEATURES, "two, float32"),
+        "Adam's moments": Part(2 * weights * (1 if moments == "float32" else 0.5), FEATURES, f"two, {moments}"),
         "batch": Part(batches * rows * n_snapshots * d_model, "train.batch_size", f"{batches} of [batch, snapshot, d]"),
         "codes": Part(codes * rows * config.n_features, "train.batch_size", f"{codes} of [batch, feature]"),
     }
