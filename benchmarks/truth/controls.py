@@ -264,7 +264,7 @@ CONTROLS: dict[str, Callable[[int], Result]] = {
 def control_key(name: str, seed: int) -> str:
     """A name for all that makes this control what it is."""
     return fingerprint(
-        VERSION, name, seed, CrosscoderConfig().model_dump(exclude={"kernels"}), RECIPES, KIN, STEPS, BATCH
+        VERSION, name, seed, CrosscoderConfig().model_dump(exclude={"kernels", "moments"}), RECIPES, KIN, STEPS, BATCH
     )
 
 

@@ -30,6 +30,7 @@ from benchmarks.truth.controls import control_key
 from ontogeny.report.figures.axes import BLUE, GREY, VERMILION
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+SHAPES = ["circle", "triangle-left", "square"]
 FIGURES = {
     "recovered": "recovered",
     "births_exact": "births exact",
@@ -61,6 +62,7 @@ def write_page() -> None:
     charts = {
         "birth": _chart("by_birth", "birth", "snapshot of birth, 0-based"),
         "frequency": _chart("by_frequency", "part", "quarter of frequency, rarest first"),
+        "frontier": _frontier(),
     }
     for name, chart in charts.items():
         svg = vl_convert.vegalite_to_svg(chart.to_json())
@@ -206,6 +208,31 @@ def _chart(table: str, column: str, title: str) -> alt.FacetChart:
     faceted = panels.facet(alt.Facet("recipe:N", sort=list(RECIPES), title=None), columns=4)
     subtitle = "standard planted suite; grey: single seeds; line: their mean"
     return faceted.properties(title=alt.Title(titles[table], subtitle=subtitle))
+
+
+def _frontier() -> alt.LayerChart:
+    """All features, those born first and those born last that each recipe recovers: a row per recipe."""
+    rows = []
+    for name in RECIPES:
+        found = [result(of_recipe(name, seed)) for seed in SEEDS]
+        rows += [{"recipe": name, "of": "all", "recovered": fmean(one["figures"]["recovered"] for one in found)}]
+        for of, place in (("born first", 0), ("born last", -1)):
+            share = fmean(one["by_birth"]["recovered"][place] for one in found)
+            rows.append({"recipe": name, "of": of, "recovered": share})
+    ends = ["all", "born first", "born last"]
+    order = alt.EncodingSortField("recovered", op="min", order="descending")
+    base = alt.Chart(pl.DataFrame(rows)).encode(
+        y=alt.Y("recipe:N", sort=order, title=None, axis=alt.Axis(labelLimit=320)),
+        x=alt.X("recovered:Q", title="recovered share", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%")),
+    )
+    span = base.mark_rule(color=GREY).encode(x="min(recovered):Q", x2="max(recovered):Q")
+    points = base.mark_point(filled=True, size=70, opacity=1).encode(
+        color=alt.Color("of:N", title="features", scale=alt.Scale(domain=ends, range=[GREY, BLUE, VERMILION])),
+        shape=alt.Shape("of:N", title="features", scale=alt.Scale(domain=ends, range=SHAPES)),
+    )
+    subtitle = "standard planted suite, means over seeds, sorted by the least of the three"
+    title = alt.Title("Who finds all, and both ends?", subtitle=subtitle)
+    return (span + points).properties(width=420, height=24 * len(RECIPES), title=title)
 
 
 TABLES: dict[str, Callable[[], str]] = {
