@@ -76,6 +76,7 @@ def test_gradients_of_the_aux_loss_agree_with_finite_differences() -> None:
     dictionary, x = make("batch_topk", dtype=torch.float64, k=2), inputs(dtype=torch.float64)
     config = CrosscoderConfig(n_features=F, k=2, aux_k=2, dead_after_tokens=10)
     learner = _CrosscoderLearner(config, dictionary, x)
+    learner.optimizer.release()
     dead, alive = [1, 2, 4], [0, 3, 5, 6]
     learner.silent_tokens[dead] = 10
     residual = inputs(dtype=torch.float64, seed=5)

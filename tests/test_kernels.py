@@ -14,7 +14,7 @@ from ontogeny import Crosscoder, crosscoder_losses
 from ontogeny.config.learner import CrosscoderConfig
 from ontogeny.dictionaries import compiled, on_gpu
 from ontogeny.dictionaries.activation_functions import ACTIVATIONS
-from ontogeny.dictionaries.kernels import Adam, Entries, above, adam, column_sums, decode, fastest, read, using
+from ontogeny.dictionaries.kernels import Adam, Entries, above, adam, column_sums, decode, fastest, read, rows_at, using
 from ontogeny.dictionaries.rounding import bfloat16_at_random, random_bits
 from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.errors import TrainingError
@@ -232,6 +232,26 @@ def test_room_grows_where_much_is_above(monkeypatch: pytest.MonkeyPatch) -> None
         places, score = above(pre, torch.ones(50), torch.full((50,), -0.5))
     assert torch.equal(places, (pre > -0.5).flatten().nonzero()[:, 0])
     assert torch.equal(score, pre.flatten()[places])
+
+
+def test_gradients_of_some_rows_are_left_with_those_of_entries(kernels: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    start = torch.randn(40, 37, generator=draw)
+    usual, own = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    other = torch.optim.Adam([usual], lr=0.01)
+    adam = Adam([{"params": [own], "lr": 0.01}], rows=[own])
+    some = torch.tensor([0, 3, 17, 39])
+    for _ in range(5):
+        entries = Entries.at(torch.randperm(64 * 40, generator=draw)[:300].sort().values, (64, 40))
+        code, pull = torch.rand(300, generator=draw), torch.randn(64, 37, generator=draw)
+        for one, optimizer in ((usual, other), (own, adam)):
+            rows = one.index_select(0, some) if one is usual else rows_at(one, some)
+            loss = (decode(code, one, entries=entries) * pull).sum() + (rows @ pull.T).square().sum()
+            loss.backward()
+            assert (one.grad is None) == (one is own)
+            optimizer.step()
+            optimizer.zero_grad()
+    torch.testing.assert_close(own.detach(), usual.detach(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("beside", [False, True])

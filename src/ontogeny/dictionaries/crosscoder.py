@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ontogeny.dictionaries.dictionary import Dictionary, Part
+from ontogeny.dictionaries.kernels import rows_at
 from ontogeny.ranks import ALONE, Ranks
 
 
@@ -40,7 +41,7 @@ class Crosscoder(Dictionary):
         self, features: Int[Tensor, " few"], x: Float[Tensor, "batch snapshot d_model"]
     ) -> Float[Tensor, "batch few"]:
         """Encoder outputs of some features."""
-        rows = self.encoder_rows.index_select(0, features)
+        rows = rows_at(self.encoder_rows, features)
         return torch.addmm(self.b_enc.index_select(0, features), self.encoder_input(x), rows.T)
 
     def places(

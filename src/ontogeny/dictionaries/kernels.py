@@ -208,6 +208,38 @@ class Left(NamedTuple):
     weight: Tensor
 
 
+def rows_at(rows: Float[Tensor, "column width"], at: Int[Tensor, " some"]) -> Float[Tensor, "some width"]:
+    """Some rows of a matrix, ascending; their gradient may be left to an optimiser."""
+    return _RowsAt.apply(rows, at)  # type: ignore[return-value]
+
+
+class _RowsAt(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, at: Tensor) -> Tensor:
+        ctx.rows, ctx.at = rows, at
+        return rows.index_select(0, at)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None]:
+        grad, at = grads[0].contiguous(), ctx.at
+        entries = Entries(torch.arange(len(at), device=at.device), at, (len(at), len(ctx.rows)))
+        return _of_rows(ctx.rows, entries, grad, grad.new_ones(len(at))), None
+
+
+def _joined(left: list["Left"]) -> "Left":
+    """Gradients that were left by several, as one."""
+    if len(left) == 1:
+        return left[0]
+    rows, weight = torch.cat([one.rows for one in left]), torch.cat([one.weight for one in left])
+    before = 0
+    row = []
+    for one in left:
+        row.append(one.entries.row + before)
+        before += len(one.rows)
+    column = torch.cat([one.entries.column for one in left])
+    return Left(Entries(torch.cat(row), column, (before, left[0].entries.shape[1])), rows, weight)
+
+
 def _of_rows(parameter: Tensor, entries: Entries, rows: Tensor, weight: Tensor) -> Tensor | None:
     """The gradient of a matrix of rows; None where it is left to an optimiser that makes it in its step."""
     left: list[Left] | None = getattr(parameter, "left", None)
@@ -255,9 +287,9 @@ class Adam(torch.optim.Adam):
         for group in self.param_groups:
             for one in group["params"]:
                 left: list[Left] = getattr(one, "left", [])
-                alone = len(left) == 1 and one.grad is None and self.ranks.replicas == 1
-                if alone and (backend := _backend(one, *left[0][1:])):
-                    self._step_over_entries(one, group, left[0], backend)
+                alone = left and one.grad is None and self.ranks.replicas == 1
+                if alone and (backend := _backend(one, *(tensor for each in left for tensor in each[1:]))):
+                    self._step_over_entries(one, group, _joined(left), backend)
                 else:
                     for entries, rows, weight in left:
                         made = entries.sums_by_column(rows, weight)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ontogeny.config.learner import CrosscoderConfig
 from ontogeny.config.settings import fingerprint
 from ontogeny.dictionaries.crosscoder import Crosscoder
-from ontogeny.dictionaries.kernels import Adam, fastest, using
+from ontogeny.dictionaries.kernels import Adam, fastest, rows_at, using
 from ontogeny.dictionaries.losses import Losses, crosscoder_losses
 from ontogeny.dictionaries.start import Moments, carry_over, initial_crosscoder, moments_of, norm_scale_of, settings_of
 from ontogeny.errors import ConfigError, CorpusError, TrainingError
@@ -148,7 +148,7 @@ class _CrosscoderLearner:
             every = self.ranks.stacked(table).transpose(0, 1).flatten(1)
             values = values * (values >= every.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True))
         sparse = torch.zeros_like(candidates).scatter(1, columns, values)
-        x_hat = self.ranks.total(sparse @ self.crosscoder.decoder_rows.index_select(0, dead))
+        x_hat = self.ranks.total(sparse @ rows_at(self.crosscoder.decoder_rows, dead))
         return (residual.flatten(1) - x_hat).square().sum(1).mean()
 
     def _preactivation_loss(self, of_dead: Tensor, dead: Tensor) -> Tensor:
