@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 SHAPES := $(addprefix tests/test_,$(addsuffix .py,bands change_point crosscoder effects kernels vectors))
 
-.PHONY: help demo test soak check lint types floors docs site truth agreement change-points bench bench-gpu interop bench-change-point bench-memory bench-activations clean
+.PHONY: help demo test suite soak check lint types floors docs site truth agreement change-points bench bench-gpu interop bench-change-point bench-memory bench-activations clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -21,7 +21,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## pre-train a small LM, study it, write runs/demo/report.html
 	$(BIN)/ontogeny demo
 
-test: $(STAMP) check  ## lint, types, import floors, docs drift, then the test suite
+test: $(STAMP)  ## lint, types, import floors and docs drift beside the test suite
+	$(MAKE) --jobs 2 --output-sync=line check suite
+
+suite: $(STAMP)
 	$(PYTEST) $(SHAPES:%=--ignore=%)
 	$(PYTEST) --jaxtyping-packages=ontogeny,beartype.beartype $(SHAPES)
 

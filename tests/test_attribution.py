@@ -71,6 +71,20 @@ def test_ablation_begins_with_the_model_and_ends_with_the_error_term(task_run: R
     assert kept["margin"][-1] == pytest.approx(clean["margin"], abs=0.1)
 
 
+def test_leading_features_of_one_task_are_tried_on_the_other(task_run: Run) -> None:
+    table = task_run.table("ablation").filter(step=60)
+    other = table.filter(condition="other task")
+    learned = task_run.table("tasks").filter("learned", step=60)["task"].to_list()
+    assert len(learned) == 2
+    assert sorted(map(tuple, other.select("task", "ranked_on", "way").rows())) == sorted(
+        (task, elsewhere, way) for task, elsewhere in (learned, learned[::-1]) for way in ("removed", "kept")
+    )
+    removed = {row["task"]: row["margin"] for row in other.filter(way="removed").to_dicts()}
+    clean = {row["task"]: row["margin"] for row in table.filter(condition="clean").to_dicts()}
+    assert all(removed[task] != pytest.approx(clean[task], abs=1e-3) for task in learned)
+    assert table.filter(pl.col("condition") != "other task")["ranked_on"].null_count() == len(table) - len(other)
+
+
 def test_exact_effects_beside_predicted_ones(task_run: Run) -> None:
     exact = task_run.table("exact")
     assert exact.group_by("task", "snapshot").len()["len"].to_list() == [12] * 8
@@ -168,8 +182,8 @@ def test_other_replacements(task_run: Run, tmp_path: Path, replacement: str) -> 
     study = load_study(folder / "study.yaml").model_copy(update={"attribution": TASKS.model_copy(update=changes)})
     run = run_study(study, out=folder, say=lambda line: None)
     kept = {path.name.split("-")[0] for path in (folder / "attribution" / "kept").iterdir()}
-    assert kept == {"effects", "trials"}
-    assert len(list((folder / "attribution" / "kept").iterdir())) == 2 * len(run.steps)  # what was for others has gone
+    assert kept == {"effects", "trials", "elsewhere"}
+    assert len(list((folder / "attribution" / "kept").iterdir())) == 3 * len(run.steps)  # what was for others has gone
     gaps = run.table("completeness")
     assert gaps["gap_median"].max() < 0.02  # type: ignore[operator]
     assert (run.table("prediction").filter(snapshot=3)["spearman"] > 0.5).all()

@@ -131,6 +131,19 @@ def test_effects_can_be_taken_as_shares_of_their_snapshot() -> None:
     assert scaled.low[0] == pytest.approx([0.5, 0.5], abs=0.01)
 
 
+def test_effects_of_both_signs_cancel_unless_their_sizes_are_taken() -> None:
+    """A feature that helps on half of the items as much as it hurts on the others at the first snapshot, and always
+    helps at the second."""
+    mixed, helps = np.tile([[1.0], [-0.9]], (50, 1)), np.full((100, 1), 0.5)
+    of, clusters = [csr_array(mixed), csr_array(helps)], np.arange(100)
+    for absolute, share in ((False, 0.5 / 0.55), (True, 0.5 / 1.45)):
+        for scale in (False, True):
+            found = bands(of, [1, 2], clusters, samples=200, absolute=absolute, normalise=scale)
+            wanted = share if not scale else 0.5 if not absolute else 1 / (1 + 0.95 / 0.05)
+            assert found.share[0, 0] == pytest.approx(wanted)
+    assert found.low[0, 0] <= found.share[0, 0] <= found.high[0, 0]
+
+
 def test_swapped_snapshots_are_even() -> None:
     effects = _effects([[8.0] * 20, [1.0] * 20], items=400)
     found = bands(swapped(effects, np.arange(400), seed=0), [1, 2], np.arange(400), samples=50)

@@ -33,7 +33,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Trust": ("trust", "proxy"),
 }
 """Figures of the overview; what features do for tasks has a view of its own."""
-TASKS = ("accuracy", "effects", "ablation", "half_margin", "prediction", "turnover", "relie")
+TASKS = ("accuracy", "effects", "ablation", "half_margin", "elsewhere", "prediction", "turnover", "relie")
 
 
 class View:

@@ -2,10 +2,10 @@
 
 Features are ranked by their mean effect on one half of the items, those that help most first, and tried on the other
 half. Controls are as many features drawn at random among those that are active on the task, and as many that are
-active on about as many items.
+active on about as many items. The leading features of other tasks say whether a task has any of its own.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from ontogeny.causal.site import Site
 from ontogeny.intervals import cluster_draws
 
 CONDITIONS = ("leading", "random", "matched")
+ELSEWHERE = 20
+"""Leading features of a task that are tried on the others."""
 MATCHED_AMONG = 10
 """A matched feature is drawn among so many of the nearest in number of items."""
 
@@ -69,6 +71,30 @@ def ablate(
                 yield row | figures(np.stack(margins), weights)
     nothing = site.margins_with(codes, torch.zeros(len(counts)))
     yield {"condition": "all", "way": "removed", "k": len(active), **figures(nothing[None], weights)}
+
+
+def ablate_elsewhere(
+    site: Site,
+    codes: ItemCodes,
+    others: Mapping[str, Int[np.ndarray, " few"]],
+    *,
+    samples: int,
+    seed: int,
+) -> Iterator[dict[str, Any]]:
+    """More rows of the table `ablation`: what the leading features of other tasks do for this one.
+
+    Args:
+        site, codes: as `ablate` is given.
+        others: of `rank`, by the task's name.
+    """
+    weights = cluster_draws(site.task.clusters, samples=samples, seed=seed)
+    n_features = len(codes.counts(site.snapshot))
+    for name, ranked in others.items():
+        chosen = ranked[:ELSEWHERE]
+        for way in ("removed", "kept"):
+            margins = site.margins_with(codes, _kept(chosen, n_features, way))
+            row = {"condition": "other task", "ranked_on": name, "way": way, "k": len(chosen)}
+            yield row | figures(margins[None], weights)
 
 
 def _kept(chosen: np.ndarray, n_features: int, way: str) -> torch.Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from ontogeny.activations.harvest import harvester_of
-from ontogeny.causal.ablation import ablate, features_for_half, rank
+from ontogeny.causal.ablation import ablate, ablate_elsewhere, features_for_half, rank
 from ontogeny.causal.effects import Effects, effects_table
 from ontogeny.causal.inputs import ItemCodes, encode_items
 from ontogeny.causal.site import Site, SnapshotEffects
@@ -41,7 +41,7 @@ from ontogeny.models.rest import Rest
 from ontogeny.progress import progress_bar
 from ontogeny.run import Run, content_state, is_kept, keeping
 from ontogeny.suites.suite import Suite, suite_of
-from ontogeny.tables import from_rows
+from ontogeny.tables import TABLES, from_rows
 from ontogeny.tasks import open_task
 from ontogeny.tasks.task import Task
 from ontogeny.tasks.words import count_words
@@ -151,27 +151,34 @@ class _Work:
 
     def folders(self) -> Iterator[Path]:
         """Where what this work may keep lies."""
-        for kind in ("effects", "trials"):
+        for kind in ("effects", "trials", "elsewhere"):
             for task in range(len(self.tasks)):
                 for place in range(len(self.suite.steps)):
                     yield self._folder(kind, task, place)
 
     def _key(self, kind: str, task: int, place: int) -> str:
         settings = self.settings
-        tried = (
-            settings.leading, settings.control_draws, settings.exact_features, settings.learned_accuracy,
-            settings.bootstrap, settings.seed,
-        )  # fmt: skip
-        return fingerprint(kind, self._keys[task], place, *(tried if kind == "trials" else ()))
+        shared = settings.learned_accuracy, settings.bootstrap, settings.seed
+        more = {
+            "effects": (),
+            "trials": (settings.leading, settings.control_draws, settings.exact_features, *shared),
+            "elsewhere": (self._keys, *shared),
+        }
+        return fingerprint(kind, self._keys[task], place, *more[kind])
 
     def _is_kept(self, kind: str, task: int, place: int) -> bool:
         return is_kept(self._folder(kind, task, place), self._key(kind, task, place))
 
-    def _models(self, kind: str, places: Sequence[int]) -> Iterator[tuple[int, list[int], Rest]]:
-        """Snapshots at which something is still to be done, the numbers of the tasks, and the model."""
-        with progress_bar(f"{kind} {self._name}".strip(), len(places), unit="snapshots") as bar:
+    def _models(self, kinds: Sequence[str], places: Sequence[int]) -> Iterator[tuple[int, list[tuple[str, int]], Rest]]:
+        """Snapshots at which something is still to be done, which kinds for which tasks, and the model."""
+        with progress_bar(f"{kinds[0]} {self._name}".strip(), len(places), unit="snapshots") as bar:
             for place in places:
-                missing = [number for number in range(len(self.tasks)) if not self._is_kept(kind, number, place)]
+                missing = [
+                    (kind, number)
+                    for number in range(len(self.tasks))
+                    for kind in kinds
+                    if not self._is_kept(kind, number, place)
+                ]
                 if missing:
                     device = self._prepared()
                     snapshot = self.suite.snapshots[place]
@@ -209,9 +216,9 @@ class _Work:
 
     def effects(self, places: Sequence[int]) -> None:
         """Effects at some snapshots, kept."""
-        for place, numbers, rest in self._models("effects", places):
+        for place, missing, rest in self._models(["effects"], places):
             assert self._codes is not None
-            for number in numbers:
+            for _, number in missing:
                 found = self._site(rest, place, self.tasks[number]).effects(
                     self._codes[number],
                     method=self.settings.method,
@@ -253,12 +260,38 @@ class _Work:
         ]
         sample = [spread_features(effects.array, settings.exact_features) for effects in found]
         halves = [task.halves(seed=seed) for task in self.tasks]
-        for place, numbers, rest in self._models("trials", range(places)):
-            for number in numbers:
-                trial = self._trial(rest, place, number, found[number], sample[number], halves[number], learned[number])
-                with keeping(self._folder("trials", number, place), self._key("trials", number, place)) as folder:
+        for place, missing, rest in self._models(["trials", "elsewhere"], range(places)):
+            ranked = {
+                number: rank(
+                    np.asarray(found[number].snapshots[place].features[halves[number][0]].mean(axis=0)).ravel()
+                )
+                for number in range(len(self.tasks))
+                if learned[number][place]
+            }
+            for kind, number in missing:
+                half = halves[number][1]
+                if kind == "trials":
+                    trial = self._trial(rest, place, number, found[number], sample[number], half, ranked.get(number))
+                else:
+                    trial = {"ablation": self._elsewhere(rest, place, number, half, ranked)}
+                with keeping(self._folder(kind, number, place), self._key(kind, number, place)) as folder:
                     for name, rows in trial.items():
                         from_rows(name, rows).write_parquet(folder / f"{name}.parquet")
+
+    def _where(self, number: int, place: int) -> dict[str, Any]:
+        return {"task": self.tasks[number].name, "snapshot": place, "step": self.suite.steps[place]}
+
+    def _elsewhere(
+        self, rest: Rest, place: int, number: int, half: np.ndarray, ranked: dict[int, np.ndarray]
+    ) -> list[dict[str, Any]]:
+        """Rows of `ablation` on the leading features of the other tasks that are learned at the snapshot."""
+        others = {self.tasks[other].name: of_other for other, of_other in ranked.items() if other != number}
+        if number not in ranked or not others:
+            return []
+        assert self._codes is not None
+        site, codes = self._site(rest, place, self.tasks[number].only(half)), self._codes[number].only(half)
+        rows = ablate_elsewhere(site, codes, others, samples=self.settings.bootstrap, seed=self.settings.seed)
+        return [self._where(number, place) | row for row in rows]
 
     def _trial(
         self,
@@ -267,20 +300,22 @@ class _Work:
         number: int,
         effects: Effects,
         sample: np.ndarray,
-        halves: tuple[np.ndarray, np.ndarray],
-        learned: list[bool],
+        half: np.ndarray,
+        ranked: np.ndarray | None,
     ) -> dict[str, list[dict[str, Any]]]:
-        """What is tried at one snapshot on one task, as rows of the tables TRIALS."""
+        """What is tried at one snapshot on one task, as rows of the tables TRIALS.
+
+        Args:
+            half: items to try on, of which none were ranked by.
+            ranked: features, those that help most first; None where the task is not learned.
+        """
         assert self._codes is not None
-        settings, task = self.settings, self.tasks[number]
-        where = {"task": task.name, "snapshot": place, "step": self.suite.steps[place]}
+        settings, task, where = self.settings, self.tasks[number], self._where(number, place)
         of = effects.snapshots[place].features
         trial: dict[str, list[dict[str, Any]]] = {name: [] for name in TRIALS}
-        if learned[place]:
-            for_rank, for_trial = halves
-            ranked = rank(np.asarray(of[for_rank].mean(axis=0)).ravel())
-            site = self._site(rest, place, task.only(for_trial))
-            codes = self._codes[number].only(for_trial)
+        if ranked is not None:
+            site = self._site(rest, place, task.only(half))
+            codes = self._codes[number].only(half)
             rows = ablate(
                 site, codes, ranked, leading=settings.leading, draws=settings.control_draws,
                 samples=settings.bootstrap, seed=settings.seed,
@@ -288,8 +323,8 @@ class _Work:
             trial["ablation"].extend(where | row for row in rows)
             clean = trial["ablation"][0]["margin"]
             if clean > 0:
-                half = features_for_half(site, codes, ranked, clean)
-                trial["half_margin"].append(where | {"features": half, "active": int((codes.counts(place) > 0).sum())})
+                few = features_for_half(site, codes, ranked, clean)
+                trial["half_margin"].append(where | {"features": few, "active": int((codes.counts(place) > 0).sum())})
         if len(sample):
             exact = self._site(rest, place, task).effects(
                 self._codes[number], method="exact", features=sample.tolist(),
@@ -305,11 +340,14 @@ class _Work:
     def read_trials(self, name: str) -> pl.DataFrame:
         """Rows of a table from all tasks and snapshots."""
         folders = [
-            self._folder("trials", number, place)
+            self._folder(kind, number, place)
             for number in range(len(self.tasks))
             for place in range(len(self.suite.snapshots))
+            for kind in ("trials", "elsewhere")
         ]
-        return pl.concat([pl.read_parquet(folder / f"{name}.parquet") for folder in folders])
+        found = [folder / f"{name}.parquet" for folder in folders]
+        table = pl.concat([pl.read_parquet(path) for path in found if path.is_file()], how="diagonal")
+        return table.select(TABLES[name])
 
 
 def spread_features(array: np.ndarray, count: int) -> np.ndarray:

@@ -30,7 +30,7 @@ class Bands(NamedTuple):
         band: `only STEP`, `shared`, `STEP and STEP`, `other`, `sign change`, `unbanded` or `undetermined` [feature].
         probability: share of the bootstrap draws with this band; nan where undetermined or unbanded.
         p: chance of effects as far from zero if there were none [feature].
-        total: Σ of |mean effect| over the snapshots [feature].
+        total: Σ of |mean effect| over the snapshots, or of mean |effect| [feature].
     """
 
     share: Float[np.ndarray, "share feature"]
@@ -50,6 +50,7 @@ def bands(
     samples: int = 1000,
     seed: int = 0,
     normalise: bool = False,
+    absolute: bool = False,
 ) -> Bands:
     """RelIE of two or three snapshots with bands; of four and more there are no bands (`unbanded`).
 
@@ -61,12 +62,15 @@ def bands(
         effects: of the same items at each snapshot [item, feature].
         clusters: items of one cluster are drawn together.
         normalise: take effects as shares of their snapshot's Σ|mean effect| first.
+        absolute: take shares of mean |effect| instead of |mean effect|, so that effects of both signs do not cancel.
     """
     means = np.stack([np.asarray(one.mean(axis=0)).ravel() for one in effects])
     scale = np.abs(means).sum(1, keepdims=True) if normalise else np.ones((len(means), 1))
     scale[scale == 0] = 1.0  # a snapshot without any effect
     means = means / scale
-    share = _shares(means)
+    sized = [abs(one) for one in effects] if absolute else effects
+    sizes = np.stack([np.asarray(one.mean(axis=0)).ravel() for one in sized]) / scale
+    share = _shares(sizes)
     errors = np.stack([cluster_error(one, clusters) for one in effects]) / scale
     p = combined(2 * stats.t.sf(np.abs(_ratio(means, errors)), max(len(np.unique(clusters)) - 1, 1)))
     active = (means != 0).any(0)
@@ -81,9 +85,10 @@ def bands(
     low, high = np.full(share.shape, np.nan), np.full(share.shape, np.nan)
     same = np.full(len(p), np.nan)
     if len(place):
-        drawn = np.stack([draws @ one / draws.sum(1, keepdims=True) for one in dense])  # snapshot, sample, feature
-        drawn /= np.maximum(np.abs(drawn).sum(2, keepdims=True), 1e-300) if normalise else 1.0
-        shares = np.stack([_shares(drawn[:, sample]) for sample in range(samples)])  # sample, share, feature
+        drawn = _drawn(draws, dense)
+        unit = np.maximum(np.abs(drawn).sum(2, keepdims=True), 1e-300) if normalise else 1.0
+        of = (_drawn(draws, [np.abs(one) for one in dense]) if absolute else drawn) / unit
+        shares = np.stack([_shares(of[:, sample]) for sample in range(samples)])  # sample, share, feature
         low[:, place], high[:, place] = _interval(shares)
         codes_drawn = np.stack([_codes(one) for one in shares])
         same[place] = (codes_drawn == codes[place]).mean(0)
@@ -93,7 +98,12 @@ def bands(
     band[turned] = SIGN_CHANGE
     band[~found] = UNDETERMINED
     known = found & (band != UNBANDED)
-    return Bands(share, low, high, band, np.where(known, same, np.nan), p, np.abs(means).sum(0))
+    return Bands(share, low, high, band, np.where(known, same, np.nan), p, np.abs(sizes).sum(0))
+
+
+def _drawn(draws: np.ndarray, dense: Sequence[np.ndarray]) -> Float[np.ndarray, "snapshot sample feature"]:
+    """Means over items of each bootstrap draw."""
+    return np.stack([draws @ one / draws.sum(1, keepdims=True) for one in dense])
 
 
 def band_names(steps: Sequence[int]) -> list[str]:

@@ -31,12 +31,14 @@ class SnapshotEffects(NamedTuple):
         error: effect of the error term [item]; nan where the method gives none.
         clean: m of each item [item].
         end: m at the end of the path [item].
+        elsewhere: of features and error at positions that were not asked for [item]; 0 where all are.
     """
 
     features: csr_array
     error: np.ndarray
     clean: np.ndarray
     end: np.ndarray
+    elsewhere: np.ndarray | float = 0.0
 
     def save(self, path: Path) -> None:
         """Write all of it to an .npz file, effects in float32."""
@@ -53,8 +55,8 @@ class SnapshotEffects(NamedTuple):
 
     def gap(self) -> np.ndarray:
         """How far features and error are from adding up, over Σ|effect| or LEAST_TOTAL [item]."""
-        total = np.asarray(self.features.sum(1)).ravel() + self.error
-        size = np.asarray(abs(self.features).sum(1)).ravel() + np.abs(self.error)
+        total = np.asarray(self.features.sum(1)).ravel() + self.error + self.elsewhere
+        size = np.asarray(abs(self.features).sum(1)).ravel() + np.abs(self.error) + np.abs(self.elsewhere)
         return np.abs(total - (self.clean - self.end)) / np.maximum(size, LEAST_TOTAL)
 
 
@@ -97,7 +99,7 @@ class Site:
             replaced_by: codes of the corrupted inputs, or one mean code; None for zero.
         """
         pieces, places = [], []
-        numbers: dict[str, list[np.ndarray]] = {"error": [], "clean": [], "end": []}
+        numbers: dict[str, list[np.ndarray]] = {"error": [], "clean": [], "end": [], "elsewhere": []}
         with numerics():
             for batch in self.batches(pad=pad):
                 f = codes.at(self.snapshot, batch.places)
@@ -106,7 +108,7 @@ class Site:
                 else:
                     f_new = torch.zeros_like(f) if replaced_by is None else replaced_by.expand_as(f)
                 counted = _counted(batch, position)
-                splice = _Splice(self, batch, f, f_new)
+                splice, elsewhere = _Splice(self, batch, f, f_new), torch.zeros(len(batch.places))
                 if method == "exact":
                     effects = splice.exact(counted, features)
                     error = torch.full((len(batch.places),), float("nan"))
@@ -114,9 +116,17 @@ class Site:
                     gradient = splice.gradient(steps if method == "ig" else 0)
                     effects = splice.of_features(gradient, counted)
                     error = splice.of_error(gradient, counted)
+                    if position is not None:
+                        left = splice.of_features(gradient, 1 - counted).sum(1)
+                        elsewhere = left + splice.of_error(gradient, 1 - counted)
                 pieces.append(csr_array(effects.cpu().numpy()))
                 places.append(batch.places)
-                for name, value in (("error", error), ("clean", splice.clean), ("end", splice.end())):
+                for name, value in (
+                    ("error", error),
+                    ("clean", splice.clean),
+                    ("end", splice.end()),
+                    ("elsewhere", elsewhere),
+                ):
                     numbers[name].append(value.detach().cpu().numpy())
         back = np.argsort(np.concatenate(places), kind="stable")
         joined = {name: np.concatenate(values)[back].astype(np.float64) for name, values in numbers.items()}

@@ -189,7 +189,7 @@ def _relie_tables(
 ) -> dict[str, list[dict[str, Any]]]:
     steps = [effects.steps[place] for place in places]
     of = [effects.snapshots[place].features for place in places]
-    options: dict[str, Any] = {"samples": settings.bootstrap, "seed": settings.seed, "normalise": settings.normalise}
+    options = {"samples": settings.bootstrap, **_options(settings)}
     clusters = effects.task.clusters
     found = bands(of, steps, clusters, **options)
     decoders = np.atleast_2d(relie(strength[list(places)]))
@@ -234,6 +234,11 @@ def _relie_tables(
     return {"relie": shares, "bands": banded, "relie_nulls": rows}
 
 
+def _options(settings: AttributionConfig) -> dict[str, Any]:
+    """How RelIE is taken."""
+    return {"seed": settings.seed, "normalise": settings.normalise, "absolute": settings.relie_of == "absolute"}
+
+
 def _specific(found: Bands, snapshots: int) -> dict[str, Any]:
     determined = found.band != UNDETERMINED
     n = 2 if len(found.share) == 1 else snapshots
@@ -258,7 +263,7 @@ def relie_beside(
     places, clusters = list(of_other), effects.task.clusters
     steps = [effects.steps[place] for place in places]
     own, other = (
-        bands(one, steps, clusters, samples=2, seed=settings.seed, normalise=settings.normalise)
+        bands(one, steps, clusters, samples=2, **_options(settings))
         for one in ([effects.snapshots[place].features for place in places], list(of_other.values()))
     )
     known = (match.cosine >= LEVELS[0]) & (own.band[match.feature] != UNDETERMINED)

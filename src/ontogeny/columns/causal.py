@@ -116,8 +116,10 @@ CAUSAL: dict[str, dict[str, Column]] = {
             pl.String,
             "",
             "`clean`; `leading`: by effect on the other half of the items; `random`: as many of those active; "
-            "`matched`: as many that are active on about as many items; `all` features",
+            "`matched`: as many that are active on about as many items; `all` features; `other task`: the leading ones "
+            "of the task that they were `ranked_on`",
         ),
+        "ranked_on": Column(pl.String, "", "another task, if the features are the leading ones of that"),
         "way": Column(pl.String, "", "`removed`, `kept` (all others removed) or `none`"),
         "k": Column(pl.Int64, "features", "how many"),
         "items": Column(pl.Int64, "items", "tried on"),

@@ -51,6 +51,8 @@ class AttributionConfig(Settings):
     """Pairs, triplets or more of steps for RelIE; None: the proposed pair and triplet of each task."""
     normalise: bool = False
     """Whether RelIE takes effects as shares of the snapshot's total, as logits grow in training."""
+    relie_of: Literal["mean", "absolute"] = "mean"
+    """Whether RelIE is of |mean effect| or of mean |effect|, in which effects of both signs do not cancel."""
     leading: Annotated[list[Positive], Field(min_length=1)] = [1, 2, 5, 10, 20, 50, 100]
     """How many leading features are removed, or kept alone."""
     control_draws: Positive = 5

@@ -13,6 +13,7 @@ from ontogeny.report.figures.tasks import (
     ablation,
     accuracy,
     effects,
+    elsewhere,
     half_margin,
     prediction,
     relie,
@@ -55,6 +56,7 @@ FIGURES: dict[str, tuple[str, Callable[[Run], Spec]]] = {
     "effects": (TASKS, effects),
     "ablation": (TASKS, ablation),
     "half_margin": (TASKS, half_margin),
+    "elsewhere": (TASKS, elsewhere),
     "prediction": (TASKS, prediction),
     "turnover": (TASKS, turnover),
     "relie": (TASKS, relie),
@@ -70,9 +72,14 @@ def _learned(run: Run) -> bool:
     return bool(run.table("tasks")["learned"].any())
 
 
+def _tried_elsewhere(run: Run) -> bool:
+    return bool((run.table("ablation")["condition"] == "other task").any())
+
+
 ONLY_WHERE: dict[str, Callable[[Run], bool]] = {
     "ablation": _learned,
     "half_margin": _learned,
+    "elsewhere": _tried_elsewhere,
     "prediction": _rows_of("exact"),
     "senses": _rows_of("senses"),
     "detection": _rows_of("detection_snapshots"),

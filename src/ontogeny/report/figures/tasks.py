@@ -272,6 +272,36 @@ def ablation(run: Run) -> Spec:
     return finished(faceted.resolve_scale(y="independent").properties(title=title))
 
 
+def elsewhere(run: Run) -> Spec:
+    """What each task loses without the leading features of the others, at the last snapshot where all are learned."""
+    table = run.table("ablation").filter(pl.col("condition").is_in(["other task", "leading"]), way="removed")
+    other = table.filter(condition="other task")
+    table = table.filter(snapshot=other["snapshot"].max(), k=other["k"].max())
+    clean = run.table("ablation").filter(condition="clean").select("task", "snapshot", clean="margin")
+    table = table.join(clean, on=["task", "snapshot"]).with_columns(
+        pl.col("ranked_on").fill_null(pl.col("task")), lost=(1 - pl.col("margin") / pl.col("clean")).clip(-1, 1)
+    )
+    tasks = [name for name in names(run) if name in set(table["task"])]
+    base = alt.Chart(table).encode(
+        x=alt.X("task:N", title="tried on", sort=tasks, axis=alt.Axis(labelAngle=-40, labelLimit=200)),
+        y=alt.Y("ranked_on:N", title="leading features of", sort=tasks, axis=alt.Axis(labelLimit=220)),
+        tooltip=["task", "ranked_on", "step", "k",
+                 *(alt.Tooltip(name, format=".2f") for name in ("margin", "clean", "accuracy"))],
+    )  # fmt: skip
+    scale = alt.Scale(scheme="blueorange", domain=[-1, 1], reverse=True)
+    cells = base.mark_rect().encode(
+        color=alt.Color("lost:Q", title="margin lost", scale=scale, legend=alt.Legend(format="%"))
+    )
+    ink = alt.condition("abs(datum.lost) > .6", alt.value("white"), alt.value("black"))
+    text = base.mark_text(fontSize=11).encode(text=alt.Text("lost:Q", format=".0%"), color=ink)
+    title = alt.Title(
+        f"Does a task have features of its own? Margin lost without {table['k'].max()} leading features",
+        subtitle=f"step {table['step'].max():,}; tried on items that no feature was ranked by",
+    )
+    size = 46 * len(tasks)
+    return finished((cells + text).properties(width=size, height=0.6 * size, title=title))
+
+
 def half_margin(run: Run) -> Spec:
     """How many leading features half of the margin depends on, at each snapshot."""
     table = run.table("half_margin").drop_nulls("features")
