@@ -27,7 +27,7 @@ def main() -> None:
     for step in (1, 2):
         numbers = {
             "rate": 0.01 / (1 - 0.9**step), "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "root": (1 - 0.999**step) ** 0.5,
-            "seed": step,
+            "seed": step, "before": 7,
         }  # fmt: skip
         grad = entries.sums_by_column(left, score)
         usual.grad = grad.clone()

@@ -43,6 +43,7 @@ class _Batches:
         return self.starting_at(0)
 
     def starting_at(self, batch: int) -> Iterator[torch.Tensor]:
+        print(f"from {batch}", flush=True)
         for number, x in enumerate(islice(iter(self.planted.batches(256)), batch, None), batch):
             if number == self.until and self.ranks.rank == self.ranks.size - 1:
                 os._exit(9)

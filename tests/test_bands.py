@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from ontogeny.causal.ablation import ablate, features_for_half, figures, matched, rank
+from ontogeny.causal.ablation import ablate, ablate_elsewhere, features_for_half, figures, matched, rank
 from ontogeny.causal.bands import (
     OTHER,
     SHARED,
@@ -214,6 +214,19 @@ def test_removing_and_keeping_features_by_hand() -> None:
     assert at["all", "removed", 3] == pytest.approx(base)
     assert at["matched", "removed", 1] == pytest.approx(base + 6)
     assert ("matched", "removed", 2) not in at  # one is left
+    others = {"one": np.asarray([2]), "both": np.asarray([0, 2])}
+    elsewhere = {
+        (row["ranked_on"], row["way"], row["k"]): row["margin"]
+        for row in ablate_elsewhere(site, kept, others, samples=10, seed=0)
+    }
+    assert elsewhere == pytest.approx(
+        {
+            ("one", "removed", 1): base + 6,
+            ("one", "kept", 1): base + 2,
+            ("both", "removed", 2): base + 4,
+            ("both", "kept", 2): base + 4,
+        }
+    )
     # without the strongest base + 4 is left of base + 8, more than half where base > 0
     assert base > 0
     assert features_for_half(site, kept, ranked, base + 8) == 2

@@ -224,6 +224,13 @@ def test_programs_for_a_gpu_give_the_same_where_they_are_interpreted() -> None:
     assert done.stdout.split() == ["above", "order", "sums", "products", "errors", "adam", "halves", "moments"]
 
 
+@pytest.mark.skipif(not on_gpu.is_there(), reason="Triton is not installed")
+def test_programs_compile_for_a_gpu() -> None:
+    done = subprocess.run([sys.executable, Path(__file__).with_name("compiling.py")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["sums", "errors", "products", "adam", "adam"]
+
+
 @compiles
 def test_room_grows_where_much_is_above(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ontogeny.dictionaries.compiled.ROOM", 1)
@@ -297,7 +304,7 @@ def test_adam_with_bfloat16_moments_makes_the_same_steps_by_either_kernels(
     draw = torch.Generator().manual_seed(0)
     own = torch.nn.Parameter(torch.randn(40, 37, generator=draw))
     value, mean, square = own.detach().clone(), *(torch.zeros(40, 37, dtype=torch.bfloat16) for _ in range(2))
-    optimizer = Adam([{"params": [own], "lr": 0.01}], rows=[own], moments=torch.bfloat16)
+    optimizer = Adam([{"params": [own], "lr": 0.01}], rows=[own], moments=torch.bfloat16, first=3)
     for step in range(1, 6):
         entries = Entries.at(torch.randperm(64 * 40, generator=draw)[:300].sort().values, (64, 40))
         code, pull = torch.rand(300, generator=draw), torch.randn(64, 37, generator=draw)
@@ -311,7 +318,7 @@ def test_adam_with_bfloat16_moments_makes_the_same_steps_by_either_kernels(
         optimizer.zero_grad()
         adam(
             grad, value, mean, square, rate=0.01 / (1 - 0.9**step), beta1=0.9, beta2=0.999, eps=1e-8,
-            root=(1 - 0.999**step) ** 0.5, seed=step,
+            root=(1 - 0.999**step) ** 0.5, seed=step, before=3 * 37,
         )  # fmt: skip
     state = optimizer.state[own]
     for found, expected in ((state["exp_avg"], mean), (state["exp_avg_sq"], square)):

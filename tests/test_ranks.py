@@ -109,14 +109,24 @@ def test_torchrun_runs_a_study_as_one_process_does(study: Path, tmp_path: Path) 
 
 
 def test_what_processes_cannot_do_together_is_said_in_one_line(study: Path, tmp_path: Path) -> None:
-    series = tmp_path / "study.yaml"
-    series.write_text(
-        study.read_text(encoding="utf-8").replace("  k: 8", "  k: 8\n  kind: sae_series"), encoding="utf-8"
-    )
-    done = torchrun("-m", "ontogeny", "run", series, "--out", tmp_path / "run")
+    asked = yaml.safe_load(study.read_text(encoding="utf-8"))
+    for name, where, change, said in (
+        ("stored", "train", {"store_gb": 1}, "train.store_gb: several processes harvest while they train"),
+        ("wrong", "dictionary", {"k": 97}, "k in 1..n_features"),
+    ):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(asked | {where: asked[where] | change}), encoding="utf-8")
+        done = torchrun("-m", "ontogeny", "run", path, "--out", tmp_path / name)
+        assert done.returncode != 0
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("ontogeny: ")]
+        assert said in line
+
+
+def test_an_error_of_one_process_ends_all(study: Path, tmp_path: Path) -> None:
+    shutil.copytree(study.parent / "run", tmp_path / "run")
+    done = torchrun(Path(__file__).with_name("failing.py"), study, tmp_path / "run")
     assert done.returncode != 0
-    (said,) = [line for line in done.stderr.splitlines() if line.startswith("ontogeny: ")]
-    assert "run the study by one process" in said
+    assert "it fails here" in done.stderr
 
 
 def test_a_store_of_several_processes_and_unequal_replicas_are_refused(
@@ -130,9 +140,13 @@ def test_a_store_of_several_processes_and_unequal_replicas_are_refused(
     sweep = asked.model_copy(update={"sweep": SweepConfig(seeds=[0, 1])})
     with pytest.raises(ConfigError, match="give --member, one of seed0, seed1"):
         run_sweep(sweep)
-    stored = asked.model_copy(update={"train": asked.train.model_copy(update={"store_gb": 1.0})})
-    with pytest.raises(ConfigError, match=r"train\.store_gb: several processes"):
-        require_shareable(stored)
+    for changes, said in (
+        ({"store_gb": 1.0}, r"train\.store_gb: several processes"),
+        ({"store_gb": "auto"}, r"train\.store_gb: several processes"),
+        ({"replicas": 3}, r"train\.replicas: 3 cannot share batches of 512 tokens equally"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            require_shareable(asked.model_copy(update={"train": asked.train.model_copy(update=changes)}))
 
 
 def test_dead_features_are_revived_in_the_case_that_says_so() -> None:
@@ -141,8 +155,12 @@ def test_dead_features_are_revived_in_the_case_that_says_so() -> None:
 
 
 def test_a_killed_process_ends_the_run_and_any_number_goes_on(shared: Path, tmp_path: Path) -> None:
+    begun = run(tmp_path, "jumprelu", "--kept", "--until", "5", processes=1)
+    assert begun.returncode != 0
+    assert (tmp_path / "jumprelu.pt").is_file()
     killed = run(tmp_path, "jumprelu", "--kept", "--until", "20")
     assert killed.returncode != 0
+    assert killed.stdout.split("\n")[:2] == ["from 5", "from 5"]
     assert (tmp_path / "jumprelu.shared").is_dir()
     assert not (tmp_path / "jumprelu.safetensors").exists()
     again = run(tmp_path, "jumprelu", "--kept", "--until", "35", processes=1)  # on one, which dies as well

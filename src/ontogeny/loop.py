@@ -253,7 +253,7 @@ def _state(learner: Learner, step: int) -> dict[str, Any]:
     return {
         "step": step,
         "random": torch.get_rng_state(),
-        "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "random_cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         "optimizer": learner.optimizer.state_dict(),
         "learner": learner.state(),
     }
@@ -263,8 +263,8 @@ def _restore(learner: Learner, state: dict[str, Any] | None) -> int:
     if state is None:
         return 0
     torch.set_rng_state(state["random"])
-    if torch.cuda.is_available() and state["random_cuda"]:
-        torch.cuda.set_rng_state_all(state["random_cuda"])
+    if torch.cuda.is_available() and state["random_cuda"] is not None:
+        torch.cuda.set_rng_state(state["random_cuda"])
     learner.restore(state["learner"])
     learner.optimizer.load_state_dict(state["optimizer"])
     return state["step"]

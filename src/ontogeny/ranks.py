@@ -33,7 +33,10 @@ class Ranks:
     Attributes:
         rank, size: this process's place among those that share its replica's features, and their number.
         replica, replicas: the same of those that have the same features.
+        at_work: whether all are at what the first has told them; after an exception they still are.
     """
+
+    at_work = False
 
     def __init__(self, mesh: DeviceMesh | None = None) -> None:
         self.mesh = mesh
@@ -123,9 +126,15 @@ class Ranks:
         every = _stacked(padded, number, None)
         return torch.cat([own[:count] for own, count in zip(every, counts.tolist(), strict=True)])
 
-    def whole(self, part: Tensor, axis: int, size: int) -> Tensor:
-        """All of a tensor whose `axis`, of `size` features, is shared out; in each process."""
-        return part if self.size == 1 else _whole(part, axis, size, self.size, self.group)
+    def whole(self, part: Tensor, axis: int, size: int) -> Tensor | None:
+        """All of a tensor on the CPU whose `axis`, of `size` features, is shared out, in the first process; None in the
+        others."""
+        if self.size == 1:
+            return part
+        padded, number = _padded(part, axis, -(-size // self.size)), self.size * self.replicas
+        parts = [torch.empty_like(padded) for _ in range(number)] if dist.get_rank() == 0 else None
+        dist.gather(padded, parts)
+        return None if parts is None else _side_by_side(parts[: self.size], axis, size)
 
     def snapshots(self, n: int) -> slice:
         """This process's share of `n` snapshots; there may be none for it."""
@@ -135,12 +144,21 @@ class Ranks:
         """What all processes have of `n` snapshots; in each."""
         return part if self.alone else _whole(part, 1, n, self.size * self.replicas, None)
 
+    @contextmanager
+    def all_at(self, what: Any) -> Iterator[None]:
+        """Have the others begin what this process, the first, is about to do with them."""
+        self.tell(what)
+        self.at_work = True
+        yield
+        self.at_work = False
+
     def tell(self, what: Any = None) -> Any:
         """What the first process says, in each."""
         if self.alone:
             return what
         told = [what]
         dist.broadcast_object_list(told, 0, device=torch.device("cpu"))
+        dist.barrier()  # whoever tells might end before the others have heard it
         return told[0]
 
 
@@ -158,11 +176,20 @@ def _reduced(value: Tensor, operation: Any, group: Any) -> Tensor:
 
 def _whole(part: Tensor, axis: int, size: int, number: int, group: Any) -> Tensor:
     """The parts of a tensor side by side."""
+    padded = _padded(part, axis, -(-size // number))
+    return _side_by_side(list(_stacked(padded, number, group)), axis, size)
+
+
+def _padded(part: Tensor, axis: int, size: int) -> Tensor:
     room = list(part.shape)
-    room[axis] = -(-size // number)
+    room[axis] = size
     padded = part.new_zeros(room)
     padded.narrow(axis, 0, part.shape[axis]).copy_(part)
-    return torch.cat(list(_stacked(padded, number, group)), axis).narrow(axis, 0, size).contiguous()
+    return padded
+
+
+def _side_by_side(parts: list[Tensor], axis: int, size: int) -> Tensor:
+    return torch.cat(parts, axis).narrow(axis, 0, size).contiguous()
 
 
 def _stacked(table: Tensor, number: int, group: Any) -> Tensor:
@@ -203,13 +230,13 @@ def joined(replicas: int = 1) -> Iterator[Ranks]:
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
+    ranks = Ranks(init_device_mesh(device, (replicas, number // replicas)))
+    _joined.append(ranks)
     try:
-        ranks = Ranks(init_device_mesh(device, (replicas, number // replicas)))
-        _joined.append(ranks)
         yield ranks
     finally:
-        _joined[1:] = []
-        dist.destroy_process_group()
+        _joined.remove(ranks)
+    dist.destroy_process_group()  # after an exception it might wait for the others; torchrun ends them all
 
 
 def together() -> Ranks:

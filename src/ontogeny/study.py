@@ -109,7 +109,8 @@ def _schedule(run: Run) -> list[Path]:
 def _train_key(run: Run) -> str:
     study = run.study
     series = (study.series,) if study.dictionary.kind == "sae_series" else ()
-    return fingerprint(activations_key(run), study.dictionary, study.train, *series)
+    train = study.train.model_copy(update={"replicas": 1})  # who shares the work changes no result
+    return fingerprint(activations_key(run), study.dictionary, train, *series)
 
 
 def _train(run: Run) -> list[Path]:
@@ -139,18 +140,14 @@ def _train(run: Run) -> list[Path]:
 def _train_crosscoder(run: Run) -> "Dictionary":
     from ontogeny.ranks import together
 
-    if (
-        run.study.train.store_gb == "auto"
-        and together().alone
-        and run.manifest.get("store", {}).get("key") != _train_key(run)
-    ):
+    if run.study.train.store_gb == "auto" and run.manifest.get("store", {}).get("key") != _train_key(run):
         from ontogeny.plan.pace import cheaper_store, measure_pace
 
         plan = plan_study(run.study, run.folder)
         run.update_manifest(store={"key": _train_key(run), "gb": cheaper_store(plan, measure_pace(plan))})
         plan.require_room({"train"})
-    together().tell(run.folder)
-    return _trained_crosscoder(run, run.events)
+    with together().all_at(run.folder):
+        return _trained_crosscoder(run, run.events)
 
 
 def _trained_crosscoder(run: Run, events: Events) -> "Dictionary":
@@ -319,15 +316,21 @@ def run_study(
             require_shareable(config)
             return _run_stages(config, stages, out, say)
         finally:
-            ranks.tell(None)
+            if not ranks.at_work:
+                ranks.tell(None)
 
 
 def require_shareable(study: StudyConfig) -> None:
     """Refuse what several processes cannot do together."""
     if study.dictionary.kind == "sae_series":
         raise ConfigError("the SAEs of a series follow each other: run the study by one process, without torchrun")
-    if isinstance(study.train.store_gb, float):
-        raise ConfigError("train.store_gb: several processes harvest while they train: leave it out, or set auto")
+    if study.train.store_gb is not None:
+        raise ConfigError("train.store_gb: several processes harvest while they train: leave it out")
+    if study.train.batch_size % study.train.replicas:
+        raise ConfigError(
+            f"train.replicas: {study.train.replicas} cannot share batches of {study.train.batch_size} tokens equally: "
+            "change train.batch_size"
+        )
 
 
 def _run_stages(config: StudyConfig, stages: list[str], out: str | Path | None, say: Say) -> Run:

@@ -1,4 +1,4 @@
-"""What no training goes without: one dense encode by float32 products, and Adam over all weights."""
+"""A reference: one dense encode by float32 products, and PyTorch's fused Adam over all weights and their gradients."""
 
 import torch
 from common import batches, serve, task

@@ -347,7 +347,7 @@ class _Work:
         ]
         found = [folder / f"{name}.parquet" for folder in folders]
         table = pl.concat([pl.read_parquet(path) for path in found if path.is_file()], how="diagonal")
-        return table.select(TABLES[name])
+        return table.select(list(TABLES[name]))
 
 
 def spread_features(array: np.ndarray, count: int) -> np.ndarray:

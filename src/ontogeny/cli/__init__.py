@@ -62,7 +62,7 @@ def _run(study: "Path | StudyConfig", out: Path | None, until: str, as_json: boo
         study, out = load_one(study, out)
     run = run_study(study, out=out, until=until, say=lambda line: print(line, file=sys.stderr))
     if not speaks():
-        return run
+        raise SystemExit(0)
     if as_json:
         print(json.dumps({"run": str(run.folder), "stages": run.manifest["stages"]}))
     elif until == "report":
@@ -123,6 +123,8 @@ def run(
             print(f"wrote {len(jobs)} jobs to {slurm}; next: {slurm / 'submit.sh'}")
         return
     where = run_sweep(config, out=folder, until=until, only=member, say=lambda line: print(line, file=sys.stderr))
+    if not speaks():
+        raise SystemExit(0)
     written = merge(config, out=folder) if member is None and until == "report" else []
     if as_json:
         print(json.dumps({"run": str(where), "merged": list(map(str, written))}))
@@ -359,5 +361,6 @@ def main() -> None:
 def _fail(line: str, code: int) -> None:
     if _Settings.debug:
         raise
-    print(f"ontogeny: {line}", file=sys.stderr)
+    if speaks() or code != 2:  # of bad input the first process tells for all
+        print(f"ontogeny: {line}", file=sys.stderr)
     raise SystemExit(code)

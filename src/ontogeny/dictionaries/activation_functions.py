@@ -200,7 +200,8 @@ def batch_topk_places(
     places, score = _candidates(pre, weight, int(1.3 * count))
     if len(places) < count:
         places, score = above(pre, weight, torch.zeros_like(weight))
-    every = ranks.gathered(score)
+    own = score if ranks.alone or len(score) <= count else score.topk(count, sorted=False).values
+    every = ranks.gathered(own)
     return places if len(every) <= count else places[score >= every.topk(count, sorted=False).values.min()]
 
 

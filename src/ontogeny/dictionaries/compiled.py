@@ -86,11 +86,12 @@ def errors(
 
 def adam(
     rows: Tensor, index: Tensor, weight: Tensor, starts: Tensor, value: Tensor, mean: Tensor, square: Tensor,
-    *, rate: float, beta1: float, beta2: float, eps: float, root: float, seed: int,
+    *, rate: float, beta1: float, beta2: float, eps: float, root: float, seed: int, before: int,
 ) -> None:  # fmt: skip
     given = rows, len(rows), rows.shape[1], index, weight, starts
     halves = int(mean.dtype == torch.bfloat16)
-    _call("adam", _shares_of(starts), *given, value, mean, square, halves, seed, rate, beta1, beta2, eps, root)
+    numbers = halves, seed, before, rate, beta1, beta2, eps, root
+    _call("adam", _shares_of(starts), *given, value, mean, square, *numbers)
 
 
 def above(values: Tensor, weight: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:

@@ -103,10 +103,11 @@ int64_t sums(int64_t first, int64_t last, const float *rows, int64_t n, int64_t 
 }
 
 /* A step of Adam, as PyTorch makes it: rate = lr / (1 - beta1^t), root = √(1 - beta2^t). Moments are float, or the
-   upper halves of floats, rounded at random (rounding.py). */
+   upper halves of floats, rounded at random (rounding.py) by bits of their place, of which `before` are elsewhere. */
 typedef struct {
     float rate, beta1, beta2, eps, root;
     uint32_t seed;
+    int64_t before;
 } Adam;
 
 INLINE uint32_t random_bits(uint32_t place, uint32_t seed) {
@@ -135,7 +136,7 @@ INLINE void adam_step(const int halves, const int64_t n, const float *restrict g
         s = s * by.beta2 + grad[i] * grad[i] * (1 - by.beta2);
         value[place + i] -= by.rate * m / (sqrtf(s) / by.root + by.eps);
         if (halves) {
-            const uint32_t random = random_bits((uint32_t)(place + i), by.seed);
+            const uint32_t random = random_bits((uint32_t)(by.before + place + i), by.seed);
             ((uint16_t *)mean)[place + i] = to_half(m, random & 0xFFFF);
             ((uint16_t *)square)[place + i] = to_half(s, random >> 16);
         } else {
@@ -186,8 +187,8 @@ INLINE int64_t adam_of(const int halves, int64_t first, int64_t last, const floa
 /* A step of Adam with what `sums` would write as the gradient, which is never in memory as a whole. */
 int64_t adam(int64_t first, int64_t last, const float *rows, int64_t n, int64_t width, const int64_t *index,
              const float *weight, const int64_t *starts, float *value, void *mean, void *square, int64_t halves,
-             int64_t seed, float rate, float beta1, float beta2, float eps, float root) {
-    const Adam by = {rate, beta1, beta2, eps, root, (uint32_t)seed};
+             int64_t seed, int64_t before, float rate, float beta1, float beta2, float eps, float root) {
+    const Adam by = {rate, beta1, beta2, eps, root, (uint32_t)seed, before};
     if (halves) return adam_of(1, first, last, rows, n, width, index, weight, starts, value, mean, square, by);
     return adam_of(0, first, last, rows, n, width, index, weight, starts, value, mean, square, by);
 }

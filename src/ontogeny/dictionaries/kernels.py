@@ -22,6 +22,7 @@ from ontogeny.errors import TrainingError
 from ontogeny.ranks import ALONE, Ranks
 
 KERNELS = ("compiled", "torch")
+MOMENTS = ("exp_avg", "exp_avg_sq")
 VALUES_AT_ONCE = 1 << 22
 """Weights whose moments are float32 at once where they are kept as less."""
 
@@ -49,10 +50,11 @@ class Backend(Protocol):
 
     def adam(
         self, rows: Tensor, index: Tensor, weight: Tensor, starts: Tensor, value: Tensor, mean: Tensor, square: Tensor,
-        *, rate: float, beta1: float, beta2: float, eps: float, root: float, seed: int,
+        *, rate: float, beta1: float, beta2: float, eps: float, root: float, seed: int, before: int,
     ) -> None:  # fmt: skip
         """A step of Adam on `value` with `sums` as the gradient, which is never in memory; rate = lr / (1 - beta1^t),
-        root = √(1 - beta2^t). `mean` and `square` are float32, or bfloat16 rounded at random by the seed."""
+        root = √(1 - beta2^t). `mean` and `square` are float32, or bfloat16 rounded at random, by the seed and each
+        value's place in a matrix that has `before` values before these."""
         ...
 
     def above(self, values: Tensor, weight: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
@@ -257,14 +259,15 @@ class Adam(torch.optim.Adam):
     Args:
         moments: dtype of both moments of the `rows` parameters; bfloat16 ones are rounded at random.
         ranks: replicas among them average their gradients, which then are all made.
+        first: number of the first row among those of all processes.
     """
 
     def __init__(
         self, groups: list[dict[str, Any]], *, rows: list[torch.nn.Parameter], moments: torch.dtype = torch.float32,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = ALONE, first: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(groups, fused=True)
-        self.rows, self.moments, self.ranks = rows, moments, ranks
+        self.rows, self.moments, self.ranks, self.first = rows, moments, ranks, first
         for one in rows:
             one.left = []  # type: ignore[attr-defined]
 
@@ -274,12 +277,16 @@ class Adam(torch.optim.Adam):
             del one.left  # type: ignore[attr-defined]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """PyTorch brings moments to the dtype of their parameter: this brings them back, which loses nothing."""
-        super().load_state_dict(state_dict)
-        for one in self.rows:
-            for name in ("exp_avg", "exp_avg_sq"):
-                if name in self.state[one]:
-                    self.state[one][name] = self.state[one][name].to(self.moments)
+        """Moments stay as they are; PyTorch would bring them to the dtype of their parameter."""
+        every = [one for group in self.param_groups for one in group["params"]]
+        state, moments = dict(state_dict["state"]), {}
+        for number, one in enumerate(every):
+            if number in state and hasattr(one, "left"):
+                moments[one] = {name: state[number][name] for name in MOMENTS}
+                state[number] = {name: value for name, value in state[number].items() if name not in MOMENTS}
+        super().load_state_dict({**state_dict, "state": state})
+        for one, saved in moments.items():
+            self.state[one].update({name: value.to(one.device, self.moments) for name, value in saved.items()})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -314,33 +321,34 @@ class Adam(torch.optim.Adam):
         at_once = max(1, VALUES_AT_ONCE // one.shape[1])
         for first in range(0, len(one), at_once):
             some = slice(first, first + at_once)
-            adam(grad[some], one[some], mean[some], square[some], place=first * one.shape[1], **numbers)
+            before = numbers["before"] + first * one.shape[1]
+            adam(grad[some], one[some], mean[some], square[some], **numbers | {"before": before})
 
     def _begin(self, one: Tensor, group: dict[str, Any]) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Both moments, and the numbers of the step that is begun."""
         state = self.state[one]
         if not state:  # as PyTorch begins
             state["step"] = torch.zeros((), dtype=torch.float32, device=one.device)
-            for name in ("exp_avg", "exp_avg_sq"):
+            for name in MOMENTS:
                 state[name] = torch.zeros_like(one, dtype=self.moments)
         state["step"] += 1
         (beta1, beta2), step = group["betas"], int(state["step"])
         numbers = {
             "rate": group["lr"] / (1 - beta1**step), "beta1": beta1, "beta2": beta2, "eps": group["eps"],
-            "root": (1 - beta2**step) ** 0.5, "seed": step,
+            "root": (1 - beta2**step) ** 0.5, "seed": step, "before": self.first * one.shape[1],
         }  # fmt: skip
         return state["exp_avg"], state["exp_avg_sq"], numbers
 
 
 def adam(
     grad: Tensor, value: Tensor, mean: Tensor, square: Tensor,
-    *, rate: float, beta1: float, beta2: float, eps: float, root: float, seed: int, place: int = 0,
+    *, rate: float, beta1: float, beta2: float, eps: float, root: float, seed: int, before: int,
 ) -> None:  # fmt: skip
-    """A step of Adam with bfloat16 moments: the numbers of `Backend.adam`, for rows that begin at a place of theirs."""
+    """A step of Adam with bfloat16 moments, by the numbers of `Backend.adam`."""
     m = torch.lerp(mean.float(), grad, 1 - beta1)
     s = square.float() * beta2 + grad.square() * (1 - beta2)
     value -= rate * m / (s.sqrt() / root + eps)
-    bits = random_bits(torch.arange(place, place + grad.numel(), device=grad.device).view_as(grad), seed)
+    bits = random_bits(torch.arange(before, before + grad.numel(), device=grad.device).view_as(grad), seed)
     mean.copy_(bfloat16_at_random(m, bits & 0xFFFF))
     square.copy_(bfloat16_at_random(s, bits >> 16))
 

@@ -1,8 +1,8 @@
 """bfloat16 numbers that are rounded at random: up as often as they are far from the lower one, so that the mean of many
 roundings is the number, and changes smaller than a step of bfloat16 are not lost.
 
-The random bits come from a matrix's place and a seed alone, as in kernels.c and triton_programs.py: nothing is kept of
-them, threads change none, and a resumed training draws the same.
+The random bits come from a value's place in its matrix and a seed alone, as in kernels.c and triton_programs.py: none
+are kept, neither threads nor processes change any, and a resumed training draws the same.
 """
 
 import torch

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from ontogeny.loop import Checkpoint
@@ -30,9 +31,10 @@ class _Rest:
 
 
 class SharedCheckpoint(Checkpoint):
-    """A `Checkpoint` in a folder that all processes write and read together.
+    """A `Checkpoint` in a folder that all processes write and read together, by way of the CPU.
 
     Args:
+        begun: the file of a training that one process may have begun, gone on from where there is no folder.
         feature_axis: from a tensor's place in the state, such as `learner/silent_tokens`, to its axis of features; None
             where it has none, and all processes have the same.
         n_features: of all processes.
@@ -43,18 +45,21 @@ class SharedCheckpoint(Checkpoint):
         path: Path | None,
         key: str,
         *,
+        begun: Path | None,
         ranks: Ranks,
         feature_axis: Callable[[str], int | None],
         n_features: int,
     ) -> None:
         super().__init__(path, key)
-        self.ranks, self.feature_axis, self.n_features = ranks, feature_axis, n_features
+        self.begun, self.ranks, self.feature_axis, self.n_features = begun, ranks, feature_axis, n_features
+        self.mesh = None if ranks.mesh is None else init_device_mesh("cpu", (ranks.replicas, ranks.size))
 
     def _load(self) -> dict[str, Any] | None:
         assert self.path is not None
         folder = next(filter(Path.is_dir, (self.path, _aside(self.path))), None)
         if folder is None:
-            return None
+            state = Checkpoint(self.begun, self.key)._load()
+            return None if state is None else self._own(state)
         kept: dict[str, Any] = {REST: None}
         dcp.load(kept, checkpoint_id=folder)
         rest: _Rest = kept[REST]
@@ -65,23 +70,31 @@ class SharedCheckpoint(Checkpoint):
             rest.state, {name: one.to_local() if isinstance(one, DTensor) else one for name, one in room.items()}
         )
 
+    def _own(self, state: dict[str, Any]) -> dict[str, Any]:
+        """This process's part of a whole state."""
+        tensors: dict[str, Tensor] = {}
+        rest, own = _take(state, tensors), self.ranks.own(self.n_features)
+        for name, value in tensors.items():
+            if (axis := self.feature_axis(name)) is not None:
+                tensors[name] = value.narrow(axis, own.start, own.stop - own.start).clone()
+        return _put(rest, tensors)
+
     def _room(self, kept: Any, axis: int | None) -> Tensor:
         """An empty tensor for what this process has of a kept one."""
         shape, dtype = list(kept.size), kept.properties.dtype
-        if axis is None or self.ranks.mesh is None:
+        if axis is None or self.mesh is None:
             return torch.empty(shape, dtype=dtype)
         own = self.ranks.own(self.n_features)
         shape[axis] = own.stop - own.start
-        return self._shared(torch.empty(shape, dtype=dtype, device=self.ranks.device), axis)
+        return self._shared(torch.empty(shape, dtype=dtype), axis)
 
     def _shared(self, part: Tensor, axis: int) -> DTensor:
         """This process's part of a tensor, as one."""
         shape = list(part.shape)
         shape[axis] = self.n_features
         stride = torch.empty(shape, device="meta").stride()
-        mesh = self.ranks.mesh
-        assert mesh is not None
-        return DTensor.from_local(part, mesh, [Replicate(), Shard(axis)], shape=torch.Size(shape), stride=stride)
+        assert self.mesh is not None
+        return DTensor.from_local(part, self.mesh, [Replicate(), Shard(axis)], shape=torch.Size(shape), stride=stride)
 
     def _is_due(self) -> bool:
         return bool(self.ranks.first(super()._is_due()))
@@ -95,7 +108,8 @@ class SharedCheckpoint(Checkpoint):
         tensors: dict[str, Tensor] = {}
         rest = _take(state, tensors)
         axes = {name: self.feature_axis(name) for name in tensors}
-        if self.ranks.mesh is not None:
+        tensors = {name: value.cpu() for name, value in tensors.items()}
+        if self.mesh is not None:
             for name, axis in axes.items():
                 if axis is not None:
                     tensors[name] = self._shared(tensors[name], axis)

@@ -66,25 +66,31 @@ def initial_crosscoder(
     threshold = None
     if ACTIVATIONS[config.activation].threshold == "learned":
         threshold = torch.full((directions.shape[1],), config.threshold_start, device=x.device)
-    best, best_error = None, float("inf")
+    crosscoder = Crosscoder(
+        W_enc=directions.transpose(1, 2),
+        W_dec=directions,
+        b_enc=torch.zeros(directions.shape[1], device=x.device),
+        b_dec=mean,
+        threshold=threshold,
+        norm_scale=norm_scale,
+        **settings_of(config),
+    )
+    errors, now = [], 1.0
     for norm in INITIAL_NORMS:
-        W_dec = directions * norm
-        crosscoder = Crosscoder(
-            W_enc=W_dec.transpose(1, 2),
-            W_dec=W_dec,
-            b_enc=torch.zeros(directions.shape[1], device=x.device),
-            b_dec=mean,
-            threshold=threshold,
-            norm_scale=norm_scale,
-            **settings_of(config),
-        )
-        crosscoder.b_enc.sub_(crosscoder.pre_activations(mean[None])[0])
+        _scale(crosscoder, norm / now, mean)
+        now = norm
         losses = crosscoder_losses(crosscoder, x, sparsity="none", k=crosscoder.k, ranks=ranks)
-        error = float(losses.reconstruction)
-        if best is None or error < best_error:
-            best, best_error = crosscoder, error
-    assert best is not None
-    return best
+        errors.append(float(losses.reconstruction))
+    _scale(crosscoder, INITIAL_NORMS[errors.index(min(errors))] / now, mean)
+    return crosscoder
+
+
+def _scale(crosscoder: Crosscoder, by: float, mean: Float[Tensor, "snapshot d_model"]) -> None:
+    """Multiply all directions; the mean is encoded as zero again."""
+    crosscoder.encoder_rows.mul_(by)
+    crosscoder.decoder_rows.mul_(by)
+    crosscoder.b_enc.zero_()
+    crosscoder.b_enc.sub_(crosscoder.pre_activations(mean[None])[0])
 
 
 class Moments(NamedTuple):

@@ -54,8 +54,8 @@ class _CrosscoderLearner:
             start = crosscoder.threshold.detach()
             self.learned = torch.nn.Parameter(start.log() if config.threshold_parameter == "log" else start.clone())
             groups.append({"params": [self.learned], "lr": rate * config.threshold_learning_rate})
-        rows = [crosscoder.encoder_rows, crosscoder.decoder_rows]
-        self.optimizer = Adam(groups, rows=rows, moments=getattr(torch, config.moments), ranks=ranks)
+        rows, first = [crosscoder.encoder_rows, crosscoder.decoder_rows], ranks.own(config.n_features).start
+        self.optimizer = Adam(groups, rows=rows, moments=getattr(torch, config.moments), ranks=ranks, first=first)
         self.silent_tokens = torch.zeros(crosscoder.n_features, dtype=torch.int64, device=golden.device)
         self.threshold = torch.zeros((), device=golden.device)
         self.kernels = "torch"
@@ -184,6 +184,7 @@ class _CrosscoderLearner:
             crosscoder.threshold = self.threshold.expand(crosscoder.n_features).clone()
         elif crosscoder.threshold is not None:
             crosscoder.threshold = crosscoder.threshold.detach()
+        crosscoder = crosscoder.cpu()
         if self.ranks.size > 1:
             whole = {
                 name: self.ranks.whole(value, FEATURE_AXES[name], self.config.n_features)
@@ -191,7 +192,8 @@ class _CrosscoderLearner:
                 else value
                 for name, value in crosscoder.tensors().items()
             }
-            crosscoder = Crosscoder(**whole, **settings_of(self.config))
+            if all(value is not None for value in whole.values()):
+                crosscoder = Crosscoder(**whole, **settings_of(self.config))
         return crosscoder.requires_grad_(False).eval()
 
     def state(self) -> dict[str, Any]:
@@ -264,7 +266,8 @@ def train_crosscoder(
         start_inputs: of what `start` reads, in its normalised units; it is carried over to those of these batches.
         ranks: processes that share the features, or the tokens of each batch; each is called alike, with whole batches.
     Returns:
-        The trained crosscoder on the CPU, its inference threshold set.
+        The trained crosscoder on the CPU, its inference threshold set; of processes that share its features only the
+        first has them all, the others get their own.
     Raises:
         TrainingError: an activation or the loss is not finite.
         CorpusError: there is no batch.
@@ -302,7 +305,7 @@ def train_crosscoder(
             checkpoint=kept,
             events=events,
         )
-    crosscoder = learner.finished().cpu()
+    crosscoder = learner.finished()
     crosscoder.golden_inputs = learner.golden.cpu()
     return crosscoder
 
@@ -314,7 +317,9 @@ def _checkpoint(path: Path | None, key: str, config: CrosscoderConfig, ranks: Ra
         return Checkpoint(path, key)
     from ontogeny.dictionaries.shared_checkpoint import SharedCheckpoint
 
-    return SharedCheckpoint(folder, key, ranks=ranks, feature_axis=_feature_axis, n_features=config.n_features)
+    return SharedCheckpoint(
+        folder, key, begun=path, ranks=ranks, feature_axis=_feature_axis, n_features=config.n_features
+    )
 
 
 def _feature_axis(name: str) -> int | None:

@@ -74,12 +74,13 @@ def to_half(value, random):
     return ((value.to(tl.uint32, bitcast=True) + random) >> 16).to(tl.int16)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed", "before"])
 def adam(
-    rows, index, weight, starts, value, mean, square, rate, less1, beta2, less2, eps, root, seed, width,
+    rows, index, weight, starts, value, mean, square, rate, less1, beta2, less2, eps, root, seed, before, width,
     BLOCK: tl.constexpr, HALVES: tl.constexpr,
 ):  # fmt: skip
-    """A step of Adam with Σ weight · rows[index] as the gradient; less1 = 1 - beta1, less2 = 1 - beta2."""
+    """A step of Adam with Σ weight · rows[index] as the gradient; less1 = 1 - beta1, less2 = 1 - beta2. Random bits are
+    those of places `before` values further on."""
     r = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < width
@@ -94,7 +95,7 @@ def adam(
     step = rate * m / (tl.sqrt(s) / root + eps)
     tl.store(value + place, tl.load(value + place, mask=inside) - step, mask=inside)
     if HALVES:
-        random = random_bits(place, seed)
+        random = random_bits(place + before, seed)
         tl.store(mean + place, to_half(m, random & 0xFFFF), mask=inside)
         tl.store(square + place, to_half(s, random >> 16), mask=inside)
     else:

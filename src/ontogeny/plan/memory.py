@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ontogeny.plan.sizes import FEATURES, FLOAT, GB, Part, Parts, training_parts
+from ontogeny.progress import started_together
 
 if TYPE_CHECKING:
     from ontogeny.plan.plan import Plan
@@ -30,7 +31,19 @@ def _training(plan: "Plan") -> Parts:
         step["encoder in bfloat16"] = Part(size, FEATURES, "a copy for the products that find active features")
     if plan.is_series:
         step["finished SAEs"] = Part(2 * FLOAT * plan.parameters, FEATURES, "of all snapshots, and joined")
-    return step | {"window": window}
+    return _shared(step, plan) | {"window": window}
+
+
+def _shared(step: Parts, plan: "Plan") -> Parts:
+    """What each process holds where torchrun started several that share the features."""
+    sharing = started_together() // plan.study.train.replicas
+    if sharing <= 1:
+        return step
+    whole = {"batch"}
+    return {
+        name: part if name in whole else part._replace(bytes=part.bytes / sharing, note=f"{part.note}, 1/{sharing}")
+        for name, part in step.items()
+    }
 
 
 def _analysing(plan: "Plan") -> Parts:
