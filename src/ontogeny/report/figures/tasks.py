@@ -298,8 +298,8 @@ def elsewhere(run: Run) -> Spec:
         f"Does a task have features of its own? Margin lost without {table['k'].max()} leading features",
         subtitle=f"step {table['step'].max():,}; tried on items that no feature was ranked by",
     )
-    size = 46 * len(tasks)
-    return finished((cells + text).properties(width=size, height=0.6 * size, title=title))
+    width, height = (max(200, per * len(tasks)) for per in (46, 28))
+    return finished((cells + text).properties(width=width, height=height, title=title))
 
 
 def half_margin(run: Run) -> Spec:
