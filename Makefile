@@ -15,7 +15,7 @@ help:  ## this list
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --editable '.[dev]'
+	PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --no-compile --editable '.[dev]'
 	touch $(STAMP)
 
 demo: $(STAMP)  ## pre-train a small LM, study it, write runs/demo/report.html

@@ -106,6 +106,8 @@ def check_command(words: list[str]) -> None:
         makefile = (DOCS.parent / "Makefile").read_text(encoding="utf-8")
         assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), words
         return
+    if words[0] == "torchrun":
+        words = words[words.index("-m") + 1 :]
     assert words[0].split("/")[-1] == "ontogeny", f"mark what is not run: {words}"
     command: Any = typer.main.get_command(app)
     rest = words[1:]
