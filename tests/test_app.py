@@ -146,6 +146,7 @@ def test_two_runs_are_matched_by_directions(app: App, task_run: Run) -> None:
     assert found["problem"] is None
     assert [level["matched"] for level in found["matched"]["levels"]] == [living, living]
     assert all(pair["feature"] == pair["other"] for pair in found["matched"]["pairs"])
+    assert found["matched"]["by"] == "cosine"
 
 
 def test_only_births_in_training_are_counted_as_such() -> None:

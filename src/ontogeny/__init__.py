@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ontogeny.dictionaries.train import train_crosscoder as train_crosscoder
     from ontogeny.errors import InputError as InputError
     from ontogeny.errors import OntogenyError as OntogenyError
+    from ontogeny.features.counterparts import compare_runs as compare_runs
     from ontogeny.models.callback import SnapshotCallback as SnapshotCallback
     from ontogeny.models.snapshots import save_snapshot as save_snapshot
     from ontogeny.run import open_run as open_run
@@ -58,6 +59,7 @@ _PLACES = {
     "plant": "ontogeny.truth.planted",
     "score_recovery": "ontogeny.truth.recovery",
     "run_study": "ontogeny.study",
+    "compare_runs": "ontogeny.features.counterparts",
     "open_run": "ontogeny.run",
     "OntogenyError": "ontogeny.errors",
     "InputError": "ontogeny.errors",
@@ -74,6 +76,7 @@ __all__ = [
     "StudyConfig",
     "TaskConfig",
     "audit_suite",
+    "compare_runs",
     "crosscoder_losses",
     "indirect_effects",
     "load_dictionary",

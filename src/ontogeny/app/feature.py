@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from ontogeny.app.directions import Directions
 from ontogeny.app.joined import UNREADABLE, first_line, parquet
 from ontogeny.app.rows import Rows
 from ontogeny.errors import RunError, did_you_mean
+from ontogeny.features.directions import Directions
 from ontogeny.features.labels import text_of, token_texts
 from ontogeny.tables import FILES
 

@@ -12,9 +12,9 @@ import duckdb
 import numpy as np
 from polars.exceptions import PolarsError
 
-from ontogeny.app.directions import plane
 from ontogeny.columns.column import Column
 from ontogeny.errors import OntogenyError, RunError
+from ontogeny.features.directions import plane
 from ontogeny.features.labels import labels, token_texts
 from ontogeny.run import Run
 from ontogeny.tables import FILES, TABLES

@@ -307,6 +307,35 @@ def truth(study: StudyArgument, out: OutOption = None, as_json: JsonOption = Fal
 
 
 @app.command()
+def compare(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    other: Annotated[Path, typer.Argument(metavar="OTHER", help="The folder of another.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Match the features of two runs, and print how many are the same and whether they are born at the same time.
+
+    By directions where both read the same models, otherwise by what features are active on, as for models that were
+    pre-trained with different seeds.
+
+    Example: ontogeny compare runs/first runs/second
+    """
+    import polars as pl
+
+    from ontogeny.features.counterparts import LEVELS, compare_runs
+    from ontogeny.run import open_run
+
+    found = compare_runs(open_run(run), open_run(other))
+    agreements = [found.agreement(level) for level in LEVELS]
+    if as_json:
+        told = {"by": found.by, "at": found.at, "tokens": found.tokens, "agreement": agreements}
+        print(json.dumps(told | {"pairs": found.pairs.to_dicts()}))
+        return
+    over = f"directions at step {found.at}" if found.tokens is None else f"codes over {found.tokens:,} held-out tokens"
+    print(f"each other's nearest by {found.by} of {over}")
+    print_table(pl.DataFrame(agreements))
+
+
+@app.command()
 def report(
     study: StudyArgument,
     out: OutOption = None,

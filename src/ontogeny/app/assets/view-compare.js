@@ -30,12 +30,17 @@ export async function compare(root, { run, runs, route, source }) {
   ]);
 }
 
-function matched({ step, levels, pairs }, [run, other]) {
+function matched({ by, step, tokens, levels, pairs }, [run, other]) {
   const link = (id, which) => (row) => address({ run: id, view: "feature", argument: row[which] });
+  const percent = (value) => (value === null ? "–" : `${number(100 * value)} %`);
+  const between = (value, low, high, format) => (value === null ? "–" : `${format(value)} (${format(low)} to ${format(high)})`);
+  const rows = levels.map((one) => ({
+    ...one, births_same: between(one.births_same, one.births_same_low, one.births_same_high, percent), births_near: percent(one.births_near), spearman: between(one.spearman, one.spearman_low, one.spearman_high, number),
+  }));
   return [
-    h("p", {}, `Features whose directions are each other's nearest at step ${steps(step)}.`),
-    table([{ name: "cosine", title: "cosine from" }, { name: "features", title: `living in ${run}` }, { name: "features_other", title: `living in ${other}` }, { name: "matched" }, { name: "births_same", title: "of these, born at the same step" }], levels.map((one) => ({ ...one, births_same: one.births_same === null ? "–" : `${number(100 * one.births_same)} %` }))),
+    h("p", {}, by === "cosine" ? `Features whose directions are each other's nearest at step ${steps(step)}.` : `The runs read different models or places, where directions mean nothing to each other. So these are features whose codes are each other's most correlated over ${number(tokens)} held-out tokens.`),
+    table([{ name: "from", title: `${by} from` }, { name: "features", title: `living in ${run}` }, { name: "features_other", title: `living in ${other}` }, { name: "matched" }, { name: "births_same", title: "of these, born at the same step (95 %)" }, { name: "emergent", title: "emergent in either" }, { name: "births_near", title: "of these, born within one snapshot" }, { name: "spearman", title: "rank correlation of births (95 %)" }], rows),
     h("details", {}, h("summary", {}, `${pairs.length} pairs, the nearest first`),
-      table([{ name: "feature", title: run, link: link(run, "feature") }, { name: "other", title: other, link: link(other, "other") }, { name: "cosine" }, { name: "birth", title: "born" }, { name: "birth_other", title: "born there" }], pairs.slice(0, 300))),
+      table([{ name: "feature", title: run, link: link(run, "feature") }, { name: "other", title: other, link: link(other, "other") }, { name: "similarity", title: by }, { name: "birth_step", title: "born" }, { name: "birth_step_other", title: "born there" }], pairs.slice(0, 300))),
   ];
 }
