@@ -3,6 +3,8 @@
 Source: SAE-Track, arXiv 2412.17626 (UMAP of datapoints); McInnes, Healy and Melville 2018, arXiv 1802.03426 (UMAP).
 """
 
+import warnings
+
 import numpy as np
 import polars as pl
 from jaxtyping import Float
@@ -13,6 +15,8 @@ from ontogeny.tables import from_rows
 FEATURES, BACKGROUND, SNAPSHOTS = 6, 500, 6
 LEAST_DIRECTIONS = 5
 """Fewer are not laid out."""
+EVERY_DISTANCE = 4096
+"""From so many points on UMAP looks for neighbours by an approximate search."""
 
 
 def umap(run: Run) -> pl.DataFrame:
@@ -72,15 +76,24 @@ def umap_directions(run: Run) -> pl.DataFrame:
 
 
 def _plane(points: Float[np.ndarray, "point d_model"], *, seed: int) -> Float[np.ndarray, "point 2"]:
-    """Points in a plane, those of a small angle near each other. Numba sets PyTorch's threads to its own number; they
-    are set back, since the last bits of later results depend on them."""
+    """Points in a plane, those of a small angle near each other.
+
+    Of few points UMAP takes every distance, a call of a function in Python each; they are handed over instead. Numba
+    sets PyTorch's threads to its own number; they are set back, since the last bits of later results depend on them.
+    """
     import torch
     from umap import UMAP
 
-    threads = torch.get_num_threads()
+    threads, metric = torch.get_num_threads(), "cosine"
+    if len(points) < EVERY_DISTANCE:
+        unit = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
+        points, metric = np.maximum(1 - unit @ unit.T, 0), "precomputed"
+        np.fill_diagonal(points, 0)
     try:
-        plane = UMAP(metric="cosine", n_neighbors=min(15, len(points) - 1), random_state=seed, n_jobs=1)
-        return np.asarray(plane.fit_transform(points))
+        plane = UMAP(metric=metric, n_neighbors=min(15, len(points) - 1), random_state=seed, n_jobs=1)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "using precomputed metric", UserWarning)
+            return np.asarray(plane.fit_transform(points))
     finally:
         torch.set_num_threads(threads)
 
