@@ -1,5 +1,6 @@
 """What tests share: real text from the standard library's documentation, and one small study run end to end."""
 
+import fcntl
 import json
 import os
 import re
@@ -32,9 +33,34 @@ def shared() -> Path:
     return folder
 
 
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_stdlib(tmp_path_factory.mktemp("text") / "stdlib.jsonl")
+def once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Once:
+    """A folder by its name, made by the first process of this session that wants it; for all to read."""
+    own = tmp_path_factory.getbasetemp()
+    common = own if worker_id == "master" else own.parent
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder = common / name
+        with (common / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.is_dir():
+                make(common / f"{name}.partial")
+                (common / f"{name}.partial").rename(folder)
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def text_file(once: Once) -> Path:
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        write_stdlib(folder / "stdlib.jsonl")
+
+    return once("text", make) / "stdlib.jsonl"
 
 
 def write_stdlib(path: Path) -> Path:
@@ -104,12 +130,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def small_run(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The small study, run to its report."""
-    folder = tmp_path_factory.mktemp("small")
-    path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump(small_study(text_file)), encoding="utf-8")
-    return run_study(load_study(path), out=folder / "run", say=lambda line: None)
+def small_run(text_file: Path, once: Once, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The small study, run to its report; each process has a copy."""
+
+    def make(folder: Path) -> None:
+        path = folder.with_suffix(".yaml")
+        path.write_text(yaml.safe_dump(small_study(text_file)), encoding="utf-8")
+        run_study(load_study(path), out=folder, say=lambda line: None)
+
+    folder = tmp_path_factory.mktemp("small") / "run"
+    shutil.copytree(once("small", make), folder)
+    return Run(folder)
 
 
 TASKS = AttributionConfig(
@@ -127,15 +158,19 @@ TASKS = AttributionConfig(
 
 
 @pytest.fixture(scope="session")
-def task_run(small_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def task_run(small_run: Run, once: Once, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The small run with tasks; what it has done already is not done again."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(small_run.folder, folder)
+        study = load_study(folder / "study.yaml").model_copy(update={"attribution": TASKS})
+        said: list[str] = []
+        run_study(study, out=folder, say=said.append)
+        assert [line.split(":")[0] for line in said if "done already" not in line] == ["attribute", "report"]
+
     folder = tmp_path_factory.mktemp("tasks") / "run"
-    shutil.copytree(small_run.folder, folder)
-    study = load_study(folder / "study.yaml").model_copy(update={"attribution": TASKS})
-    said: list[str] = []
-    run = run_study(study, out=folder, say=said.append)
-    assert [line.split(":")[0] for line in said if "done already" not in line] == ["attribute", "report"]
-    return run
+    shutil.copytree(once("tasks", make), folder)
+    return Run(folder)
 
 
 @pytest.fixture
