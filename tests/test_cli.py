@@ -216,8 +216,8 @@ def test_importing_and_reading_a_run_load_no_torch(small_run: Run) -> None:
 def test_the_public_names_are_these() -> None:
     assert sorted(ontogeny.__all__) == sorted(dir(ontogeny)) == [
         "Crosscoder", "CrosscoderConfig", "InputError", "OntogenyError", "SAESeries", "SAESeriesConfig",
-        "SnapshotCallback", "StudyConfig", "TaskConfig", "audit_suite", "compare_runs", "crosscoder_losses", "indirect_effects",
-        "load_dictionary", "open_corpus", "open_run", "open_suite", "open_task", "plant", "reldec", "relie",
+        "SnapshotCallback", "StudyConfig", "TaskConfig", "audit_suite", "compare_runs", "crosscoder_losses",
+        "indirect_effects", "load_dictionary", "open_corpus", "open_run", "open_suite", "open_task", "plant", "reldec", "relie",
         "run_study", "save_snapshot", "score_recovery", "stream_activations", "train_crosscoder", "train_sae_series",
     ]  # fmt: skip
     for name in ontogeny.__all__:
