@@ -217,8 +217,9 @@ def test_the_public_names_are_these() -> None:
     assert sorted(ontogeny.__all__) == sorted(dir(ontogeny)) == [
         "Crosscoder", "CrosscoderConfig", "InputError", "OntogenyError", "SAESeries", "SAESeriesConfig",
         "SnapshotCallback", "StudyConfig", "TaskConfig", "audit_suite", "compare_runs", "crosscoder_losses",
-        "indirect_effects", "load_dictionary", "open_corpus", "open_run", "open_suite", "open_task", "plant", "reldec", "relie",
-        "run_study", "save_snapshot", "score_recovery", "stream_activations", "train_crosscoder", "train_sae_series",
+        "indirect_effects", "load_dictionary", "open_corpus", "open_run", "open_suite", "open_task", "plant", "reldec",
+        "relie", "run_study", "save_snapshot", "score_recovery", "stream_activations", "train_crosscoder",
+        "train_sae_series",
     ]  # fmt: skip
     for name in ontogeny.__all__:
         assert getattr(ontogeny, name).__doc__, name
