@@ -7,8 +7,8 @@ STAMP := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 # a file a process, a thread each; a process more than cores, since tests wait for processes that they start
-WORKERS := $(shell $(PYTHON) -c "import os; print(min(8, os.cpu_count() + 1))")
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+WORKERS = $(shell $(PYTHON) -c "import os; print(min(8, (os.cpu_count() or 1) + 1))")
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 SHAPES := $(addprefix tests/test_,$(addsuffix .py,bands change_point crosscoder effects kernels vectors))
 
 .PHONY: help demo test suite soak check lint types floors docs site truth agreement change-points bench bench-gpu interop bench-change-point bench-memory bench-activations clean

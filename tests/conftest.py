@@ -43,12 +43,13 @@ def once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Once:
     common = own if worker_id == "master" else own.parent
 
     def made(name: str, make: Callable[[Path], object]) -> Path:
-        folder = common / name
+        folder, done = common / name, common / f"{name}.done"
         with (common / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not folder.is_dir():
-                make(common / f"{name}.partial")
-                (common / f"{name}.partial").rename(folder)
+            if not done.is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+                make(folder)
+                done.touch()
         return folder
 
     return made
@@ -130,17 +131,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def small_run(text_file: Path, once: Once, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The small study, run to its report; each process has a copy."""
+def small_folder(text_file: Path, once: Once) -> Path:
+    """The small study, run to its report; to be copied."""
 
     def make(folder: Path) -> None:
-        path = folder.with_suffix(".yaml")
+        path = folder.with_name("small.yaml")
         path.write_text(yaml.safe_dump(small_study(text_file)), encoding="utf-8")
         run_study(load_study(path), out=folder, say=lambda line: None)
 
-    folder = tmp_path_factory.mktemp("small") / "run"
-    shutil.copytree(once("small", make), folder)
-    return Run(folder)
+    return once("small", make)
+
+
+def copied(folder: Path, to: Path) -> Run:
+    """A process's own copy of a run."""
+    shutil.copytree(folder, to / "run")
+    return Run(to / "run")
+
+
+@pytest.fixture(scope="session")
+def small_run(small_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The small study, run to its report."""
+    return copied(small_folder, tmp_path_factory.mktemp("small"))
 
 
 TASKS = AttributionConfig(
@@ -158,19 +169,17 @@ TASKS = AttributionConfig(
 
 
 @pytest.fixture(scope="session")
-def task_run(small_run: Run, once: Once, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def task_run(small_folder: Path, once: Once, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The small run with tasks; what it has done already is not done again."""
 
     def make(folder: Path) -> None:
-        shutil.copytree(small_run.folder, folder)
+        shutil.copytree(small_folder, folder)
         study = load_study(folder / "study.yaml").model_copy(update={"attribution": TASKS})
         said: list[str] = []
         run_study(study, out=folder, say=said.append)
         assert [line.split(":")[0] for line in said if "done already" not in line] == ["attribute", "report"]
 
-    folder = tmp_path_factory.mktemp("tasks") / "run"
-    shutil.copytree(once("tasks", make), folder)
-    return Run(folder)
+    return copied(once("tasks", make), tmp_path_factory.mktemp("tasks"))
 
 
 @pytest.fixture

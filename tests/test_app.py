@@ -144,7 +144,8 @@ def test_two_runs_are_matched_by_directions(app: App, task_run: Run) -> None:
     found = app.get("api/compare", a="copied", b="run")
     living = int((~task_run.features["dead"]).sum())
     assert found["problem"] is None
-    assert [level["matched"] for level in found["matched"]["levels"]] == [living, living]
+    assert [level["matched"] for level in found["matched"]["levels"]] == [1, 1]
+    assert [level["features"] for level in found["matched"]["levels"]] == [living, living]
     assert all(pair["feature"] == pair["other"] for pair in found["matched"]["pairs"])
     assert found["matched"]["by"] == "cosine"
 

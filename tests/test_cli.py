@@ -206,6 +206,7 @@ def test_importing_and_reading_a_run_load_no_torch(small_run: Run) -> None:
         "assert run.analysis('phases').height\n"
         "import ontogeny.analyses, ontogeny.report.page, ontogeny.report.figures, ontogeny.suites.suite, ontogeny.cli\n"
         "import ontogeny.causal.relie, ontogeny.study\n"
+        "assert og.compare_runs(run, run).by == 'cosine'\n"
         "bad = {'torch', 'transformers'} & set(sys.modules)\n"
         "assert not bad, bad"
     )

@@ -14,8 +14,9 @@ from ontogeny.config.study import TruthConfig, load_study
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.errors import ConfigError
+from ontogeny.features.agreement import agreement
 from ontogeny.features.life import alive_mask
-from ontogeny.features.matching import Match, match_features
+from ontogeny.features.matching import match_features
 from ontogeny.features.probes import (
     auc,
     auc_error,
@@ -32,7 +33,6 @@ from ontogeny.truth.nulls import NoChange, ShuffledRows, matched_lives, specific
 from ontogeny.truth.planted import FADED, HANDED_SHARE, KIN_COSINE, KIN_SHARE, OWN_SHARE, Planted, plant
 from ontogeny.truth.recovery import score_recovery
 from ontogeny.truth.relations import score_relations
-from ontogeny.truth.stability import agreement
 from ontogeny.truth.trust import MEASURES, trust_levels
 
 
@@ -401,7 +401,7 @@ def test_the_same_dictionary_in_another_order_is_matched() -> None:
     match = match_features(a, b, living=everything, living_other=everything)
     births = (alive_mask(one.strength().numpy(), 0.5).argmax(0) for one in (a, b))
     born, born_other = births
-    row = agreement(match, born[match.feature], born_other[match.other], n_features=40, level=0.9)
+    row = agreement(match.cosine, born[match.feature], born_other[match.other], n_features=40, level=0.9)
     assert row["matched"] == pytest.approx(39 / 40)
     assert (row["births_same"], row["emergent_same"], row["emergent_near"]) == (1, 1, 1)
     assert row["births_spearman"] == pytest.approx(1)
@@ -412,12 +412,27 @@ def test_the_same_dictionary_in_another_order_is_matched() -> None:
 
 
 def test_agreement_by_hand() -> None:
-    match = Match(np.array([0, 1, 2, 3]), np.array([3, 2, 1, 0]), np.array([0.95, 0.8, 0.75, 0.2]))
-    row = agreement(match, np.array([0, 1, 3, 0]), np.array([0, 1, 1, 2]), n_features=4, level=0.7)
-    assert row["matched"] == 0.75
-    assert row["births_same"] == pytest.approx(2 / 3)
-    assert (row["emergent"], row["emergent_same"], row["emergent_near"]) == (2, 0.5, 0.5)
-    assert agreement(match, np.zeros(4, int), np.zeros(4, int), n_features=5, level=0.9)["matched"] == 0.2
+    similarity = np.array([0.95, 0.8, 0.75, 0.9, 0.7, 0.85, 0.2, 0.9])
+    birth, other = np.array([0, 1, 3, 2, 4, 0, 0, 2]), np.array([0, 1, 1, 4, 3, 2, 2, -1])
+    row = agreement(similarity, birth, other, n_features=10, level=0.7)
+    assert (row["matched"], row["emergent"], row["emergent_both"]) == (0.7, 5, 4)
+    assert row["births_same"] == pytest.approx(2 / 6)
+    assert row["births_same_ci_low"] == pytest.approx(0.0968, abs=1e-4)  # Wilson, of 2 in 6
+    assert row["births_same_ci_high"] == pytest.approx(0.7000, abs=1e-4)
+    assert (row["emergent_same"], row["emergent_near"]) == (1 / 5, 2 / 5)
+    # ranks of 1, 3, 2, 4 and of 1, 1, 4, 3
+    assert row["births_spearman"] == pytest.approx(np.corrcoef([1, 3, 2, 4], [1.5, 1.5, 4, 3])[0, 1])
+    assert agreement(similarity, birth, other, n_features=20, level=0.9)["matched"] == 0.15
+    nothing = agreement(similarity, birth, other, n_features=0, level=0.99)
+    assert np.isnan([nothing["matched"], nothing["births_same"], nothing["births_spearman"]]).all()
+
+
+def test_births_that_have_nothing_to_do_with_each_other_are_not_correlated() -> None:
+    draw = np.random.default_rng(0)
+    births = [draw.integers(1, 9, 4000) * (draw.random(4000) < 0.5) for _ in range(2)]
+    row = agreement(np.ones(4000), *births, n_features=4000, level=0.7)
+    assert abs(row["births_spearman"]) < 0.08
+    assert row["births_spearman_ci_low"] < 0 < row["births_spearman_ci_high"]
 
 
 # a study's own checks

@@ -61,8 +61,12 @@ def rank_correlation(
     if len(one) < 4 or np.ptp(one) == 0 or np.ptp(other) == 0:
         return float("nan"), float("nan"), float("nan")
     value = float(_correlations(rankdata(one)[None], rankdata(other)[None])[0])
-    draws = np.random.default_rng(seed).integers(len(one), size=(samples, len(one)))
-    drawn = _correlations(rankdata(one[draws], axis=1), rankdata(other[draws], axis=1))
+    generator, parts = np.random.default_rng(seed), []
+    at_once = max(1, 4_000_000 // len(one))
+    for start in range(0, samples, at_once):
+        draws = generator.integers(len(one), size=(min(at_once, samples - start), len(one)))
+        parts.append(_correlations(rankdata(one[draws], axis=1), rankdata(other[draws], axis=1)))
+    drawn = np.concatenate(parts) if parts else np.empty(0)
     drawn = drawn[np.isfinite(drawn)]
     low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)
     return value, float(low), float(high)

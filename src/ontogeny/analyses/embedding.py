@@ -16,7 +16,7 @@ FEATURES, BACKGROUND, SNAPSHOTS = 6, 500, 6
 LEAST_DIRECTIONS = 5
 """Fewer are not laid out."""
 EVERY_DISTANCE = 4096
-"""From so many points on UMAP looks for neighbours by an approximate search."""
+"""From so many points on UMAP (umap-learn .5) looks for neighbours by an approximate search."""
 
 
 def umap(run: Run) -> pl.DataFrame:

@@ -18,7 +18,8 @@ def single_saes(run: Run) -> pl.DataFrame:
     """
     from ontogeny.activations.harvest import harvester_of
     from ontogeny.dictionaries.variants import batch_topk
-    from ontogeny.features.matching import LEVELS, match_rows
+    from ontogeny.features.agreement import LEVELS
+    from ontogeny.features.matching import match_rows
     from ontogeny.features.quality import reconstruct_held_out
 
     suite, held_out, settings = suite_of(run), Corpus(run.corpus_folder / "held_out"), run.study.measure

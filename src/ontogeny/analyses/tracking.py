@@ -112,7 +112,8 @@ def track_matches(run: Run) -> pl.DataFrame:
 
     SAEs of single snapshots trained from the start are in the table `single_saes`.
     """
-    from ontogeny.features.matching import LEVELS, match_features
+    from ontogeny.features.agreement import LEVELS
+    from ontogeny.features.matching import match_features
 
     (_, places, own), *controls = _chains(run)
     fires, last, rows = _fires(run, own, places), len(run.steps) - 1, []

@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from ontogeny.app.joined import UNREADABLE, first_line
 from ontogeny.app.view import View
-from ontogeny.errors import OntogenyError, RunError
-from ontogeny.features.counterparts import LEVELS, compare_runs
+from ontogeny.errors import RunError
+from ontogeny.features.counterparts import compare_runs
 
 MOST_PAIRS = 2000
 
@@ -27,8 +28,8 @@ def compare(a: View, b: View) -> dict[str, Any]:
     }
     try:
         answer["matched"] = _matched(a, b)
-    except OntogenyError as error:
-        answer["problem"] = str(error)
+    except UNREADABLE as error:
+        answer["problem"] = first_line(error)
     return answer
 
 
@@ -61,8 +62,8 @@ def _matched(a: View, b: View) -> dict[str, Any]:
     found = compare_runs(a.run, b.run)
     return {
         "by": found.by,
-        "step": found.at,
+        "step": found.step,
         "tokens": found.tokens,
-        "levels": [found.agreement(level) for level in LEVELS],
+        "levels": found.agreement(),
         "pairs": found.pairs.head(MOST_PAIRS).to_dicts(),
     }

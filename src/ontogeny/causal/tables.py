@@ -15,8 +15,9 @@ from ontogeny.causal.choice import expected_overlap, overlap, propose
 from ontogeny.causal.effects import Effects
 from ontogeny.causal.relie import relie
 from ontogeny.config.attribution import AttributionConfig
+from ontogeny.features.agreement import LEVELS
 from ontogeny.features.codes import sampled_sequences
-from ontogeny.features.matching import LEVELS, Match
+from ontogeny.features.matching import Match
 from ontogeny.features.sample import stored_activations
 from ontogeny.features.similarity import linear_ckas, token_cosine
 from ontogeny.intervals import cluster_draws, rank_correlation

@@ -321,18 +321,17 @@ def compare(
     """
     import polars as pl
 
-    from ontogeny.features.counterparts import LEVELS, compare_runs
+    from ontogeny.features.counterparts import compare_runs
     from ontogeny.run import open_run
 
     found = compare_runs(open_run(run), open_run(other))
-    agreements = [found.agreement(level) for level in LEVELS]
     if as_json:
-        told = {"by": found.by, "at": found.at, "tokens": found.tokens, "agreement": agreements}
+        told = {"by": found.by, "step": found.step, "tokens": found.tokens, "levels": found.agreement()}
         print(json.dumps(told | {"pairs": found.pairs.to_dicts()}))
         return
-    over = f"directions at step {found.at}" if found.tokens is None else f"codes over {found.tokens:,} held-out tokens"
-    print(f"each other's nearest by {found.by} of {over}")
-    print_table(pl.DataFrame(agreements))
+    over = "directions" if found.tokens is None else f"codes over {found.tokens:,} held-out tokens"
+    print(f"features that are each other's nearest by {found.by} of {over} at step {found.step:,}")
+    print_table(pl.DataFrame(found.agreement()))
 
 
 @app.command()

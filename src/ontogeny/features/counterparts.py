@@ -1,28 +1,29 @@
 """Which features of two runs are the same, and whether they are born at the same time. Loads no torch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from ontogeny.activations.key import pretrain_key
 from ontogeny.corpus.pack import Corpus
 from ontogeny.errors import RunError
+from ontogeny.features.agreement import LEVELS, agreement
 from ontogeny.features.directions import Directions
-from ontogeny.intervals import rank_correlation, wilson_count
 from ontogeny.run import Run
+from ontogeny.suites.source import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from scipy.sparse import csr_array
 
-    Products = Callable[[slice], np.ndarray]
-
-LEVELS = (0.7, 0.9)
-"""Cosines or correlations from which on features count as the same."""
-ROWS_AT_ONCE = 4096
+Similarities = Callable[[slice], np.ndarray]
+"""From some features of the one run to their similarities with all of the other's [feature, other], float32."""
+LEAST_ACTIVE = 10
+"""Features active on fewer of the held-out tokens are not matched by them: few tokens are shared by chance."""
+SIMILARITIES_AT_ONCE = 1 << 24
+"""How many similarities are held in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -31,50 +32,36 @@ class Counterparts:
 
     Attributes:
         by: "cosine" of directions, or "correlation" of codes.
-        at: the last step that both runs have.
+        step: the last step that both runs have; directions and codes are of it.
         tokens: held-out tokens over which codes are correlated; None for directions.
-        living: features of each run that are not dead.
+        features: features of each run that could be matched: living and, for codes, active on LEAST_ACTIVE tokens.
         pairs: feature, other, similarity, birth_step, birth_step_other; the nearest first.
-        steps: those of either run, ascending.
+        steps: those that both runs have, ascending.
     """
 
     by: str
-    at: int
+    step: int
     tokens: int | None
-    living: tuple[int, int]
+    features: tuple[int, int]
     pairs: pl.DataFrame
     steps: list[int]
 
-    def agreement(self, level: float, *, samples: int = 1000) -> dict[str, Any]:
-        """How far the runs agree on features at least this similar.
+    def agreement(self) -> list[dict[str, Any]]:
+        """How far the runs agree, for each of LEVELS: `ontogeny.features.agreement.agreement`, nan as None.
 
-        Returns:
-            from (the level), features and features_other (living), matched; of these births_same with its 95 % interval
-            (Wilson); of those emergent in either run their number, births_near (the same or the next snapshot) and
-            Spearman's correlation of births with its interval (bootstrap over pairs). None where there are too few.
+        A birth counts at the first common snapshot by which it has happened; later ones are left out.
         """
-        same = self.pairs.filter(pl.col("similarity") >= level)
-        mine, other = (same[name].to_numpy() for name in ("birth_step", "birth_step_other"))
-        emergent = (mine > self.steps[0]) | (other > self.steps[0])
-        mine_, other_ = (np.searchsorted(self.steps, births[emergent]) for births in (mine, other))
-        correlation = rank_correlation(mine_, other_, samples=samples)
-        equal = int((mine == other).sum())
-        low, high = wilson_count(equal, len(same))
-        near = int((np.abs(mine_ - other_) <= 1).sum())
-        return {
-            "from": level,
-            "features": self.living[0],
-            "features_other": self.living[1],
-            "matched": len(same),
-            "births_same": _share(equal, len(same)),
-            "births_same_low": _share(low, len(same)),
-            "births_same_high": _share(high, len(same)),
-            "emergent": int(emergent.sum()),
-            "births_near": _share(near, int(emergent.sum())),
-            "spearman": _known(correlation[0]),
-            "spearman_low": _known(correlation[1]),
-            "spearman_high": _known(correlation[2]),
-        }
+        births = [self._places(self.pairs[name].to_numpy()) for name in ("birth_step", "birth_step_other")]
+        similarity, told = self.pairs["similarity"].to_numpy(), []
+        for level in LEVELS:
+            found = agreement(similarity, *births, n_features=self.features[0], level=level)
+            known = {name: value if np.isfinite(value) else None for name, value in found.items()}
+            told.append({"similarity": level, "features_other": self.features[1], **known})
+        return told
+
+    def _places(self, births: np.ndarray) -> np.ndarray:
+        places = np.searchsorted(self.steps, births)
+        return np.where(places < len(self.steps), places, -1)
 
 
 def compare_runs(run: Run, other: Run) -> Counterparts:
@@ -82,135 +69,161 @@ def compare_runs(run: Run, other: Run) -> Counterparts:
 
     Where both read the same snapshots at the same hookpoint, nearness is the cosine of directions at the last step that
     both have. Elsewhere, as for models that were pre-trained apart, directions mean nothing to each other: there it is
-    the correlation of codes over the held-out tokens that both keep.
+    the correlation of codes over the held-out tokens that both kept.
+
+    Returns:
+        The pairs, and how far they agree on births.
 
     Raises:
-        RunError: the runs have no step in common; a run has not been measured; they kept the codes of no common tokens.
+        RunError: the runs have no step in common; one has not been measured, or is of several trainings; they read
+            different models and have no held-out tokens in common.
     """
-    for one in (run, other):
-        if not one.manifest.get("snapshots"):
-            raise RunError(f"{one.folder} has no snapshots yet: ontogeny run {one.folder}")
-    common = set(run.steps) & set(other.steps)
-    if not common:
+    for each in (run, other):
+        if not each.manifest.get("snapshots"):
+            raise RunError(f"{each.folder} has no snapshots yet: ontogeny run {each.folder}")
+    steps = sorted(set(run.steps) & set(other.steps))
+    if not steps:
         raise RunError("the runs have no step in common")
-    at = max(common)
-    births = [_births(one) for one in (run, other)]
-    if _same_models(run, other, at):
-        by, tokens, (products, backwards) = "cosine", None, _cosines(run, other, at)
+    births = [_births(each) for each in (run, other)]
+    if _same_models(run, other, steps[-1]):
+        by, tokens, similarities = "cosine", None, _cosines(run, other, steps[-1])
+        can = [each >= 0 for each in births]
     else:
-        by = "correlation"
-        tokens, products, backwards = _correlations(run, other, at)
-    nearest, similarity = _nearest(products, births[0], births[1])
-    back, _ = _nearest(backwards, births[1], births[0])
-    mutual = np.flatnonzero((births[0] >= 0) & (nearest >= 0) & (back[nearest] == np.arange(len(nearest))))
+        by, (tokens, similarities, active) = "correlation", _correlations(run, other, steps[-1])
+        can = [(each >= 0) & (count >= LEAST_ACTIVE) for each, count in zip(births, active, strict=True)]
+    mine, theirs, similarity = _mutual(similarities, *can)
     pairs = pl.DataFrame(
         {
-            "feature": mutual,
-            "other": nearest[mutual],
-            "similarity": similarity[mutual].astype(np.float64),
-            "birth_step": births[0][mutual],
-            "birth_step_other": births[1][nearest[mutual]],
+            "feature": mine,
+            "other": theirs,
+            "similarity": similarity.astype(np.float64),
+            "birth_step": births[0][mine],
+            "birth_step_other": births[1][theirs],
         }
     ).sort("similarity", descending=True, maintain_order=True)
-    living = (int((births[0] >= 0).sum()), int((births[1] >= 0).sum()))
-    return Counterparts(by, at, tokens, living, pairs, sorted({*run.steps, *other.steps}))
-
-
-def _share(count: float, total: int) -> float | None:
-    return count / total if total else None
-
-
-def _known(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+    return Counterparts(by, steps[-1], tokens, (int(can[0].sum()), int(can[1].sum())), pairs, steps)
 
 
 def _births(run: Run) -> np.ndarray:
     """Step of birth of each feature; -1 where it is dead."""
-    features = run.features.sort("feature")
-    return features.select(pl.when("dead").then(-1).otherwise(pl.col("birth_step").fill_null(-1)).alias("birth"))[
-        "birth"
-    ].to_numpy()
+    birth = pl.when("dead").then(-1).otherwise(pl.col("birth_step").fill_null(-1))
+    return run.features.sort("feature").select(birth=birth.cast(pl.Int64))["birth"].to_numpy()
+
+
+def _mutual(
+    similarities: Similarities, can: np.ndarray, can_other: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs that are each other's most similar, and how similar they are; none that is not alike at all."""
+    nearest, size = np.full(len(can), -1), np.zeros(len(can), np.float32)
+    back, back_size = np.full(len(can_other), -1), np.zeros(len(can_other), np.float32)
+    at_once = max(1, SIMILARITIES_AT_ONCE // max(1, len(can_other)))
+    for start in range(0, len(can), at_once):
+        part = slice(start, min(start + at_once, len(can)))
+        similar = similarities(part)
+        similar[:, ~can_other] = similar[~can[part]] = -np.inf
+        if not similar.size:
+            continue
+        nearest[part], size[part] = similar.argmax(1), similar.max(1)
+        better = similar.max(0) > back_size
+        back[better], back_size[better] = start + similar.argmax(0)[better], similar.max(0)[better]
+    mine = np.flatnonzero((size > 0) & (back[nearest] == np.arange(len(nearest))))
+    return mine, nearest[mine], size[mine]
+
+
+# directions of the same models
 
 
 def _same_models(run: Run, other: Run, step: int) -> bool:
     """Whether both read the same snapshot at the same hookpoint."""
     if run.study.hookpoint != other.study.hookpoint:
         return False
-    one, another = (
-        next(snapshot for snapshot in each.manifest["snapshots"] if snapshot["step"] == step) for each in (run, other)
-    )
-    own = all(each.study.suite.pretrain is not None for each in (run, other))
-    return one == another or (own and pretrain_key(run) == pretrain_key(other))
+    own, others = ({state for state in _states(each, step) if state is not None} for each in (run, other))
+    return bool(own & others)
 
 
-def _cosines(run: Run, other: Run, step: int) -> "tuple[Products, Products]":
-    one, another = (Directions(each).at(each.steps.index(step), slice(None)) for each in (run, other))
-    for each, directions in ((run, one), (other, another)):
-        if len(directions) != len(each.features):
-            raise RunError(
-                f"{each.folder}: its dictionary and its features are of different trainings: run it to its end"
-            )
-    return (lambda part: one[part] @ another.T), (lambda part: another[part] @ one.T)
+def _states(run: Run, step: int) -> list[Any]:
+    """What tells the weights of a run's snapshot: the pre-training it is of, its commit, its files; None if unknown."""
+    snapshot = Snapshot(**next(one for one in run.manifest["snapshots"] if one["step"] == step))
+    if snapshot.commit is not None:
+        return [("hub", snapshot.repo, snapshot.revision, snapshot.commit)]
+    own = run.study.suite.pretrain is not None
+    made = run.manifest["stages"].get("pretrain", {}).get("key") if own else None
+    folder = run.suite_folder if own else Path(snapshot.repo)
+    at = Snapshot(str(folder), snapshot.revision, None, step, None)
+    files = tuple(at.source.state(at)) if at.path.is_dir() else ()
+    return [None if made is None else ("pretrain", made), ("files", files) if files else None]
 
 
-def _correlations(run: Run, other: Run, step: int) -> "tuple[int, Products, Products]":
-    corpora = [Corpus(each.corpus_folder / "held_out") for each in (run, other)]
+def _cosines(run: Run, other: Run, step: int) -> Similarities:
+    units = []
+    for each in (run, other):
+        directions = Directions(each)
+        if (directions.n_snapshots, directions.n_features) != (len(each.steps), len(each.features)):
+            raise RunError(f"{each.folder}: dictionary and features are of different trainings: run it to its end")
+        units.append(directions.at(each.steps.index(step), slice(None)))
+    return lambda part: units[0][part] @ units[1].T
+
+
+# codes of different ones
+
+
+def _correlations(run: Run, other: Run, step: int) -> tuple[int, Similarities, list[np.ndarray]]:
+    """Of all pairs of features over common tokens: how many tokens, the correlations, on how many each is active."""
+    corpora = [_held_out(each) for each in (run, other)]
     if corpora[0].fingerprint != corpora[1].fingerprint:
-        raise RunError("the runs read different models and different held-out texts: nothing to match features by")
+        raise RunError("the runs read different models or hookpoints and different held-out texts: nothing to match by")
     tables = [_codes(each, step) for each in (run, other)]
-    shared = np.intersect1d(*(table["sequence"].unique().to_numpy() for table in tables))
-    tokens = int((corpora[0].lengths[shared].astype(np.int64) - 1).sum())
+    kept = np.intersect1d(*(table["sequence"].unique().to_numpy() for table in tables))
+    tokens = int((corpora[0].lengths[kept].astype(np.int64) - 1).sum())
     if not tokens:
-        raise RunError("the runs read different models and kept the codes of different tokens: set measure.seed alike")
-    one, another = (
-        _standardised(table, shared, corpora[0].sequence_length, len(each.features), tokens)
-        for table, each in zip(tables, (run, other), strict=True)
-    )
-    return tokens, _product(one, another, tokens), _product(another, one, tokens)
+        raise RunError(
+            "the runs read different models or hookpoints, and kept the codes of different tokens at step "
+            f"{step:,}: measure both with the same measure.seed"
+        )
+    units, means, active = [], [], []
+    for table, each in zip(tables, (run, other), strict=True):
+        codes = _matrix(table, kept, corpora[0].sequence_length, len(each.features))
+        mean = codes.sum(axis=1) / tokens
+        spread = np.sqrt(np.maximum(codes.multiply(codes).sum(axis=1) / tokens - mean**2, 0))
+        scale = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
+        units.append(codes.multiply(scale[:, None]).tocsr())
+        means.append(mean * scale)
+        active.append(np.diff(codes.indptr))
+    across = units[1].T.tocsr()
+
+    def correlations(part: slice) -> np.ndarray:
+        products = (units[0][part] @ across).astype(np.float32).toarray()
+        products /= tokens
+        products -= np.outer(means[0][part], means[1]).astype(np.float32)
+        return products
+
+    return tokens, correlations, active
+
+
+def _held_out(run: Run) -> Corpus:
+    folder = run.corpus_folder / "held_out"
+    if not folder.is_dir():
+        raise RunError(
+            f"{run.folder} has no held-out text, so its features cannot be matched with those of other models: "
+            f"ontogeny run {run.folder} (a run from a hub comes without it)"
+        )
+    return Corpus(folder)
 
 
 def _codes(run: Run, step: int) -> pl.DataFrame:
+    """Codes of the held-out tokens at a step, or those that are of all."""
     own = pl.col("snapshot").is_null() | (pl.col("snapshot") == run.steps.index(step))
-    return run.scan("codes").filter(own).select("sequence", "position", "feature", "code").collect()
+    codes = run.scan("codes").filter(own).select("sequence", "position", "feature", "code").collect()
+    if len(codes) and codes["feature"].max() >= len(run.features):  # type: ignore[operator]
+        raise RunError(f"{run.folder}: codes and features are of different trainings: run it to its end")
+    return codes
 
 
-@dataclass(frozen=True)
-class _Standardised:
-    """Codes over their standard deviations [feature, token], and their means [feature]."""
-
-    codes: "csr_array"
-    means: np.ndarray
-
-
-def _standardised(
-    table: pl.DataFrame, sequences: np.ndarray, length: int, n_features: int, tokens: int
-) -> _Standardised:
-    from scipy.sparse import csr_array, diags_array
+def _matrix(table: pl.DataFrame, sequences: np.ndarray, length: int, n_features: int) -> "csr_array":
+    """Codes of some sequences [feature, position in them], float64."""
+    from scipy.sparse import csr_array
 
     kept = table.filter(pl.col("sequence").is_in(sequences.tolist()))
-    token = np.searchsorted(sequences, kept["sequence"].to_numpy()) * length + kept["position"].to_numpy()
+    at = np.searchsorted(sequences, kept["sequence"].to_numpy()) * length + kept["position"].to_numpy()
     values = kept["code"].to_numpy().astype(np.float64)
-    codes = csr_array((values, (kept["feature"].to_numpy(), token)), shape=(n_features, len(sequences) * length))
-    means = np.asarray(codes.sum(axis=1)).ravel() / tokens
-    squares = np.asarray(codes.multiply(codes).sum(axis=1)).ravel() / tokens
-    spread = np.sqrt(np.maximum(squares - means**2, 0))
-    scale = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
-    return _Standardised(csr_array(diags_array(scale) @ codes), means * scale)
-
-
-def _product(one: _Standardised, other: _Standardised, tokens: int) -> "Products":
-    across = other.codes.T.tocsc()
-    return lambda part: (one.codes[part] @ across).toarray() / tokens - np.outer(one.means[part], other.means)
-
-
-def _nearest(products: "Products", births: np.ndarray, births_other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each feature the most similar living one of the other run, and how similar it is; -1 where none is alive."""
-    places, sizes = np.full(len(births), -1), np.zeros(len(births))
-    dead = births_other < 0
-    if dead.all():
-        return places, sizes
-    for start in range(0, len(births), ROWS_AT_ONCE):
-        part = slice(start, min(start + ROWS_AT_ONCE, len(births)))
-        similar = np.where(dead, -np.inf, products(part))
-        places[part], sizes[part] = similar.argmax(1), similar.max(1)
-    return places, sizes
+    return csr_array((values, (kept["feature"].to_numpy(), at)), shape=(n_features, len(sequences) * length))

@@ -10,9 +10,6 @@ from torch import Tensor
 
 from ontogeny.dictionaries.dictionary import Dictionary
 
-LEVELS = (0.7, 0.9)
-"""Cosines from which on features of two dictionaries count as the same."""
-
 
 @dataclass(frozen=True)
 class Match:

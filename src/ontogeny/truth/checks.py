@@ -47,18 +47,17 @@ def seed_matches(run: Run) -> pl.DataFrame:
 
 def stability(run: Run) -> pl.DataFrame:
     """The table `stability`: how alike the dictionary and those of further seeds are, a row per seed and cosine."""
-    from ontogeny.features.matching import LEVELS, Match
-    from ontogeny.truth.stability import agreement
+    from ontogeny.features.agreement import LEVELS, agreement
 
     matches = run.table("seed_matches").join(run.features.select("feature", "birth_step"), on="feature")
     places = {step: place for place, step in enumerate(run.steps)}
     rows = []
     for seed in _settings(run).seeds:
         of_seed = matches.filter(seed=seed)
-        match = Match(*(of_seed[name].to_numpy() for name in ("feature", "other", "cosine")))
+        cosine = of_seed["cosine"].to_numpy()
         births = [of_seed[name].replace_strict(places).to_numpy() for name in ("birth_step", "birth_step_other")]
         for level in LEVELS:
-            found = agreement(match, *births, n_features=len(_living(run)), level=level)
+            found = agreement(cosine, *births, n_features=len(_living(run)), level=level)
             rows.append({"seed": seed, "cosine": level, **found})
     return from_rows("stability", rows)
 

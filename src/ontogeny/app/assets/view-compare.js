@@ -35,11 +35,11 @@ function matched({ by, step, tokens, levels, pairs }, [run, other]) {
   const percent = (value) => (value === null ? "–" : `${number(100 * value)} %`);
   const between = (value, low, high, format) => (value === null ? "–" : `${format(value)} (${format(low)} to ${format(high)})`);
   const rows = levels.map((one) => ({
-    ...one, births_same: between(one.births_same, one.births_same_low, one.births_same_high, percent), births_near: percent(one.births_near), spearman: between(one.spearman, one.spearman_low, one.spearman_high, number),
+    ...one, matched: percent(one.matched), births_same: between(one.births_same, one.births_same_ci_low, one.births_same_ci_high, percent), emergent_near: percent(one.emergent_near), births_spearman: between(one.births_spearman, one.births_spearman_ci_low, one.births_spearman_ci_high, number),
   }));
   return [
     h("p", {}, by === "cosine" ? `Features whose directions are each other's nearest at step ${steps(step)}.` : `The runs read different models or places, where directions mean nothing to each other. So these are features whose codes are each other's most correlated over ${number(tokens)} held-out tokens.`),
-    table([{ name: "from", title: `${by} from` }, { name: "features", title: `living in ${run}` }, { name: "features_other", title: `living in ${other}` }, { name: "matched" }, { name: "births_same", title: "of these, born at the same step (95 %)" }, { name: "emergent", title: "emergent in either" }, { name: "births_near", title: "of these, born within one snapshot" }, { name: "spearman", title: "rank correlation of births (95 %)" }], rows),
+    table([{ name: "similarity", title: `${by} from` }, { name: "features", title: `features of ${run}` }, { name: "features_other", title: `of ${other}` }, { name: "matched" }, { name: "births_same", title: "of these, born at the same snapshot (95 % interval)" }, { name: "emergent", title: "emergent in either" }, { name: "emergent_near", title: "of these, born within one snapshot" }, { name: "emergent_both", title: "emergent in both" }, { name: "births_spearman", title: "rank correlation of their births (95 % interval)" }], rows),
     h("details", {}, h("summary", {}, `${pairs.length} pairs, the nearest first`),
       table([{ name: "feature", title: run, link: link(run, "feature") }, { name: "other", title: other, link: link(other, "other") }, { name: "similarity", title: by }, { name: "birth_step", title: "born" }, { name: "birth_step_other", title: "born there" }], pairs.slice(0, 300))),
   ];
