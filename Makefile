@@ -6,10 +6,9 @@ STAMP := $(VENV)/.installed
 # tests start many processes: what one has compiled the next one reads
 unexport PYTHONDONTWRITEBYTECODE
 
-# a file a process, a thread each; a process more than cores, since tests wait for processes that they start
-WORKERS = $(shell $(PYTHON) -c "import os; print(min(8, (os.cpu_count() or 1) + 1))")
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-SHAPES := $(addprefix tests/test_,$(addsuffix .py,bands change_point crosscoder effects kernels vectors))
+# a file a process, a thread each
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+SHAPES := $(addprefix tests/test_,$(addsuffix .py,bands change_point crosscoder kernels vectors))
 
 .PHONY: help demo test suite soak check lint types floors docs site truth agreement change-points bench bench-gpu interop bench-change-point bench-memory bench-activations clean
 

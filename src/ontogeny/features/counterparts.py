@@ -173,7 +173,8 @@ def _correlations(run: Run, other: Run, step: int) -> tuple[int, Similarities, l
     if corpora[0].fingerprint != corpora[1].fingerprint:
         raise RunError("the runs read different models or hookpoints and different held-out texts: nothing to match by")
     tables = [_codes(each, step) for each in (run, other)]
-    kept = np.intersect1d(*(table["sequence"].unique().to_numpy() for table in tables))
+    sequences, others = (table["sequence"].unique().to_numpy() for table in tables)
+    kept = np.intersect1d(sequences, others)
     tokens = int((corpora[0].lengths[kept].astype(np.int64) - 1).sum())
     if not tokens:
         raise RunError(
