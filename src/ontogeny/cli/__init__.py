@@ -331,7 +331,9 @@ def compare(
         return
     over = "directions" if found.tokens is None else f"codes over {found.tokens:,} held-out tokens"
     print(f"features that are each other's nearest by {found.by} of {over} at step {found.step:,}")
-    print_table(pl.DataFrame(found.agreement()))
+    levels = found.agreement()
+    named = {f"{found.by} from {level['similarity']}": list(level.values())[1:] for level in levels}
+    print_table(pl.DataFrame({"": list(levels[0])[1:], **named}, strict=False))
 
 
 @app.command()

@@ -56,7 +56,8 @@ class Counterparts:
         for level in LEVELS:
             found = agreement(similarity, *births, n_features=self.features[0], level=level)
             known = {name: value if np.isfinite(value) else None for name, value in found.items()}
-            told.append({"similarity": level, "features_other": self.features[1], **known})
+            sizes = {"features": self.features[0], "features_other": self.features[1]}
+            told.append({"similarity": level, **sizes, **known})
         return told
 
     def _places(self, births: np.ndarray) -> np.ndarray:
