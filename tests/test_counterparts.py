@@ -124,7 +124,7 @@ def test_births_count_at_the_first_snapshot_that_both_runs_have() -> None:
         [(number, number, 0.8, *pair) for number, pair in enumerate(births)],
         schema=["feature", "other", "similarity", "birth_step", "birth_step_other"], orient="row",
     )  # fmt: skip
-    loose, strict = Counterparts("cosine", 40, None, (12, 8), pairs, [0, 20, 40]).agreement()
+    loose, strict = Counterparts("cosine", 40, None, (12, 8), 5, pairs, [0, 20, 40]).agreement()
     # places 0 0, 1 1, 1 1, 1 2; the last two are born after the last common step in one
     assert (loose["matched"], loose["features_other"], loose["births_same"]) == (0.5, 8, 0.75)
     assert (loose["emergent"], loose["emergent_both"]) == (3, 3)

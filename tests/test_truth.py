@@ -401,7 +401,7 @@ def test_the_same_dictionary_in_another_order_is_matched() -> None:
     match = match_features(a, b, living=everything, living_other=everything)
     births = (alive_mask(one.strength().numpy(), 0.5).argmax(0) for one in (a, b))
     born, born_other = births
-    row = agreement(match.cosine, born[match.feature], born_other[match.other], n_features=40, level=0.9)
+    row = agreement(match.cosine, born[match.feature], born_other[match.other], n_features=40, n_emergent=32, level=0.9)
     assert row["matched"] == pytest.approx(39 / 40)
     assert (row["births_same"], row["emergent_same"], row["emergent_near"]) == (1, 1, 1)
     assert row["births_spearman"] == pytest.approx(1)
@@ -414,23 +414,26 @@ def test_the_same_dictionary_in_another_order_is_matched() -> None:
 def test_agreement_by_hand() -> None:
     similarity = np.array([0.95, 0.8, 0.75, 0.9, 0.7, 0.85, 0.2, 0.9])
     birth, other = np.array([0, 1, 3, 2, 4, 0, 0, 2]), np.array([0, 1, 1, 4, 3, 2, 2, -1])
-    row = agreement(similarity, birth, other, n_features=10, level=0.7)
+    row = agreement(similarity, birth, other, n_features=10, n_emergent=5, level=0.7)
     assert (row["matched"], row["emergent"], row["emergent_both"]) == (0.7, 5, 4)
+    assert row["emergent_matched"] == 1  # those born at 1, 3, 2, 4 and 2
     assert row["births_same"] == pytest.approx(2 / 6)
     assert row["births_same_ci_low"] == pytest.approx(0.0968, abs=1e-4)  # Wilson, of 2 in 6
     assert row["births_same_ci_high"] == pytest.approx(0.7000, abs=1e-4)
     assert (row["emergent_same"], row["emergent_near"]) == (1 / 5, 2 / 5)
     # ranks of 1, 3, 2, 4 and of 1, 1, 4, 3
     assert row["births_spearman"] == pytest.approx(np.corrcoef([1, 3, 2, 4], [1.5, 1.5, 4, 3])[0, 1])
-    assert agreement(similarity, birth, other, n_features=20, level=0.9)["matched"] == 0.15
-    nothing = agreement(similarity, birth, other, n_features=0, level=0.99)
-    assert np.isnan([nothing["matched"], nothing["births_same"], nothing["births_spearman"]]).all()
+    assert agreement(similarity, birth, other, n_features=20, n_emergent=5, level=0.9)["matched"] == 0.15
+    nothing = agreement(similarity, birth, other, n_features=0, n_emergent=0, level=0.99)
+    assert np.isnan(
+        [nothing["matched"], nothing["emergent_matched"], nothing["births_same"], nothing["births_spearman"]]
+    ).all()
 
 
 def test_births_that_have_nothing_to_do_with_each_other_are_not_correlated() -> None:
     draw = np.random.default_rng(0)
     births = [draw.integers(1, 9, 4000) * (draw.random(4000) < 0.5) for _ in range(2)]
-    row = agreement(np.ones(4000), *births, n_features=4000, level=0.7)
+    row = agreement(np.ones(4000), *births, n_features=4000, n_emergent=2000, level=0.7)
     assert abs(row["births_spearman"]) < 0.08
     assert row["births_spearman_ci_low"] < 0 < row["births_spearman_ci_high"]
 

@@ -15,6 +15,7 @@ def agreement(
     birth_other: Int[np.ndarray, " pair"],
     *,
     n_features: int,
+    n_emergent: int,
     level: float,
 ) -> dict[str, float | int]:
     """How far two dictionaries agree on features and on births.
@@ -26,13 +27,14 @@ def agreement(
     Args:
         similarity: of matched features.
         birth, birth_other: place of the snapshot of birth in each dictionary, 0 for the first; -1 where unknown.
-        n_features: features of the first dictionary that could be matched, those without a counterpart among them.
+        n_features, n_emergent: features of the first dictionary that could be matched, and those of them that are born
+            after the first snapshot; those without a counterpart among them.
         level: similarity from which on features count as the same.
     Returns:
-        features; matched, their share with a counterpart; of those, births_same with its 95 % interval (Wilson); of the
-        ones emergent in either, emergent (number), emergent_same, emergent_near (within one snapshot); of the ones
-        emergent in both, emergent_both (number) and births_spearman with its interval (bootstrap over pairs). nan where
-        there is nothing to tell it from.
+        features; matched, their share with a counterpart; emergent_matched, the same of the emergent ones. Of the matched:
+        births_same with its 95 % interval (Wilson). Of those emergent in either: emergent (number), emergent_same,
+        emergent_near (within one snapshot). Of those emergent in both: emergent_both (number) and births_spearman with
+        its interval (bootstrap over pairs). nan where there is nothing to tell it from.
     """
     same = similarity >= level
     known = same & (birth >= 0) & (birth_other >= 0)
@@ -44,6 +46,7 @@ def agreement(
     return {
         "features": n_features,
         "matched": float(same.sum() / n_features) if n_features else float("nan"),
+        "emergent_matched": float((same & (birth > 0)).sum() / n_emergent) if n_emergent else float("nan"),
         "births_same": _mean(mine == other),
         "births_same_ci_low": low / total,
         "births_same_ci_high": high / total,

@@ -35,6 +35,7 @@ class Counterparts:
         step: the last step that both runs have; directions and codes are of it.
         tokens: held-out tokens over which codes are correlated; None for directions.
         features: features of each run that could be matched: living and, for codes, active on LEAST_ACTIVE tokens.
+        emergent: those of the first run's that are born after the first common snapshot.
         pairs: feature, other, similarity, birth_step, birth_step_other; the nearest first.
         steps: those that both runs have, ascending.
     """
@@ -43,6 +44,7 @@ class Counterparts:
     step: int
     tokens: int | None
     features: tuple[int, int]
+    emergent: int
     pairs: pl.DataFrame
     steps: list[int]
 
@@ -54,7 +56,7 @@ class Counterparts:
         births = [self._places(self.pairs[name].to_numpy()) for name in ("birth_step", "birth_step_other")]
         similarity, told = self.pairs["similarity"].to_numpy(), []
         for level in LEVELS:
-            found = agreement(similarity, *births, n_features=self.features[0], level=level)
+            found = agreement(similarity, *births, n_features=self.features[0], n_emergent=self.emergent, level=level)
             known = {name: value if np.isfinite(value) else None for name, value in found.items()}
             sizes = {"features": self.features[0], "features_other": self.features[1]}
             told.append({"similarity": level, **sizes, **known})
@@ -102,7 +104,8 @@ def compare_runs(run: Run, other: Run) -> Counterparts:
             "birth_step_other": births[1][theirs],
         }
     ).sort("similarity", descending=True, maintain_order=True)
-    return Counterparts(by, steps[-1], tokens, (int(can[0].sum()), int(can[1].sum())), pairs, steps)
+    emergent = int((can[0] & (births[0] > steps[0]) & (births[0] <= steps[-1])).sum())
+    return Counterparts(by, steps[-1], tokens, (int(can[0].sum()), int(can[1].sum())), emergent, pairs, steps)
 
 
 def _births(run: Run) -> np.ndarray:

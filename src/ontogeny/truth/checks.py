@@ -51,13 +51,14 @@ def stability(run: Run) -> pl.DataFrame:
 
     matches = run.table("seed_matches").join(run.features.select("feature", "birth_step"), on="feature")
     places = {step: place for place, step in enumerate(run.steps)}
-    rows = []
+    living = run.features.filter(~pl.col("dead"))
+    emergent, rows = int((living["birth_step"] > run.steps[0]).sum()), []
     for seed in _settings(run).seeds:
         of_seed = matches.filter(seed=seed)
         cosine = of_seed["cosine"].to_numpy()
         births = [of_seed[name].replace_strict(places).to_numpy() for name in ("birth_step", "birth_step_other")]
         for level in LEVELS:
-            found = agreement(cosine, *births, n_features=len(_living(run)), level=level)
+            found = agreement(cosine, *births, n_features=len(living), n_emergent=emergent, level=level)
             rows.append({"seed": seed, "cosine": level, **found})
     return from_rows("stability", rows)
 

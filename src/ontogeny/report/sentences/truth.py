@@ -17,8 +17,10 @@ def checks(run: Run) -> list[Sentence]:
         f"features have a counterpart at a cosine of {loose['cosine'][0]:g} and {strict['matched'].mean():.0%} at "
         f"{strict['cosine'][0]:g}"
     )
+    if len(shares := loose["emergent_matched"].drop_nulls()):
+        text += f", of the emergent ones {shares.mean():.0%} and {strict['emergent_matched'].mean():.0%}"
     if len(births):
-        text += f"; of the emergent ones among the former {births.mean():.0%} are born at the same snapshot"
+        text += f"; of those emergent and matched {births.mean():.0%} are born at the same snapshot"
     sentences.append(Sentence(f"{text}.", ("stability",)))
     null = {row["null"]: row for row in run.table("nulls").iter_rows(named=True)}
     still, shuffled, own = (null[name] for name in ("no change", "shuffled rows", "study"))
