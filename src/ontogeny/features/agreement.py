@@ -31,9 +31,9 @@ def agreement(
             after the first snapshot; those without a counterpart among them.
         level: similarity from which on features count as the same.
     Returns:
-        features; matched, their share with a counterpart; emergent_matched, the same of the emergent ones. Of the matched:
-        births_same with its 95 % interval (Wilson). Of those emergent in either: emergent (number), emergent_same,
-        emergent_near (within one snapshot). Of those emergent in both: emergent_both (number) and births_spearman with
+        features; matched, their share with a counterpart; emergent_matched, the same of the emergent ones. Of the
+        matched: births_same with its 95 % interval (Wilson). Of those emergent in either: emergent (number),
+        emergent_same, emergent_near (within one snapshot). Of those emergent in both: emergent_both (number) and births_spearman with
         its interval (bootstrap over pairs). nan where there is nothing to tell it from.
     """
     same = similarity >= level
