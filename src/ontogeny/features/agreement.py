@@ -33,8 +33,8 @@ def agreement(
     Returns:
         features; matched, their share with a counterpart; emergent_matched, the same of the emergent ones. Of the
         matched: births_same with its 95 % interval (Wilson). Of those emergent in either: emergent (number),
-        emergent_same, emergent_near (within one snapshot). Of those emergent in both: emergent_both (number) and births_spearman with
-        its interval (bootstrap over pairs). nan where there is nothing to tell it from.
+        emergent_same, emergent_near (within one snapshot). Of those emergent in both: emergent_both (number),
+        births_spearman with its interval (bootstrap over pairs). nan where there is nothing to tell it from.
     """
     same = similarity >= level
     known = same & (birth >= 0) & (birth_other >= 0)
