@@ -11,7 +11,7 @@ from torch import Tensor
 from ontogeny import Crosscoder, CrosscoderConfig, InputError, crosscoder_losses, train_crosscoder
 from ontogeny.dictionaries.activation_functions import batch_topk, least_kept_score, topk
 from ontogeny.dictionaries.start import initial_crosscoder, norm_scale_of
-from ontogeny.dictionaries.train import _CrosscoderLearner
+from ontogeny.dictionaries.train import _CrosscoderLearner, patience_of
 from ontogeny.errors import ConfigError, TrainingError
 
 N, D, F = 3, 5, 7
@@ -101,6 +101,45 @@ def test_gradients_of_the_aux_loss_agree_with_finite_differences() -> None:
                 down = float(loss())
                 dictionary.decoder_rows[row, place] = kept
                 assert float(found[1][row, place]) == pytest.approx((up - down) / (2 * h), rel=1e-5, abs=1e-6)
+
+
+def test_dead_features_are_brought_where_aux_k_has_a_gradient() -> None:
+    dictionary, x = make("batch_topk", k=2), inputs(200)
+    learner = _CrosscoderLearner(CrosscoderConfig(n_features=F, k=2, steps=100, dead_after_tokens=10), dictionary, x)
+    learner.optimizer.release()
+    with torch.no_grad():
+        dictionary.b_enc[[1, 4]] -= 1000
+    before, dead = dictionary.b_enc.detach().clone(), torch.tensor([1, 4])
+    learner.silent_tokens[dead] = 10
+
+    def share_positive() -> list[float]:
+        return (dictionary.pre_activations(x) > 0).float().mean(0)[dead].tolist()
+
+    raw = x / dictionary.norm_scale[:, None]
+    learner.loss(raw, 11)  # not at every step
+    assert share_positive() == [0, 0]
+    learner.loss(raw, 90)  # nor while the learning rate falls
+    assert share_positive() == [0, 0]
+    loss, _ = learner.loss(raw, 20)
+    assert all(0.0149 < share < 0.0201 for share in share_positive())  # of four tokens the last is at zero
+    others = [0, 2, 3, 5, 6]
+    assert torch.equal(dictionary.b_enc[others], before[others])
+    loss.backward()
+    assert dictionary.b_enc.grad is not None
+    assert bool((dictionary.b_enc.grad[dead] != 0).all())
+    learner.silent_tokens[dead] = 10
+    with torch.no_grad():
+        dictionary.b_enc[dead] += 1000  # within reach as they are
+    kept = dictionary.b_enc.detach().clone()
+    learner.loss(raw, 30)
+    assert torch.equal(dictionary.b_enc, kept)
+
+
+def test_patience_with_silent_features_grows_with_the_training() -> None:
+    assert patience_of(CrosscoderConfig(n_features=F, k=2, steps=100), 1024) == 10_000
+    assert patience_of(CrosscoderConfig(n_features=F, k=2), 1024) == 10_000
+    assert patience_of(CrosscoderConfig(n_features=F, k=2, steps=10_000), 1024) == 51_200
+    assert patience_of(CrosscoderConfig(n_features=F, k=2, steps=10_000, dead_after_tokens=7), 1024) == 7
 
 
 def jumprelu(gate: str, **options: object) -> Crosscoder:
@@ -247,8 +286,6 @@ def test_the_preactivation_loss_pulls_dead_features_up_to_their_thresholds() -> 
         learner = _CrosscoderLearner(config, dictionary, x)
         nobody, dead = torch.tensor([], dtype=torch.int64), torch.tensor([1, 4])
         assert learner._preactivation_loss(dictionary.pre_activations_of(nobody, x), nobody).item() == 0
-        learner.silent_tokens[dead] = 10
-        assert torch.equal(learner._dead(), dead)
         strength, t = dictionary.strength(), dictionary.threshold
         assert t is not None
         weight = strength.sum(0) if gate == "shared" else strength.amax(0)

@@ -18,7 +18,6 @@ from benchmarks.truth.cases import (
     RECIPES,
     RISES,
     SEEDS,
-    SEEDS_UNSEEN,
     UNSEEN,
     Case,
     choosing,
@@ -69,9 +68,7 @@ def write_page() -> None:
         (DOCS / "images" / f"truth-{name}.svg").write_text(svg, encoding="utf-8")
     template = jinja2.Template(Path(__file__).with_name("page.md.j2").read_text(encoding="utf-8"))
     tables = {name: make() for name, make in TABLES.items()}
-    (DOCS / "truth.md").write_text(
-        template.render(seeds=len(SEEDS), unseen_seeds=len(SEEDS_UNSEEN), **tables) + "\n", encoding="utf-8"
-    )
+    (DOCS / "truth.md").write_text(template.render(seeds=len(SEEDS), **tables) + "\n", encoding="utf-8")
 
 
 def _recipes() -> str:
@@ -79,7 +76,7 @@ def _recipes() -> str:
 
 
 def _unseen() -> str:
-    return _scores([(name, [unseen(name, seed) for seed in SEEDS_UNSEEN]) for name in UNSEEN])
+    return _scores([(name, [unseen(name, seed) for seed in SEEDS]) for name in UNSEEN])
 
 
 def _ends() -> str:
@@ -171,9 +168,11 @@ def _scores(cases: Sequence[tuple[str, Sequence[Case]]]) -> str:
     for name, of_seeds in cases:
         found = [result(case) for case in of_seeds]
         values = [[one["figures"][figure] for one in found] for figure in FIGURES]
+        values.insert(1, [one["by_birth"]["recovered"][-1] for one in found])
         cells = [f"{fmean(of):.3f} ({min(of):.2f}…{max(of):.2f})" for of in values[:-1]]
         rows.append([name, *cells, f"{fmean(values[-1]):.1f}", f"{fmean(one['seconds'] for one in found):.0f}"])
-    return _table(["", *FIGURES.values(), "seconds"], rows)
+    recovered, *others = FIGURES.values()
+    return _table(["", recovered, "of the last-born", *others, "seconds"], rows)
 
 
 def _number(value: float) -> str:

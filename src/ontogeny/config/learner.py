@@ -86,11 +86,15 @@ class OptimisationConfig(Settings):
     moments: Literal["float32", "bfloat16"] = "float32"
     """Of Adam, for encoder and decoder: `bfloat16` ones take half the memory; they are rounded at random, so that small
     changes are not lost."""
-    aux_k: Annotated[int, Field(ge=0)] = 256
-    """Dead features that reconstruct the residual (AuxK); 0 switches it off."""
+    aux_k: Annotated[int, Field(ge=0)] | None = None
+    """Dead features that reconstruct a token's residual (AuxK); None: k, or 256 where there is none; 0: none do."""
     aux_weight: Annotated[float, Field(ge=0)] = 1.0
-    dead_after_tokens: Positive = 50_000
-    """A feature silent on this many tokens counts as dead while training."""
+    aux_reach: Share = 0.02
+    """Share of the tokens on which the encoder output of a dead feature is kept positive: every tenth step, until the
+    learning rate falls, its bias is raised to that. AuxK has no gradient elsewhere. 0 switches it off."""
+    dead_after_tokens: Positive | None = None
+    """A feature silent on this many tokens counts as dead while training; None: on a two-hundredth of the training's,
+    and on 10,000 at least."""
     norm_tokens: Positive = 8192
     """Tokens from which norm_scale is measured before the first step."""
     dtype: Literal["float32"] = "float32"

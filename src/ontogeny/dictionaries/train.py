@@ -23,6 +23,12 @@ from ontogeny.progress import Events
 from ontogeny.ranks import ALONE, Ranks
 
 RATE_TIMES_WIDTH, MOST_LEARNING_RATE = 3.0, 6e-3
+PATIENCE, LEAST_PATIENCE = 1 / 200, 10_000
+"""Silence after which a feature counts as dead: share of the training's tokens, and tokens."""
+AUX_K = 256
+"""Dead features that reconstruct a token's residual where the activation has no k."""
+REACH_EVERY = 10
+"""Steps from one time that dead features are brought within AuxK's reach to the next."""
 FEATURE_AXES = {"W_enc": 2, "W_dec": 1, "b_enc": 0, "threshold": 0}
 """Which axis of a crosscoder's tensors is that of its features."""
 PARAMETERS = ("encoder_rows", "decoder_rows", "b_enc", "b_dec", "learned")
@@ -36,6 +42,11 @@ def learning_rate_of(config: CrosscoderConfig, *, n_snapshots: int, d_model: int
     values that it sums over. The published rates of arXiv 2509.17196 follow the same rule: 1.2 and 1.3 over that width.
     """
     return config.learning_rate or min(MOST_LEARNING_RATE, RATE_TIMES_WIDTH / (n_snapshots * d_model))
+
+
+def patience_of(config: CrosscoderConfig, batch_size: int) -> int:
+    """Tokens of silence after which a feature counts as dead."""
+    return config.dead_after_tokens or max(LEAST_PATIENCE, round(PATIENCE * batch_size * (config.steps or 0)))
 
 
 class _CrosscoderLearner:
@@ -78,6 +89,10 @@ class _CrosscoderLearner:
         config, crosscoder = self.config, self.crosscoder
         own = self.ranks.tokens(batch).to(crosscoder.b_dec.device, crosscoder.b_dec.dtype)
         x = own * crosscoder.norm_scale[:, None]
+        dead = (self.silent_tokens >= patience_of(config, len(batch))).nonzero().flatten()
+        all_dead = int(self.ranks.summed(torch.tensor(len(dead), device=x.device)))
+        if all_dead and self._reaches(step):
+            self._bring_within_reach(dead, x)
         pre, k = self._encode(x), self._k(step)
         if not math.isfinite(pre.detach().sum().item()):
             raise TrainingError(f"encoder outputs are not finite at step {step}: lower the learning rate")
@@ -86,9 +101,7 @@ class _CrosscoderLearner:
             ranks=self.ranks,
         )  # fmt: skip
         total = losses.reconstruction + config.sparsity_weight * self._ramp(step) * losses.sparsity
-        dead = self._dead()
-        all_dead = int(self.ranks.summed(torch.tensor(len(dead), device=x.device)))
-        if (config.aux_k or config.preactivation_weight) and all_dead:
+        if (config.aux_k != 0 or config.preactivation_weight) and all_dead:
             of_dead = crosscoder.pre_activations_of(dead, x)
             total = total + config.aux_weight * self._aux_loss(-losses.error.detach(), of_dead, dead, all_dead)
             total = total + config.preactivation_weight * self._preactivation_loss(of_dead, dead)
@@ -96,7 +109,7 @@ class _CrosscoderLearner:
         figures = {
             "ev": float(losses.explained_variance.mean()),
             "l0": float(losses.l0.mean()),
-            "dead": int(self.ranks.summed((self.silent_tokens >= config.dead_after_tokens).sum())) / config.n_features,
+            "dead": all_dead / config.n_features,
         }
         return total, figures
 
@@ -124,9 +137,19 @@ class _CrosscoderLearner:
         start = self.config.k_start or k
         return round(start + (k - start) * self._ramp(step))
 
-    def _dead(self) -> Tensor:
-        """Indices of the features that have been silent for long."""
-        return (self.silent_tokens >= self.config.dead_after_tokens).nonzero().flatten()
+    def _reaches(self, step: int) -> bool:
+        """Whether dead features are brought within AuxK's reach at a step: every tenth, until the rate falls."""
+        config = self.config
+        due = step % REACH_EVERY == 0 and (config.steps is None or step <= (1 - config.decay) * config.steps)
+        return due and config.aux_k != 0 and config.aux_reach > 0
+
+    @torch.no_grad()
+    def _bring_within_reach(self, dead: Tensor, x: Tensor) -> None:
+        """Raise the biases of dead features until their outputs are positive on some tokens: where they are on none,
+        AuxK has no gradient, and they stay dead for good."""
+        outputs, tokens = self.crosscoder.pre_activations_of(dead, x), max(1, round(self.config.aux_reach * len(x)))
+        least = outputs.topk(tokens, dim=0).values[-1]
+        self.crosscoder.b_enc[dead] -= self.ranks.averaged(least).clamp_max(0)
 
     def _aux_loss(self, residual: Tensor, of_dead: Tensor, dead: Tensor, all_dead: int) -> Tensor:
         """AuxK: the leading dead features reconstruct what the living ones leave.
@@ -138,9 +161,9 @@ class _CrosscoderLearner:
             all_dead: how many there are, other ranks' among them.
         Source: Gao et al. 2024, arXiv 2406.04093.
         """
-        if self.config.aux_k == 0:
+        if (aux_k := self.config.aux_k) == 0:
             return of_dead.new_zeros(())
-        candidates, k = torch.relu(of_dead), min(self.config.aux_k, all_dead)
+        candidates, k = torch.relu(of_dead), min(aux_k or self.config.used_k or AUX_K, all_dead)
         values, columns = candidates.topk(min(k, len(dead)), dim=1, sorted=False)
         if self.ranks.size > 1:
             table = values.new_zeros(len(values), k)
