@@ -361,7 +361,7 @@ def test_where_nothing_changes_features_matter_equally_at_every_snapshot(small_r
     stream = og.stream_activations(last, corpus, hookpoint="resid_post.0", batch_size=512, seed=0)
     null = NoChange(stream, n_snapshots=2, seed=0)
     config = og.CrosscoderConfig(
-        n_features=96, k=8, steps=500, learning_rate=0.005, decoder_start="independent", dead_after_tokens=5000
+        n_features=96, k=8, steps=1000, learning_rate=0.005, decoder_start="independent", dead_after_tokens=5000
     )
     trained = og.train_crosscoder(null, config)
     undone = null.undone(trained)
@@ -378,4 +378,4 @@ def test_where_nothing_changes_features_matter_equally_at_every_snapshot(small_r
     share = og.relie(found.array)[matters]
     assert matters.sum() >= 5
     assert 0 < np.median(np.abs(share - 0.5)) < 0.02
-    assert np.abs(share - 0.5).max() < 0.15
+    assert np.abs(share - 0.5).max() < 0.1
