@@ -89,11 +89,8 @@ def harvested(stream: ActivationStream, tokens: int, cache: Path) -> Rows:
 
 def trained(rows: Rows, settings: dict[str, object], steps: int, cache: Path) -> Crosscoder:
     """A crosscoder, from the cache where it is there."""
-    aux = {
-        "aux_k": 256,
-        "aux_reach": 0.0,
-        "dead_after_tokens": 50_000,
-    }  # as published, and as docs/studies/english.md was measured
+    # AuxK as published, and as docs/studies/english.md was measured
+    aux: dict[str, object] = {"aux_k": 256, "aux_reach": 0.0, "dead_after_tokens": 50_000}
     config = CrosscoderConfig(n_features=FEATURES, steps=steps, **aux, **settings)  # type: ignore[arg-type]
     folder = cache / fingerprint(config)
     if not folder.is_dir():
