@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from ontogeny.config.learner import CrosscoderConfig
-from ontogeny.dictionaries.kernels import Entries, above, adam, fastest, using
+from ontogeny.dictionaries.adam import adam
+from ontogeny.dictionaries.kernels import Entries, above, backend_for, fastest, using
 from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.loop import numerics
 from ontogeny.run import write_json
@@ -91,8 +92,6 @@ def _adam_steps(
     entries: Entries, rows: Tensor, weight: Tensor, start: Tensor, kind: str
 ) -> tuple[Tensor, list[Tensor]]:
     """Weights and moments after two steps with other gradients, by the backend in use or by PyTorch's functions."""
-    from ontogeny.dictionaries import kernels
-
     value, moments = start.clone(), [torch.zeros_like(start, dtype=getattr(torch, kind)) for _ in range(2)]
     for step in (1, 2):
         rows = rows if step == 1 else rows.flip(0) + 0.1
@@ -100,7 +99,7 @@ def _adam_steps(
             "rate": 0.01 / (1 - 0.9**step), "beta1": 0.9, "beta2": 0.999, "eps": 1e-3, "root": (1 - 0.999**step) ** 0.5,
             "seed": step, "before": 0,
         }  # fmt: skip
-        if (backend := kernels._backend(value, rows, weight)) is not None:
+        if (backend := backend_for(value, rows, weight)) is not None:
             order = entries.by_column
             backend.adam(rows, entries.row[order], weight[order], entries.column_starts, value, *moments, **numbers)
         elif kind == "bfloat16":

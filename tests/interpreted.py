@@ -6,7 +6,8 @@ Usage: TRITON_INTERPRET=1 python tests/interpreted.py
 import torch
 
 from ontogeny.dictionaries import on_gpu
-from ontogeny.dictionaries.kernels import Entries, above, adam
+from ontogeny.dictionaries.adam import adam
+from ontogeny.dictionaries.kernels import Entries, above
 
 ROWS, COLUMNS, WIDTH = 12, 20, 300
 

@@ -14,7 +14,8 @@ from ontogeny import Crosscoder, crosscoder_losses
 from ontogeny.config.learner import CrosscoderConfig
 from ontogeny.dictionaries import compiled, on_gpu
 from ontogeny.dictionaries.activation_functions import ACTIVATIONS
-from ontogeny.dictionaries.kernels import Adam, Entries, above, adam, column_sums, decode, fastest, read, rows_at, using
+from ontogeny.dictionaries.adam import Adam, adam
+from ontogeny.dictionaries.kernels import Entries, above, column_sums, decode, fastest, read, rows_at, using
 from ontogeny.dictionaries.rounding import bfloat16_at_random, random_bits
 from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.errors import TrainingError
@@ -300,7 +301,7 @@ def test_rounding_at_random_is_right_in_the_mean_and_exact_where_it_can_be() -> 
 def test_adam_with_bfloat16_moments_makes_the_same_steps_by_either_kernels(
     beside: bool, kernels: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ontogeny.dictionaries.kernels.VALUES_AT_ONCE", 37 * 7)
+    monkeypatch.setattr("ontogeny.dictionaries.adam.VALUES_AT_ONCE", 37 * 7)
     draw = torch.Generator().manual_seed(0)
     own = torch.nn.Parameter(torch.randn(40, 37, generator=draw))
     value, mean, square = own.detach().clone(), *(torch.zeros(40, 37, dtype=torch.bfloat16) for _ in range(2))

@@ -17,14 +17,10 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from ontogeny.dictionaries import compiled, on_gpu
-from ontogeny.dictionaries.rounding import bfloat16_at_random, random_bits
 from ontogeny.errors import TrainingError
 from ontogeny.ranks import ALONE, Ranks
 
 KERNELS = ("compiled", "torch")
-MOMENTS = ("exp_avg", "exp_avg_sq")
-VALUES_AT_ONCE = 1 << 22
-"""Weights whose moments are float32 at once where they are kept as less."""
 
 
 @runtime_checkable
@@ -100,7 +96,7 @@ def using(name: str, device: torch.device) -> Iterator[None]:
         _in_use = before
 
 
-def _backend(*tensors: Tensor) -> Backend | None:
+def backend_for(*tensors: Tensor) -> Backend | None:
     """The backend in use, if it is for these tensors."""
     fit = all(
         one.dtype == torch.float32 and BACKENDS.get(one.device.type) is _in_use and one.is_contiguous()
@@ -161,7 +157,7 @@ class Entries:
     def products(self, left: Tensor, right: Tensor) -> Float[Tensor, " entry"]:
         """⟨left[row], right[column]⟩ of each entry."""
         left = left.contiguous()
-        if backend := _backend(left, right):
+        if backend := backend_for(left, right):
             return backend.products(left, right, self.column, self.row_starts)
         return torch.ops.aten._embedding_bag_per_sample_weights_backward(
             left, right, self.column, self.row_starts[:-1], self.row, 0
@@ -171,7 +167,7 @@ class Entries:
         """error = Σ over each row's entries of code · rows[column] + bias - x, [row, width], and ⟨error[row],
         rows[column]⟩ of each entry."""
         x = x.contiguous()
-        if backend := _backend(code, rows, bias, x):
+        if backend := backend_for(code, rows, bias, x):
             return backend.errors(rows, self.column, code, self.row_starts, bias, x)
         error = self.sums_by_row(rows, code) + bias - x
         return error, self.products(error, rows)
@@ -185,7 +181,7 @@ def _starts(index: Tensor, size: int) -> Tensor:
 
 
 def _weighted_sums(rows: Tensor, index: Tensor, weight: Tensor, starts: Tensor) -> Tensor:
-    if backend := _backend(rows, weight):
+    if backend := backend_for(rows, weight):
         return backend.sums(rows, index, weight, starts)
     return embedding_bag(index, rows, starts, mode="sum", per_sample_weights=weight, include_last_offset=True)
 
@@ -195,7 +191,7 @@ def above(
 ) -> tuple[Int[Tensor, " entry"], Float[Tensor, " entry"]]:
     """Ascending places in the flattened matrix where value · weight > bound, and these products."""
     bound = bound.contiguous()
-    if backend := _backend(values, weight, bound):
+    if backend := backend_for(values, weight, bound):
         return backend.above(values, weight, bound)
     score = values * weight
     places = (score > bound).flatten().nonzero()[:, 0]
@@ -228,20 +224,6 @@ class _RowsAt(torch.autograd.Function):
         return _of_rows(ctx.rows, entries, grad, grad.new_ones(len(at))), None
 
 
-def _joined(left: list["Left"]) -> "Left":
-    """Gradients that were left by several, as one."""
-    if len(left) == 1:
-        return left[0]
-    rows, weight = torch.cat([one.rows for one in left]), torch.cat([one.weight for one in left])
-    before = 0
-    row = []
-    for one in left:
-        row.append(one.entries.row + before)
-        before += len(one.rows)
-    column = torch.cat([one.entries.column for one in left])
-    return Left(Entries(torch.cat(row), column, (before, left[0].entries.shape[1])), rows, weight)
-
-
 def _of_rows(parameter: Tensor, entries: Entries, rows: Tensor, weight: Tensor) -> Tensor | None:
     """The gradient of a matrix of rows; None where it is left to an optimiser that makes it in its step."""
     left: list[Left] | None = getattr(parameter, "left", None)
@@ -249,108 +231,6 @@ def _of_rows(parameter: Tensor, entries: Entries, rows: Tensor, weight: Tensor) 
         return entries.sums_by_column(rows, weight)
     left.append(Left(entries, rows, weight))
     return None
-
-
-class Adam(torch.optim.Adam):
-    """PyTorch's fused Adam; gradients of the `rows` parameters that entries give are made and used up at once.
-
-    What is left to it is used up by `step`; a gradient that is there beside it is added first.
-
-    Args:
-        moments: dtype of both moments of the `rows` parameters; bfloat16 ones are rounded at random.
-        ranks: replicas among them average their gradients, which then are all made.
-        first: number of the first row among those of all processes.
-    """
-
-    def __init__(
-        self, groups: list[dict[str, Any]], *, rows: list[torch.nn.Parameter], moments: torch.dtype = torch.float32,
-        ranks: Ranks = ALONE, first: int = 0,
-    ) -> None:  # fmt: skip
-        super().__init__(groups, fused=True)
-        self.rows, self.moments, self.ranks, self.first = rows, moments, ranks, first
-        for one in rows:
-            one.left = []  # type: ignore[attr-defined]
-
-    def release(self) -> None:
-        """Leave no gradient to this optimiser any more."""
-        for one in self.rows:
-            del one.left  # type: ignore[attr-defined]
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Moments stay as they are; PyTorch would bring them to the dtype of their parameter."""
-        every = [one for group in self.param_groups for one in group["params"]]
-        state, moments = dict(state_dict["state"]), {}
-        for number, one in enumerate(every):
-            if number in state and hasattr(one, "left"):
-                moments[one] = {name: state[number][name] for name in MOMENTS}
-                state[number] = {name: value for name, value in state[number].items() if name not in MOMENTS}
-        super().load_state_dict({**state_dict, "state": state})
-        for one, saved in moments.items():
-            self.state[one].update({name: value.to(one.device, self.moments) for name, value in saved.items()})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """One step."""
-        for group in self.param_groups:
-            for one in group["params"]:
-                left: list[Left] = getattr(one, "left", [])
-                alone = left and one.grad is None and self.ranks.replicas == 1
-                if alone and (backend := _backend(one, *(tensor for each in left for tensor in each[1:]))):
-                    self._step_over_entries(one, group, _joined(left), backend)
-                else:
-                    for entries, rows, weight in left:
-                        made = entries.sums_by_column(rows, weight)
-                        one.grad = made if one.grad is None else one.grad.add_(made)
-                    if one.grad is not None:
-                        one.grad = self.ranks.averaged(one.grad)
-                    if hasattr(one, "left") and one.grad is not None and self.moments != torch.float32:
-                        self._step_rounded(one, group)
-                left.clear()
-        super().step()
-
-    def _step_over_entries(self, one: Tensor, group: dict[str, Any], left: Left, backend: Backend) -> None:
-        entries, rows, weight = left
-        order, starts, mean, square, numbers = entries.by_column, entries.column_starts, *self._begin(one, group)
-        backend.adam(rows, entries.row[order], weight[order], starts, one, mean, square, **numbers)
-
-    def _step_rounded(self, one: Tensor, group: dict[str, Any]) -> None:
-        """The same with a gradient that is in memory; it is used up."""
-        assert one.grad is not None
-        grad, (mean, square, numbers) = one.grad, self._begin(one, group)
-        one.grad = None
-        at_once = max(1, VALUES_AT_ONCE // one.shape[1])
-        for first in range(0, len(one), at_once):
-            some = slice(first, first + at_once)
-            before = numbers["before"] + first * one.shape[1]
-            adam(grad[some], one[some], mean[some], square[some], **numbers | {"before": before})
-
-    def _begin(self, one: Tensor, group: dict[str, Any]) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """Both moments, and the numbers of the step that is begun."""
-        state = self.state[one]
-        if not state:  # as PyTorch begins
-            state["step"] = torch.zeros((), dtype=torch.float32, device=one.device)
-            for name in MOMENTS:
-                state[name] = torch.zeros_like(one, dtype=self.moments)
-        state["step"] += 1
-        (beta1, beta2), step = group["betas"], int(state["step"])
-        numbers = {
-            "rate": group["lr"] / (1 - beta1**step), "beta1": beta1, "beta2": beta2, "eps": group["eps"],
-            "root": (1 - beta2**step) ** 0.5, "seed": step, "before": self.first * one.shape[1],
-        }  # fmt: skip
-        return state["exp_avg"], state["exp_avg_sq"], numbers
-
-
-def adam(
-    grad: Tensor, value: Tensor, mean: Tensor, square: Tensor,
-    *, rate: float, beta1: float, beta2: float, eps: float, root: float, seed: int, before: int,
-) -> None:  # fmt: skip
-    """A step of Adam with bfloat16 moments, by the numbers of `Backend.adam`."""
-    m = torch.lerp(mean.float(), grad, 1 - beta1)
-    s = square.float() * beta2 + grad.square() * (1 - beta2)
-    value -= rate * m / (s.sqrt() / root + eps)
-    bits = random_bits(torch.arange(before, before + grad.numel(), device=grad.device).view_as(grad), seed)
-    mean.copy_(bfloat16_at_random(m, bits & 0xFFFF))
-    square.copy_(bfloat16_at_random(s, bits >> 16))
 
 
 class _Read(torch.autograd.Function):

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ontogeny.config.learner import CrosscoderConfig
 from ontogeny.config.settings import fingerprint
+from ontogeny.dictionaries.adam import Adam
 from ontogeny.dictionaries.crosscoder import Crosscoder
-from ontogeny.dictionaries.kernels import Adam, fastest, rows_at, using
+from ontogeny.dictionaries.kernels import fastest, rows_at, using
 from ontogeny.dictionaries.losses import Losses, crosscoder_losses
 from ontogeny.dictionaries.start import Moments, carry_over, initial_crosscoder, moments_of, norm_scale_of, settings_of
 from ontogeny.errors import ConfigError, CorpusError, TrainingError
