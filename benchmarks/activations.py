@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmarks.penalty import weight_for
+from benchmarks.truth.cases import AUX
 from torch import Tensor
 
 from ontogeny.activations.harvest import Harvester
@@ -89,9 +90,8 @@ def harvested(stream: ActivationStream, tokens: int, cache: Path) -> Rows:
 
 def trained(rows: Rows, settings: dict[str, object], steps: int, cache: Path) -> Crosscoder:
     """A crosscoder, from the cache where it is there."""
-    # AuxK as published, and as docs/studies/english.md was measured
-    aux: dict[str, object] = {"aux_k": 256, "aux_reach": 0.0, "dead_after_tokens": 50_000}
-    config = CrosscoderConfig(n_features=FEATURES, steps=steps, **aux, **settings)  # type: ignore[arg-type]
+    # AUX, as docs/studies/english.md was measured
+    config = CrosscoderConfig(n_features=FEATURES, steps=steps, **AUX, **settings)  # type: ignore[arg-type]
     folder = cache / fingerprint(config)
     if not folder.is_dir():
         crosscoder = train_crosscoder(rows, config, checkpoint=folder.with_suffix(".pt"), stage=folder.name[:6])

@@ -281,7 +281,7 @@ def test_the_preactivation_loss_pulls_dead_features_up_to_their_thresholds() -> 
     for gate in ("shared", "per_snapshot"):
         dictionary, x = jumprelu(gate), inputs(dtype=torch.float64)
         config = CrosscoderConfig(
-            n_features=F, activation="jumprelu", gate=gate, preactivation_weight=1.0, dead_after_tokens=10  # pyright: ignore[reportArgumentType]
+            n_features=F, activation="jumprelu", gate=gate, preactivation_weight=1.0  # pyright: ignore[reportArgumentType]
         )  # fmt: skip
         learner = _CrosscoderLearner(config, dictionary, x)
         nobody, dead = torch.tensor([], dtype=torch.int64), torch.tensor([1, 4])

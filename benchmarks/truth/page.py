@@ -76,7 +76,7 @@ def _recipes() -> str:
 
 
 def _unseen() -> str:
-    return _scores([(name, [unseen(name, seed) for seed in SEEDS]) for name in UNSEEN])
+    return _scores([(name, [unseen(name, seed) for seed in SEEDS]) for name in UNSEEN], last_born=True)
 
 
 def _ends() -> str:
@@ -162,17 +162,19 @@ def _passes(rows: Sequence[dict[str, int]]) -> list[str]:
     return [f"{total:,}", *map(str, counts), f"{(total - counts[2]) / total:.1%}" if total else "none"]
 
 
-def _scores(cases: Sequence[tuple[str, Sequence[Case]]]) -> str:
-    """Means over seeds, with the worst and the best."""
+def _scores(cases: Sequence[tuple[str, Sequence[Case]]], *, last_born: bool = False) -> str:
+    """Means over seeds, with the worst and the best; of the last-born too where no other table tells it."""
     rows = []
     for name, of_seeds in cases:
         found = [result(case) for case in of_seeds]
         values = [[one["figures"][figure] for one in found] for figure in FIGURES]
-        values.insert(1, [one["by_birth"]["recovered"][-1] for one in found])
+        if last_born:
+            values.insert(1, [one["by_birth"]["recovered"][-1] for one in found])
         cells = [f"{fmean(of):.3f} ({min(of):.2f}…{max(of):.2f})" for of in values[:-1]]
         rows.append([name, *cells, f"{fmean(values[-1]):.1f}", f"{fmean(one['seconds'] for one in found):.0f}"])
     recovered, *others = FIGURES.values()
-    return _table(["", recovered, "of the last-born", *others, "seconds"], rows)
+    columns = [recovered, *(["of the last-born"] if last_born else []), *others]
+    return _table(["", *columns, "seconds"], rows)
 
 
 def _number(value: float) -> str:
