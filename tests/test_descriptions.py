@@ -112,9 +112,12 @@ def test_what_a_description_is_scored_by_is_not_what_it_was_made_from(small_run:
     features = small_run.features.filter(~pl.col("dead"))["feature"].head(12).to_list()
     corpus, codes = Corpus(small_run.corpus_folder / "held_out"), small_run.table("codes")
     length = small_run.study.measure.context_before + 1 + small_run.study.measure.context_after
-    for feature, found in passages_of(small_run, features, told=3, items=4).items():
+    passages = passages_of(small_run, features, told=3, items=4)
+    # a single feature may have no passage to spare at the first snapshot
+    assert {snapshot for found in passages.values() for snapshot in found.active} == {None, 0, 1, 2, 3}
+    for feature, found in passages.items():
         assert found.told
-        assert set(found.active) == {None, 0, 1, 2, 3}
+        assert None in found.active
         plain = {" ".join(one.replace("«", "").replace("»", "").split()) for one in found.told}
         for texts in found.active.values():
             assert not plain & set(texts)

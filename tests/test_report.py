@@ -102,7 +102,7 @@ def test_the_summary_says_what_the_tables_hold(small_run: Run) -> None:
         f"{len(small_run.features) - len(living)} of the features are dead",
         f"{sae['sae_explained_variance'] - sae['explained_variance']:+.3f} at step 60",
         f"Of {len(living)} living features {len(living) - len(emergent)} are there at step 0",
-        f"{len(emergent)} emerge later",
+        f"{len(emergent)} emerge{'s' if len(emergent) == 1 else ''} later",
         f"{(living['birth_step'] != living['birth_step_rescaled']).sum()} of the {len(living)} would be born elsewhere",
         *(
             f"{at.filter(pl.col('alive_threshold') == threshold)['features'].sum()} at {threshold}"
