@@ -19,6 +19,7 @@ from benchmarks.speed.page import machine, write_page
 from benchmarks.speed.together import together
 from benchmarks.speed.training import curves, training
 
+from ontogeny.loop import matmul_precision
 from ontogeny.run import write_json
 
 PARTS: dict[str, Callable[[int], Any]] = {
@@ -45,8 +46,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.page:
         for part in [arguments.only] if arguments.only else PARTS:
-            found = {"machine": machine(), "threads": arguments.threads, "found": PARTS[part](arguments.threads)}
-            write_json(path_of(part), found)
+            about = {"machine": machine(), "threads": arguments.threads, "precision": matmul_precision()}
+            write_json(path_of(part), {**about, "found": PARTS[part](arguments.threads)})
     write_page({part: json.loads(path_of(part).read_text()) for part in PARTS if path_of(part).is_file()})
 
 

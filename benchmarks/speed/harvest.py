@@ -16,10 +16,10 @@ LAYER, LENGTH, BATCH, STEP = 2, 256, 2048, 5000
 OURS = Contender("Ontogeny", "harvest_ours")
 OTHERS = (
     Contender("Ontogeny, bfloat16 weights", "harvest_ours", {"dtype": "bfloat16"}),
-    Contender("transformers, the whole model", "harvest_plain", {"flag": True}),
-    Contender("transformers, truncated, not shuffled", "harvest_plain", {"flag": True, "truncated": True}),
-    Contender("SAELens' ActivationsStore", "harvest_sae_lens_", {"flag": True}),
-    Contender("dictionary_learning's ActivationBuffer", "harvest_dictionary_learning_", {"flag": True}),
+    Contender("transformers, the whole model", "harvest_plain", {"tuned": True}),
+    Contender("transformers, truncated, not shuffled", "harvest_plain", {"tuned": True, "truncated": True}),
+    Contender("SAELens' ActivationsStore", "harvest_sae_lens_", {"tuned": True}),
+    Contender("dictionary_learning's ActivationBuffer", "harvest_dictionary_learning_", {"tuned": True}),
 )
 
 

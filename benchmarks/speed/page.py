@@ -26,8 +26,9 @@ def write_page(found: dict[str, Any]) -> None:
     """docs/performance.md, docs/images/performance-*.svg."""
     template = jinja2.Template(Path(__file__).with_name("page.md.j2").read_text(encoding="utf-8"), trim_blocks=True)
     about = {part["machine"] + f", {part['threads']} threads" for part in found.values()}
+    precision = ", ".join(sorted({part["precision"] for part in found.values()}))
     found = {name: part["found"] for name, part in found.items()}
-    shown: dict[str, Any] = {"machine": " and ".join(sorted(about)), "peers": _peers()}
+    shown: dict[str, Any] = {"machine": " and ".join(sorted(about)), "peers": _peers(), "precision": precision}
     if rows := found.get("training"):
         shapes = list(dict.fromkeys(row["shape"] for row in rows))
         sides = list(dict.fromkeys(row["beside"] for row in rows))

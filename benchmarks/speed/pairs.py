@@ -15,6 +15,7 @@ import torch
 from benchmarks.speed.peers import python_of
 
 from ontogeny.config.settings import fingerprint
+from ontogeny.loop import matmul_precision
 from ontogeny.run import atomic_path, default_cache
 from ontogeny.truth.planted import plant
 
@@ -53,7 +54,7 @@ class Worker:
     """A process that makes steps on command."""
 
     def __init__(self, contender: Contender, task_of: dict[str, Any], *, threads: int) -> None:
-        task = task_of | {"settings": contender.settings, "threads": threads}
+        task = task_of | {"settings": contender.settings, "threads": threads, "precision": matmul_precision()}
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "WANDB_MODE": "disabled"}
         command = [str(python_of(contender.worker)), str(WORKERS / f"{contender.worker}.py"), json.dumps(task)]
         self.name, self.errors = contender.name, tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process

@@ -24,8 +24,8 @@ def task() -> Task:
     global _imported
     read = json.loads(sys.argv[1])
     torch.set_num_threads(read["threads"])
-    if read["settings"].get("flag"):
-        torch.set_float32_matmul_precision("medium")  # products by oneDNN, as exact on processors without AMX
+    if read["settings"].get("tuned"):  # products as the product takes them here, or the fastest that there are
+        torch.set_float32_matmul_precision("medium" if read["settings"].get("rounded") else read["precision"])
     Path("/proc/self/clear_refs").write_text("5")  # the greatest begins anew
     _imported = _status("VmRSS")
     return read

@@ -12,7 +12,7 @@ def main() -> None:
     W_dec = torch.nn.functional.normalize(torch.randn(of["n_features"], width), dim=1).requires_grad_()
     W_enc = W_dec.detach().T.clone().requires_grad_()
     b_enc, b_dec = (torch.zeros(size, requires_grad=True) for size in (of["n_features"], width))
-    fused = {"fused": True} if of["settings"].get("flag") else {}
+    fused = {"fused": True} if of["settings"].get("tuned") else {}
     optimizer = torch.optim.Adam([W_enc, W_dec, b_enc, b_dec], lr=1e-3, **fused)
     kind = of["settings"]["activation"]
 
