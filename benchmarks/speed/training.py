@@ -8,8 +8,10 @@ SHAPES = (Shape(8, 256, 4096, 2048), Shape(32, 128, 8192, 1024))
 OURS = Contender("Ontogeny, BatchTopK", "ours", {"activation": "batch_topk", "k": 64})
 BY_PYTORCH = Contender("Ontogeny, BatchTopK, no compiler", "ours", {**OURS.settings, "kernels": "torch"})
 JUMP = {"activation": "jumprelu", "sparsity": "tanh", "threshold_start": 1.0}
-# λ by shape: with the shared gate L0 is 66 and 63 after 100 steps; with a gate per snapshot the page tells what came of it
+JUMP_EACH = {**JUMP, "gate": "per_snapshot", "threshold_start": 0.1}
+# λ by shape: with the shared gate L0 is 66 and 63 after these steps; of the gate per snapshot the page tells it
 WEIGHTS = {"shared": (7.0, 32.0), "per_snapshot": (8.0, 32.0)}
+JUMP_WARM = {"shared": 100, "per_snapshot": 40}
 PLAIN = Contender("plain loop, BatchTopK", "plain", {"activation": "batch_topk"})
 TUNED = {"activation": "batch_topk", "tuned": True}
 PLAIN_TUNED = Contender("plain loop, BatchTopK, best products and fused Adam", "plain", TUNED)
@@ -24,9 +26,7 @@ OTHERS = (
     Contender("Ontogeny, BatchTopK, bfloat16 moments", "ours", {**OURS.settings, "moments": "bfloat16"}),
     Contender("Ontogeny, TopK", "ours", {"activation": "topk", "k": 64}),
     Contender("Ontogeny, JumpReLU", "ours", JUMP),
-    Contender(
-        "Ontogeny, JumpReLU, gate per snapshot", "ours", {**JUMP, "gate": "per_snapshot", "threshold_start": 0.1}
-    ),
+    Contender("Ontogeny, JumpReLU, gate per snapshot", "ours", JUMP_EACH),
     PLAIN,
     PLAIN_TUNED,
     PLAIN_ROUNDED,
@@ -41,7 +41,6 @@ OTHERS = (
 )
 PAIRS = [(OURS, other) for other in OTHERS] + [(BY_PYTORCH, other) for other in (PLAIN, PLAIN_TUNED)]
 PAIRS += [(ENCODE_ROUNDED, PLAIN_ROUNDED)]
-JUMP_WARM = 100
 SNAPSHOTS, FEATURES = (2, 4, 8, 16, 32), (1024, 2048, 4096, 8192, 16384, 32768)
 
 
@@ -52,8 +51,8 @@ def training(threads: int) -> list[dict[str, Any]]:
         for ours, other in PAIRS:
             settings, warm = dict(other.settings), 3
             if other.worker == "ours" and settings["activation"] == "jumprelu":
-                settings["sparsity_weight"] = WEIGHTS[settings.get("gate", "shared")][number]
-                warm = JUMP_WARM
+                gate = settings.get("gate", "shared")
+                settings["sparsity_weight"], warm = WEIGHTS[gate][number], JUMP_WARM[gate]
             one = Contender(other.name, other.worker, settings)
             sizes = {"threads": threads, "rounds": 5, "warm": warm, "steps": 3}
             found = tried(
