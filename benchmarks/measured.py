@@ -1,12 +1,24 @@
 """What was measured, kept beside the code that measured it: benchmarks/measured/NAME.jsonl, a result a line."""
 
 import json
+import platform
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ontogeny.run import atomic_path
 
 FOLDER = Path(__file__).with_name("measured")
+
+
+def machine() -> str:
+    """The processor, the number of cores, and torch."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor()
+    return f"{len(names) or 'unknown'} cores of {name}, torch {torch.__version__.split('+')[0]}"
 
 
 class Measured:

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measured import FOLDER
+from benchmarks.measured import FOLDER, machine
 from benchmarks.speed.agreement import agreement
 from benchmarks.speed.app import app
 from benchmarks.speed.effects import effects
 from benchmarks.speed.harvest import harvest
-from benchmarks.speed.page import machine, write_page
+from benchmarks.speed.page import write_page
 from benchmarks.speed.together import together
 from benchmarks.speed.training import curves, training
 

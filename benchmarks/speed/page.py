@@ -1,7 +1,6 @@
 """docs/performance.md and its figures, from the latest results."""
 
 import json
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import geometric_mean
@@ -11,7 +10,6 @@ import altair as alt
 import jinja2
 import numpy as np
 import polars as pl
-import torch
 import vl_convert
 from benchmarks.speed.peers import PEERS, UNUSED
 
@@ -57,15 +55,6 @@ def write_page(found: dict[str, Any]) -> None:
     if figures := found.get("app"):
         shown["app"] = _app(figures)
     (DOCS / "performance.md").write_text(template.render(**shown).rstrip() + "\n", encoding="utf-8")
-
-
-def machine() -> str:
-    """The processor, the number of cores, and torch."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor()
-    return f"{len(names) or 'unknown'} cores of {name}, torch {torch.__version__.split('+')[0]}"
 
 
 def _training(rows: Rows, ours: str) -> str:

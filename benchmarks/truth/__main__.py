@@ -14,12 +14,14 @@ import torch
 from benchmarks.measured import Measured
 from benchmarks.truth.cases import (
     RECIPES,
+    SECONDS,
     SEEDS,
     UNSEEN,
     choosing,
     of_recipe,
     score,
     search_weight,
+    seconds_of_recipes,
     unseen,
     weight_key,
 )
@@ -56,7 +58,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--page", action="store_true", help="write the page from what was measured")
     arguments = parser.parse_args()
-    measured, rounds = Measured("truth"), (dict(searches()), dict(work()))
+    measured, rounds = Measured("truth"), (dict(searches()), dict(work()), {SECONDS: (seconds_of_recipes,)})
     measured.keep_only({key for wanted in rounds for key in wanted})
     if not arguments.page:
         one_thread = {"initializer": torch.set_num_threads, "initargs": (1,), "mp_context": get_context("spawn")}

@@ -4,7 +4,6 @@ Trained dictionaries are kept in the cache. λ of penalised ones is searched, on
 the planted number.
 """
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.measured import Measured
+from benchmarks.measured import Measured, machine
 from benchmarks.penalty import weight_for
 
 from ontogeny.config.learner import CrosscoderConfig
@@ -20,13 +19,15 @@ from ontogeny.config.settings import fingerprint
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.load import load_dictionary
 from ontogeny.dictionaries.train import train_crosscoder
-from ontogeny.run import default_cache, write_json
+from ontogeny.run import default_cache
 from ontogeny.truth.planted import Planted, plant
 from ontogeny.truth.recovery import score_recovery
 
 VERSION = 4
 """Raised when a change of the code or of its defaults makes what was measured, and what the cache holds, untrue."""
 
+SECONDS = "seconds"
+"""The key of what trainings cost."""
 ACTIVE, STEPS, BATCH, SEEDS = 8, 2000, 1024, (0, 1, 2, 3, 4)
 SEARCHED = 1000
 OURS = "our defaults"
@@ -148,16 +149,27 @@ def trained(case: Case) -> Crosscoder:
     """The dictionary of a case, from the cache where it is there."""
     folder = case.path("dictionary")
     if not folder.is_dir():
-        config, started = case.config(), time.monotonic()
+        config = case.config()
         tokens_seed = 0 if config.seed == case.seed else 1000 + config.seed
         batches = case.suite().batches(BATCH, seed=tokens_seed)
         crosscoder = train_crosscoder(batches, config, stage=folder.name[-6:])
-        write_json(case.path("seconds"), time.monotonic() - started)
         if not folder.is_dir():  # another worker may have been first
             crosscoder.save(folder)
     crosscoder = load_dictionary(folder)
     assert isinstance(crosscoder, Crosscoder)
     return crosscoder
+
+
+def seconds_of_recipes() -> dict[str, Any]:
+    """Seconds that a training takes under each recipe, one after the other, and where."""
+    found = {}
+    for name in RECIPES:
+        case = with_weight(of_recipe(name, SEEDS[0]))
+        config, batches = case.config(), case.suite().batches(BATCH, seed=0)
+        started = time.monotonic()
+        train_crosscoder(batches, config)
+        found[name] = time.monotonic() - started
+    return {"machine": machine(), "seconds": found}
 
 
 def score(case: Case) -> dict[str, Any]:
@@ -166,7 +178,6 @@ def score(case: Case) -> dict[str, Any]:
     found = score_recovery(case.suite(), trained(case))
     return {
         **asdict(case),
-        "seconds": json.loads(case.path("seconds").read_text()),
         "figures": found.figures(),
         "explained_variance": found.reconstruction.tolist(),
         "by_birth": found.by_birth().to_dict(as_series=False),

@@ -17,6 +17,7 @@ from benchmarks.truth.cases import (
     RATES,
     RECIPES,
     RISES,
+    SECONDS,
     SEEDS,
     UNSEEN,
     Case,
@@ -68,7 +69,9 @@ def write_page() -> None:
         (DOCS / "images" / f"truth-{name}.svg").write_text(svg, encoding="utf-8")
     template = jinja2.Template(Path(__file__).with_name("page.md.j2").read_text(encoding="utf-8"))
     tables = {name: make() for name, make in TABLES.items()}
-    (DOCS / "truth.md").write_text(template.render(seeds=len(SEEDS), **tables) + "\n", encoding="utf-8")
+    timed = _measured()[SECONDS]["machine"]
+    page = template.render(seeds=len(SEEDS), machine=timed, **tables) + "\n"
+    (DOCS / "truth.md").write_text(page, encoding="utf-8")
 
 
 def _recipes() -> str:
@@ -77,6 +80,12 @@ def _recipes() -> str:
 
 def _unseen() -> str:
     return _scores([(name, [unseen(name, seed) for seed in SEEDS]) for name in UNSEEN], last_born=True)
+
+
+def _cost() -> str:
+    seconds = _measured()[SECONDS]["seconds"]
+    rows = [[name, f"{seconds[name]:.0f}", f"{seconds[name] / seconds[OURS]:.2f}"] for name in RECIPES]
+    return _table(["", "seconds", "of our defaults'"], rows)
 
 
 def _ends() -> str:
@@ -171,10 +180,11 @@ def _scores(cases: Sequence[tuple[str, Sequence[Case]]], *, last_born: bool = Fa
         if last_born:
             values.insert(1, [one["by_birth"]["recovered"][-1] for one in found])
         cells = [f"{fmean(of):.3f} ({min(of):.2f}…{max(of):.2f})" for of in values[:-1]]
-        rows.append([name, *cells, f"{fmean(values[-1]):.1f}", f"{fmean(one['seconds'] for one in found):.0f}"])
+        explained = fmean(fmean(one["explained_variance"]) for one in found)
+        rows.append([name, *cells, f"{fmean(values[-1]):.1f}", f"{explained:.3f}"])
     recovered, *others = FIGURES.values()
     columns = [recovered, *(["of the last-born"] if last_born else []), *others]
-    return _table(["", *columns, "seconds"], rows)
+    return _table(["", *columns, "explained variance"], rows)
 
 
 def _number(value: float) -> str:
@@ -239,6 +249,7 @@ def _frontier() -> alt.LayerChart:
 TABLES: dict[str, Callable[[], str]] = {
     "recipes": _recipes,
     "ends": _ends,
+    "cost": _cost,
     "unseen": _unseen,
     "choosing": _choosing,
     "nulls": _nulls,
