@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ontogeny.config.learner import CrosscoderConfig
 from ontogeny.dictionaries.adam import adam
-from ontogeny.dictionaries.kernels import Entries, above, backend_for, fastest, using
+from ontogeny.dictionaries.kernels import Entries, above, backend_for, fastest, using, with_radial
 from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.loop import numerics
 from ontogeny.run import write_json
@@ -59,7 +59,7 @@ def check(device: torch.device) -> list[Row]:
     for size, columns, width in ((7, 9, 5), (300, 500, 777), (64, 2000, 4096)):
         pre, weight, bound = normal(size, columns), normal(columns), normal(columns)
         left, right, bias, start = normal(size, width), normal(columns, width), normal(width), normal(columns, width)
-        found = {}
+        radial, found = normal(columns, 4 if width % 4 == 0 else 1), {}
         for name in ("torch", fastest(device)):
             with using(name, device):
                 places, score = above(pre, weight, bound)
@@ -71,7 +71,7 @@ def check(device: torch.device) -> list[Row]:
                     "errors": error, "products with errors": products,
                 }  # fmt: skip
                 for kind in MOMENTS:
-                    value, moments = _adam_steps(entries, left, score, start, kind)
+                    value, moments = _adam_steps(entries, left, score, start, radial, kind)
                     found[name] |= {f"Adam, {kind} moments": value, f"mean of squares, {kind}": moments[1]}
         for kernel, slow in found["torch"].items():
             fast = found[fastest(device)][kernel]
@@ -89,7 +89,7 @@ MOMENTS = ("float32", "bfloat16")
 
 
 def _adam_steps(
-    entries: Entries, rows: Tensor, weight: Tensor, start: Tensor, kind: str
+    entries: Entries, rows: Tensor, weight: Tensor, start: Tensor, radial: Tensor, kind: str
 ) -> tuple[Tensor, list[Tensor]]:
     """Weights and moments after two steps with other gradients, by the backend in use or by PyTorch's functions."""
     value, moments = start.clone(), [torch.zeros_like(start, dtype=getattr(torch, kind)) for _ in range(2)]
@@ -101,11 +101,13 @@ def _adam_steps(
         }  # fmt: skip
         if (backend := backend_for(value, rows, weight)) is not None:
             order = entries.by_column
-            backend.adam(rows, entries.row[order], weight[order], entries.column_starts, value, *moments, **numbers)
+            backend.adam(
+                rows, entries.row[order], weight[order], entries.column_starts, value, *moments, radial, **numbers
+            )
         elif kind == "bfloat16":
-            adam(entries.sums_by_column(rows, weight), value, *moments, **numbers)
+            adam(with_radial(entries.sums_by_column(rows, weight), value, radial), value, *moments, **numbers)
         else:
-            grad, (mean, square) = entries.sums_by_column(rows, weight), moments
+            grad, (mean, square) = with_radial(entries.sums_by_column(rows, weight), value, radial), moments
             mean.lerp_(grad, 0.1)
             square.mul_(0.999).addcmul_(grad, grad, value=0.001)
             value -= numbers["rate"] * mean / (square.sqrt() / numbers["root"] + numbers["eps"])

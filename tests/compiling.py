@@ -13,8 +13,13 @@ from ontogeny.dictionaries import triton_programs
 from ontogeny.dictionaries.on_gpu import BLOCK
 
 TARGET = GPUTarget("cuda", 90, 32)
-INTEGERS, NUMBERS = ("width", "seed", "before"), ("rate", "less1", "beta2", "less2", "eps", "root")
-PROGRAMS = (("sums", {}), ("errors", {}), ("products", {}), ("adam", {"HALVES": False}), ("adam", {"HALVES": True}))
+INTEGERS, NUMBERS = ("width", "groups", "seed", "before"), ("rate", "less1", "beta2", "less2", "eps", "root")
+PROGRAMS = (
+    ("sums", {}),
+    ("errors", {}),
+    ("products", {}),
+    *(("adam", {"HALVES": one, "RADIAL": one}) for one in (False, True)),
+)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from ontogeny.dictionaries import on_gpu
 from ontogeny.dictionaries.adam import adam
-from ontogeny.dictionaries.kernels import Entries, above
+from ontogeny.dictionaries.kernels import Entries, above, with_radial
 
 ROWS, COLUMNS, WIDTH = 12, 20, 300
 
@@ -30,13 +30,14 @@ def main() -> None:
             "rate": 0.01 / (1 - 0.9**step), "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "root": (1 - 0.999**step) ** 0.5,
             "seed": step, "before": 7,
         }  # fmt: skip
-        grad = entries.sums_by_column(left, score)
+        radial = torch.randn(COLUMNS, 3, generator=draw)
+        grad = with_radial(entries.sums_by_column(left, score), usual.detach(), radial)
         usual.grad = grad.clone()
         optimizer.step()
         given = left, entries.row[order], score[order], entries.column_starts
-        on_gpu.adam(*given, own.data, *moments, **numbers)
+        on_gpu.adam(*given, own.data, *moments, radial, **numbers)
         on_gpu.adam(*given, halves, *kept, **numbers)
-        adam(grad, plain, *expected, **numbers)
+        adam(entries.sums_by_column(left, score), plain, *expected, **numbers)
     same = [float((one == other).double().mean()) for one, other in zip(kept, expected, strict=True)]
     for name, found, expected in (
         ("above", on_gpu.above(pre, weight, bound), (places, score)),

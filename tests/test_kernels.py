@@ -15,7 +15,7 @@ from ontogeny.config.learner import CrosscoderConfig
 from ontogeny.dictionaries import compiled, on_gpu
 from ontogeny.dictionaries.activation_functions import ACTIVATIONS
 from ontogeny.dictionaries.adam import Adam, adam
-from ontogeny.dictionaries.kernels import Entries, above, column_sums, decode, fastest, read, rows_at, using
+from ontogeny.dictionaries.kernels import Entries, above, column_sums, decode, fastest, norms, read, rows_at, using
 from ontogeny.dictionaries.rounding import bfloat16_at_random, random_bits
 from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.errors import TrainingError
@@ -282,6 +282,34 @@ def test_adam_over_entries_makes_pytorchs_steps(beside: bool, kernels: str) -> N
     adam.release()
     decode(code, own, entries=entries).sum().backward()
     assert own.grad is not None
+
+
+@pytest.mark.parametrize("moments", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("beside", [False, True])
+def test_gradients_of_norms_are_left_with_those_of_entries(moments: torch.dtype, beside: bool, kernels: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    start = torch.randn(40, 3 * 67, generator=draw)
+    start[5, 67:134] = 0  # a norm of zero has no direction to grow in
+    usual, own = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    other = torch.optim.Adam([usual], lr=0.01)
+    adam = Adam([{"params": [own], "lr": 0.01}], rows=[own], moments=moments)
+    for _ in range(5):
+        entries = Entries.at(torch.randperm(64 * 40, generator=draw)[:300].sort().values, (64, 40))
+        code, pull = torch.rand(300, generator=draw), torch.randn(64, 3 * 67, generator=draw)
+        price = torch.randn(40, 3, generator=draw)
+        for one, optimizer in ((usual, other), (own, adam)):
+            lengths = one.view(40, 3, 67).norm(dim=-1) if one is usual else norms(one, 3)
+            loss = (decode(code, one, entries=entries) * pull).sum() + (lengths * price).sum() + lengths.square().mean()
+            (loss + one[3].square().sum() if beside else loss).backward()
+            assert (one.grad is None) == (one is own and not beside)
+            optimizer.step()
+            optimizer.zero_grad()
+    loose = moments == torch.bfloat16
+    torch.testing.assert_close(own.detach(), usual.detach(), rtol=0.1 if loose else 1e-5, atol=0.02 if loose else 1e-6)
+    adam.release()
+    torch.testing.assert_close(
+        *(torch.autograd.grad(one.sum(), own)[0] for one in (norms(own, 3), own.view(40, 3, 67).norm(dim=-1)))
+    )
 
 
 def test_rounding_at_random_is_right_in_the_mean_and_exact_where_it_can_be() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ontogeny.dictionaries.kernels import Backend, Entries, Left, backend_for
+from ontogeny.dictionaries.kernels import Backend, Entries, Left, backend_for, with_radial
 from ontogeny.dictionaries.rounding import bfloat16_at_random, random_bits
 from ontogeny.ranks import ALONE, Ranks
 
@@ -17,7 +17,7 @@ VALUES_AT_ONCE = 1 << 22
 class Adam(torch.optim.Adam):
     """PyTorch's fused Adam; gradients of the `rows` parameters that entries give are made and used up at once.
 
-    What is left to it is used up by `step`; a gradient that is there beside it is added first.
+    What is left to it, gradients of norms too, is used up by `step`; a gradient that is there beside it is added first.
 
     Args:
         moments: dtype of both moments of the `rows` parameters; bfloat16 ones are rounded at random.
@@ -32,12 +32,12 @@ class Adam(torch.optim.Adam):
         super().__init__(groups, fused=True)
         self.rows, self.moments, self.ranks, self.first = rows, moments, ranks, first
         for one in rows:
-            one.left = []  # type: ignore[attr-defined]
+            one.left, one.radial = [], None  # type: ignore[attr-defined]
 
     def release(self) -> None:
         """Leave no gradient to this optimiser any more."""
         for one in self.rows:
-            del one.left  # type: ignore[attr-defined]
+            del one.left, one.radial  # type: ignore[attr-defined]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Moments stay as they are; PyTorch would bring them to the dtype of their parameter."""
@@ -57,24 +57,30 @@ class Adam(torch.optim.Adam):
         for group in self.param_groups:
             for one in group["params"]:
                 left: list[Left] = getattr(one, "left", [])
+                radial: Tensor | None = getattr(one, "radial", None)
                 alone = left and one.grad is None and self.ranks.replicas == 1
                 if alone and (backend := backend_for(one, *(tensor for each in left for tensor in each[1:]))):
-                    self._step_over_entries(one, group, _joined(left), backend)
+                    self._step_over_entries(one, group, _joined(left), radial, backend)
                 else:
                     for entries, rows, weight in left:
                         made = entries.sums_by_column(rows, weight)
                         one.grad = made if one.grad is None else one.grad.add_(made)
+                    if radial is not None:
+                        one.grad = with_radial(one.grad, one, radial)
                     if one.grad is not None:
                         one.grad = self.ranks.averaged(one.grad)
                     if hasattr(one, "left") and one.grad is not None and self.moments != torch.float32:
                         self._step_rounded(one, group)
-                left.clear()
+                if hasattr(one, "left"):
+                    one.left, one.radial = [], None
         super().step()
 
-    def _step_over_entries(self, one: Tensor, group: dict[str, Any], left: Left, backend: Backend) -> None:
+    def _step_over_entries(
+        self, one: Tensor, group: dict[str, Any], left: Left, radial: Tensor | None, backend: Backend
+    ) -> None:
         entries, rows, weight = left
         order, starts, mean, square, numbers = entries.by_column, entries.column_starts, *self._begin(one, group)
-        backend.adam(rows, entries.row[order], weight[order], starts, one, mean, square, **numbers)
+        backend.adam(rows, entries.row[order], weight[order], starts, one, mean, square, radial, **numbers)
 
     def _step_rounded(self, one: Tensor, group: dict[str, Any]) -> None:
         """The same with a gradient that is in memory; it is used up."""

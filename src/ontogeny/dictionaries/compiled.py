@@ -86,12 +86,14 @@ def errors(
 
 def adam(
     rows: Tensor, index: Tensor, weight: Tensor, starts: Tensor, value: Tensor, mean: Tensor, square: Tensor,
-    *, rate: float, beta1: float, beta2: float, eps: float, root: float, seed: int, before: int,
+    radial: Tensor | None = None, *, rate: float, beta1: float, beta2: float, eps: float, root: float, seed: int,
+    before: int,
 ) -> None:  # fmt: skip
     given = rows, len(rows), rows.shape[1], index, weight, starts
     halves = int(mean.dtype == torch.bfloat16)
+    beside = (value, 0) if radial is None else (radial, radial.shape[1])
     numbers = halves, seed, before, rate, beta1, beta2, eps, root
-    _call("adam", _shares_of(starts), *given, value, mean, square, *numbers)
+    _call("adam", _shares_of(starts), *given, value, mean, square, *beside, *numbers)
 
 
 def above(values: Tensor, weight: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ontogeny.dictionaries.activation_functions import ACTIVATIONS, Activation
 from ontogeny.dictionaries.files import write_folder
+from ontogeny.dictionaries.kernels import norms
 from ontogeny.errors import DictionaryError, did_you_mean
 
 if TYPE_CHECKING:
@@ -146,8 +147,8 @@ class Dictionary(nn.Module, ABC):
 
     def strength(self) -> Float[Tensor, "snapshot feature"]:
         """Norm of each feature's decoder direction at each snapshot, in normalised units also when folded."""
-        norms = self.decoder_rows.view(self.n_features, self.n_snapshots, self.d_model).norm(dim=-1).T
-        return norms * self.norm_scale[:, None] if self.folded else norms
+        found = norms(self.decoder_rows, self.n_snapshots).T
+        return found * self.norm_scale[:, None] if self.folded else found
 
     @abstractmethod
     def parts(self) -> list[Part]:

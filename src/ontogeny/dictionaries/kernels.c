@@ -146,9 +146,19 @@ INLINE void adam_step(const int halves, const int64_t n, const float *restrict g
     }
 }
 
+/* grad += radial[group] · value, of some columns of a row whose groups have `size` columns each. */
+INLINE void add_radial(const int64_t columns, float *restrict grad, const float *restrict value,
+                       const float *radial, const int64_t at, const int64_t size) {
+    for (int64_t i = 0; i < columns;) {
+        const int64_t group = (at + i) / size, end = least(columns, (group + 1) * size - at);
+        for (const float by = radial[group]; i < end; i++) grad[i] += by * value[i];
+    }
+}
+
 INLINE void adam_block(const int halves, const int vectors, const int64_t columns, int64_t first, int64_t last,
                        const lanes *block, int64_t at, int64_t width, const int64_t *index, const float *weight,
-                       const int64_t *starts, float *value, void *mean, void *square, const Adam by) {
+                       const int64_t *starts, float *value, void *mean, void *square, const float *radial,
+                       int64_t groups, const Adam by) {
     const int64_t size = halves ? sizeof(uint16_t) : sizeof(float);
     for (int64_t r = first; r < last; r++) {
         lanes sum[VECTORS] = {{0}};
@@ -161,36 +171,42 @@ INLINE void adam_block(const int halves, const int vectors, const int64_t column
         }
         add_rows(vectors, sum, block, index, weight, starts[r], starts[r + 1]);
         store(vectors, vectors * LANES, sum, grad);
+        if (groups) add_radial(columns, grad, value + r * width + at, radial + r * groups, at, width / groups);
         adam_step(halves, columns, grad, value, mean, square, r * width + at, by);
     }
 }
 
 INLINE int64_t adam_of(const int halves, int64_t first, int64_t last, const float *rows, int64_t n, int64_t width,
                        const int64_t *index, const float *weight, const int64_t *starts, float *value, void *mean,
-                       void *square, const Adam by) {
+                       void *square, const float *radial, int64_t groups, const Adam by) {
     lanes *block = new_block(n);
     if (!block) return -1;
     int64_t at = 0;
     for (; at + BLOCK <= width; at += BLOCK) {
         load_block(VECTORS, BLOCK, rows + at, n, width, block);
-        adam_block(halves, VECTORS, BLOCK, first, last, block, at, width, index, weight, starts, value, mean, square, by);
+        adam_block(halves, VECTORS, BLOCK, first, last, block, at, width, index, weight, starts, value, mean, square,
+                   radial, groups, by);
     }
     for (; at < width; at += LANES) {
         const int64_t columns = least(LANES, width - at);
         load_block(1, columns, rows + at, n, width, block);
-        adam_block(halves, 1, columns, first, last, block, at, width, index, weight, starts, value, mean, square, by);
+        adam_block(halves, 1, columns, first, last, block, at, width, index, weight, starts, value, mean, square,
+                   radial, groups, by);
     }
     free(block);
     return 0;
 }
 
-/* A step of Adam with what `sums` would write as the gradient, which is never in memory as a whole. */
+/* A step of Adam with what `sums` would write as the gradient, which is never in memory as a whole; where there are
+   groups of columns, with radial[row, group] · value beside. */
 int64_t adam(int64_t first, int64_t last, const float *rows, int64_t n, int64_t width, const int64_t *index,
-             const float *weight, const int64_t *starts, float *value, void *mean, void *square, int64_t halves,
-             int64_t seed, int64_t before, float rate, float beta1, float beta2, float eps, float root) {
+             const float *weight, const int64_t *starts, float *value, void *mean, void *square,
+             const float *radial, int64_t groups, int64_t halves, int64_t seed, int64_t before, float rate, float beta1,
+             float beta2, float eps, float root) {
     const Adam by = {rate, beta1, beta2, eps, root, (uint32_t)seed, before};
-    if (halves) return adam_of(1, first, last, rows, n, width, index, weight, starts, value, mean, square, by);
-    return adam_of(0, first, last, rows, n, width, index, weight, starts, value, mean, square, by);
+    if (halves)
+        return adam_of(1, first, last, rows, n, width, index, weight, starts, value, mean, square, radial, groups, by);
+    return adam_of(0, first, last, rows, n, width, index, weight, starts, value, mean, square, radial, groups, by);
 }
 
 INLINE void products_block(const int vectors, const int64_t columns, int64_t first, int64_t last, const float *left,

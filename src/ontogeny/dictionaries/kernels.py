@@ -46,11 +46,15 @@ class Backend(Protocol):
 
     def adam(
         self, rows: Tensor, index: Tensor, weight: Tensor, starts: Tensor, value: Tensor, mean: Tensor, square: Tensor,
-        *, rate: float, beta1: float, beta2: float, eps: float, root: float, seed: int, before: int,
+        radial: Tensor | None = None, *, rate: float, beta1: float, beta2: float, eps: float, root: float, seed: int,
+        before: int,
     ) -> None:  # fmt: skip
-        """A step of Adam on `value` with `sums` as the gradient, which is never in memory; rate = lr / (1 - beta1^t),
-        root = √(1 - beta2^t). `mean` and `square` are float32, or bfloat16 rounded at random, by the seed and each
-        value's place in a matrix that has `before` values before these."""
+        """A step of Adam on `value` with `sums` as the gradient, which is never in memory, and radial · value beside,
+        where a row's columns are groups of equal size and `radial` [row, group] has a factor for each.
+
+        rate = lr / (1 - beta1^t), root = √(1 - beta2^t). `mean` and `square` are float32, or bfloat16 rounded at
+        random, by the seed and each value's place in a matrix that has `before` values before these.
+        """
         ...
 
     def above(self, values: Tensor, weight: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
@@ -233,6 +237,34 @@ def _of_rows(parameter: Tensor, entries: Entries, rows: Tensor, weight: Tensor) 
     return None
 
 
+class _Norms(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, groups: int) -> Tensor:
+        norms = rows.view(len(rows), groups, -1).norm(dim=-1)
+        ctx.save_for_backward(norms)
+        ctx.rows = rows
+        return norms
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None]:
+        (norms,) = ctx.saved_tensors
+        radial = torch.where(norms > 0, grads[0] / norms, 0.0).contiguous()
+        if getattr(ctx.rows, "left", None) is None:
+            return with_radial(None, ctx.rows.detach(), radial), None
+        before = ctx.rows.radial
+        ctx.rows.radial = radial if before is None else before + radial
+        return None, None
+
+
+def with_radial(grad: Tensor | None, rows: Tensor, radial: Float[Tensor, "column group"]) -> Tensor:
+    """A gradient of rows, which is used up, and radial · rows in each group of columns."""
+    parts = rows.view(*radial.shape, -1)
+    if grad is None:
+        return (parts * radial[..., None]).view_as(rows)
+    grad.view_as(parts).addcmul_(parts, radial[..., None])
+    return grad
+
+
 class _Read(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, pre: Tensor | None, entries: Entries) -> Tensor:
@@ -308,6 +340,11 @@ def read(
 ) -> Float[Tensor, " entry"]:
     """x W_encᵀ + b_enc at some entries, with its gradient there alone; read from `pre` where that is known."""
     return _Read.apply(x, W_enc, b_enc, pre, entries)  # type: ignore[return-value]
+
+
+def norms(rows: Float[Tensor, "column width"], groups: int) -> Float[Tensor, "column group"]:
+    """Norms of the groups of columns of every row; their gradient may be left to an optimiser, as what is radial."""
+    return _Norms.apply(rows, groups)  # type: ignore[return-value]
 
 
 def decode(

@@ -42,12 +42,15 @@ def errors(
 
 def adam(
     rows: Tensor, index: Tensor, weight: Tensor, starts: Tensor, value: Tensor, mean: Tensor, square: Tensor,
-    *, rate: float, beta1: float, beta2: float, eps: float, root: float, seed: int, before: int,
+    radial: Tensor | None = None, *, rate: float, beta1: float, beta2: float, eps: float, root: float, seed: int,
+    before: int,
 ) -> None:  # fmt: skip
     halves = mean.dtype == torch.bfloat16
     moments = [one.view(torch.int16) if halves else one for one in (mean, square)]
+    beside = (value, 1) if radial is None else (radial, radial.shape[1])
     numbers = rate, 1 - beta1, beta2, 1 - beta2, eps, root, seed, before
-    _run("adam", value, rows, index, weight, starts, value, *moments, *numbers, HALVES=halves)
+    given = rows, index, weight, starts, value, *moments, *beside, *numbers
+    _run("adam", value, *given, HALVES=halves, RADIAL=radial is not None)
 
 
 def above(values: Tensor, weight: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:

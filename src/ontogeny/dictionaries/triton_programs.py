@@ -76,24 +76,27 @@ def to_half(value, random):
 
 @triton.jit(do_not_specialize=["seed", "before"])
 def adam(
-    rows, index, weight, starts, value, mean, square, rate, less1, beta2, less2, eps, root, seed, before, width,
-    BLOCK: tl.constexpr, HALVES: tl.constexpr,
+    rows, index, weight, starts, value, mean, square, radial, groups, rate, less1, beta2, less2, eps, root, seed,
+    before, width, BLOCK: tl.constexpr, HALVES: tl.constexpr, RADIAL: tl.constexpr,
 ):  # fmt: skip
-    """A step of Adam with Σ weight · rows[index] as the gradient; less1 = 1 - beta1, less2 = 1 - beta2. Random bits are
-    those of places `before` values further on."""
+    """A step of Adam with Σ weight · rows[index] + radial[r, group] · value as the gradient; less1 = 1 - beta1, less2 =
+    1 - beta2. Random bits are those of places `before` values further on."""
     r = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < width
     first, last = tl.load(starts + r), tl.load(starts + r + 1)
     grad = weighted_sum(rows, index, weight, first, last, width, at, inside, BLOCK)
     place = r * width + at
+    old = tl.load(value + place, mask=inside, other=0)
+    if RADIAL:
+        grad += old * tl.load(radial + r * groups + at // (width // groups), mask=inside, other=0)
     m, s = tl.load(mean + place, mask=inside, other=0), tl.load(square + place, mask=inside, other=0)
     if HALVES:
         m, s = from_half(m), from_half(s)
     m += (grad - m) * less1
     s = s * beta2 + grad * grad * less2
     step = rate * m / (tl.sqrt(s) / root + eps)
-    tl.store(value + place, tl.load(value + place, mask=inside) - step, mask=inside)
+    tl.store(value + place, old - step, mask=inside)
     if HALVES:
         random = random_bits(place + before, seed)
         tl.store(mean + place, to_half(m, random & 0xFFFF), mask=inside)
