@@ -39,11 +39,12 @@ class Shape:
 
 @dataclass(frozen=True)
 class Contender:
-    """Something that trains: its name, its worker, its settings."""
+    """Something that trains: its name, its worker, its settings, and what its environment has beside."""
 
     name: str
     worker: str
     settings: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 class WorkerError(Exception):
@@ -56,6 +57,7 @@ class Worker:
     def __init__(self, contender: Contender, task_of: dict[str, Any], *, threads: int) -> None:
         task = task_of | {"settings": contender.settings, "threads": threads, "precision": matmul_precision()}
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "WANDB_MODE": "disabled"}
+        environment |= contender.environment
         command = [str(python_of(contender.worker)), str(WORKERS / f"{contender.worker}.py"), json.dumps(task)]
         self.name, self.errors = contender.name, tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
         self.process = subprocess.Popen(

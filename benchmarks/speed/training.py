@@ -19,10 +19,12 @@ PLAIN_ROUNDED = Contender("the same, products rounded where that is faster", "pl
 ENCODE_ROUNDED = Contender(
     "Ontogeny, BatchTopK, bfloat16 encode", "ours", {**OURS.settings, "encode_dtype": "bfloat16"}
 )
+HUGE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 OTHERS = (
     Contender("the floor: one dense encode and Adam", "floor", {"tuned": True}),
     BY_PYTORCH,
     ENCODE_ROUNDED,
+    Contender("Ontogeny, BatchTopK, huge pages", "ours", OURS.settings, HUGE),
     Contender("Ontogeny, BatchTopK, bfloat16 moments", "ours", {**OURS.settings, "moments": "bfloat16"}),
     Contender("Ontogeny, TopK", "ours", {"activation": "topk", "k": 64}),
     Contender("Ontogeny, JumpReLU", "ours", JUMP),
@@ -30,6 +32,7 @@ OTHERS = (
     PLAIN,
     PLAIN_TUNED,
     PLAIN_ROUNDED,
+    Contender("plain loop, best products, fused Adam, huge pages", "plain", TUNED, HUGE),
     Contender("SAELens, BatchTopK", "sae_lens_", {"tuned": True, "activation": "batch_topk"}),
     Contender("SAELens, TopK", "sae_lens_", {"tuned": True, "activation": "topk"}),
     Contender("dictionary_learning, BatchTopK", "dictionary_learning_", {"tuned": True, "activation": "batch_topk"}),
@@ -53,7 +56,7 @@ def training(threads: int) -> list[dict[str, Any]]:
             if other.worker == "ours" and settings["activation"] == "jumprelu":
                 gate = settings.get("gate", "shared")
                 settings["sparsity_weight"], warm = WEIGHTS[gate][number], JUMP_WARM[gate]
-            one = Contender(other.name, other.worker, settings)
+            one = Contender(other.name, other.worker, settings, other.environment)
             sizes = {"threads": threads, "rounds": 5, "warm": warm, "steps": 3}
             found = tried(
                 other.name,
