@@ -15,7 +15,7 @@ JUMP_WARM = {"shared": 100, "per_snapshot": 40}
 PLAIN = Contender("plain loop, BatchTopK", "plain", {"activation": "batch_topk"})
 TUNED = {"activation": "batch_topk", "tuned": True}
 PLAIN_TUNED = Contender("plain loop, BatchTopK, best products and fused Adam", "plain", TUNED)
-PLAIN_ROUNDED = Contender("the same, products rounded where that is faster", "plain", {**TUNED, "rounded": True})
+PLAIN_ROUNDED = Contender("plain loop, rounded products and fused Adam", "plain", {**TUNED, "rounded": True})
 ENCODE_ROUNDED = Contender(
     "Ontogeny, BatchTopK, bfloat16 encode", "ours", {**OURS.settings, "encode_dtype": "bfloat16"}
 )
