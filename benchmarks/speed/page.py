@@ -170,14 +170,26 @@ def _bars(means: dict[str, float]) -> alt.LayerChart:
     )
     base = alt.Chart(rows).encode(
         y=alt.Y("name:N", sort=list(means), title=None, axis=alt.Axis(labelLimit=320)),
-        x=alt.X("ratio:Q", title="time of a step / ours with BatchTopK", scale=alt.Scale(domainMin=0)),
-    )
-    bars = base.mark_bar().encode(color=alt.condition("datum.ours", alt.value(BLUE), alt.value(GREY)))
-    text = base.mark_text(align="left", dx=4).encode(text=alt.Text("ratio:Q", format=".2f"))
+        x=alt.X(
+            "ratio:Q", title="time of a step / ours with BatchTopK, logarithmic",
+            scale=alt.Scale(type="log", domain=[0.35, 50], nice=False),
+            axis=alt.Axis(values=[0.5, 1, 2, 5, 10, 20, 50]),
+        ),
+    )  # fmt: skip
+    colour = alt.condition("datum.ours", alt.value(BLUE), alt.value(GREY))
+    bars = base.mark_bar(size=3).encode(color=colour, x2=alt.datum(1)) + base.mark_point(
+        filled=True, size=70, opacity=1
+    ).encode(color=colour)
+    number = alt.Text("ratio:Q", format=".2f")
+    right = base.transform_filter("datum.ratio >= 1").mark_text(align="left", dx=8).encode(text=number)
+    left = base.transform_filter("datum.ratio < 1").mark_text(align="right", dx=-8).encode(text=number)
     one = alt.Chart(pl.DataFrame({"x": [1.0]})).mark_rule(color=VERMILION, strokeDash=[4, 3]).encode(x="x:Q")
-    subtitle = "geometric mean over 8 and 32 snapshots; dashed: ours with BatchTopK"
-    return (bars + text + one).properties(
-        width=420, height=24 * len(means), title=alt.Title("Time of a training step beside ours", subtitle=subtitle)
+    subtitle = "geometric mean over 8 and 32 snapshots; blue: Ontogeny; dashed: with BatchTopK"
+    return (bars + left + right + one).properties(
+        padding={"left": 60, "right": 5, "top": 5, "bottom": 5},
+        width=420,
+        height=24 * len(means),
+        title=alt.Title("Time of a training step beside ours", subtitle=subtitle),
     )
 
 
@@ -201,14 +213,17 @@ def _lines(rows: Rows) -> alt.HConcatChart:
     for curve, others in (("snapshots", "8,192 features, k 64"), ("features", "8 snapshots, k 32")):
         own = [row for row in rows if row["curve"] == curve]
         sizes = [row["size"] for row in own]
+        label = "datum.value < 1024 ? datum.label : datum.value / 1024 + 'k'"
         linear = [{"size": size, "seconds": own[-1]["seconds"] * size / sizes[-1]} for size in sizes]
-        x = alt.X("size:Q", scale=alt.Scale(type="log", base=2), title=curve, axis=alt.Axis(values=sizes, format="~s"))
+        x = alt.X(
+            "size:Q", scale=alt.Scale(type="log", base=2), title=curve, axis=alt.Axis(values=sizes, labelExpr=label)
+        )
         y = alt.Y("seconds:Q", scale=alt.Scale(type="log"), title="seconds a step")
         measured = alt.Chart(pl.DataFrame(own)).mark_line(point=True, color=BLUE).encode(x=x, y=y)
         straight = alt.Chart(pl.DataFrame(linear)).mark_line(color=GREY, strokeDash=[4, 3]).encode(x=x, y=y)
         title = alt.Title(
             f"Over {curve}: size^{_exponent(own):.2f}",
-            subtitle=f"{others}, d_model 128, batch 1,024; dashed: in proportion",
+            subtitle=[f"{others}, d_model 128, batch 1,024;", "dashed: in proportion"],
         )
         panels.append((straight + measured).properties(width=300, height=220, title=title))
     return alt.hconcat(*panels)

@@ -12,10 +12,10 @@ JUMP_EACH = {**JUMP, "gate": "per_snapshot", "threshold_start": 0.1}
 # λ by shape: with the shared gate L0 is 66 and 63 after these steps; of the gate per snapshot the page tells it
 WEIGHTS = {"shared": (7.0, 32.0), "per_snapshot": (8.0, 32.0)}
 JUMP_WARM = {"shared": 100, "per_snapshot": 40}
-PLAIN = Contender("plain loop, BatchTopK", "plain", {"activation": "batch_topk"})
+PLAIN = Contender("plain loop", "plain", {"activation": "batch_topk"})
 TUNED = {"activation": "batch_topk", "tuned": True}
-PLAIN_TUNED = Contender("plain loop, BatchTopK, best products and fused Adam", "plain", TUNED)
-PLAIN_ROUNDED = Contender("plain loop, rounded products and fused Adam", "plain", {**TUNED, "rounded": True})
+PLAIN_TUNED = Contender("plain loop, tuned", "plain", TUNED)
+PLAIN_ROUNDED = Contender("plain loop, tuned, rounded products", "plain", {**TUNED, "rounded": True})
 ENCODE_ROUNDED = Contender(
     "Ontogeny, BatchTopK, bfloat16 encode", "ours", {**OURS.settings, "encode_dtype": "bfloat16"}
 )
@@ -32,7 +32,7 @@ OTHERS = (
     PLAIN,
     PLAIN_TUNED,
     PLAIN_ROUNDED,
-    Contender("plain loop, best products, fused Adam, huge pages", "plain", TUNED, HUGE),
+    Contender("plain loop, tuned, huge pages", "plain", TUNED, HUGE),
     Contender("SAELens, BatchTopK", "sae_lens_", {"tuned": True, "activation": "batch_topk"}),
     Contender("SAELens, TopK", "sae_lens_", {"tuned": True, "activation": "topk"}),
     Contender("dictionary_learning, BatchTopK", "dictionary_learning_", {"tuned": True, "activation": "batch_topk"}),
