@@ -184,7 +184,7 @@ def _bars(means: dict[str, float]) -> alt.LayerChart:
     right = base.transform_filter("datum.ratio >= 1").mark_text(align="left", dx=8).encode(text=number)
     left = base.transform_filter("datum.ratio < 1").mark_text(align="right", dx=-8).encode(text=number)
     one = alt.Chart(pl.DataFrame({"x": [1.0]})).mark_rule(color=VERMILION, strokeDash=[4, 3]).encode(x="x:Q")
-    subtitle = "geometric mean over 8 and 32 snapshots; blue: Ontogeny; dashed: with BatchTopK"
+    subtitle = "means over 8 and 32 snapshots; blue: Ontogeny; dashed: its BatchTopK"
     return (bars + left + right + one).properties(
         padding={"left": 60, "right": 5, "top": 5, "bottom": 5},
         width=420,
