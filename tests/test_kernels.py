@@ -304,8 +304,8 @@ def test_gradients_of_norms_are_left_with_those_of_entries(moments: torch.dtype,
             assert (one.grad is None) == (one is own and not beside)
             optimizer.step()
             optimizer.zero_grad()
-    loose = moments == torch.bfloat16
-    torch.testing.assert_close(own.detach(), usual.detach(), rtol=0.1 if loose else 1e-5, atol=0.02 if loose else 1e-6)
+    rounding = 3e-3 if moments == torch.bfloat16 else 1e-6  # of weights that move by .01 a step
+    torch.testing.assert_close(own.detach(), usual.detach(), rtol=1e-5, atol=rounding)
     adam.release()
     torch.testing.assert_close(
         *(torch.autograd.grad(one.sum(), own)[0] for one in (norms(own, 3), own.view(40, 3, 67).norm(dim=-1)))
