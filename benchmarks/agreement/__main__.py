@@ -35,6 +35,7 @@ def write_page(measured: Measured) -> None:
     """docs/agreement.md."""
     cost = measured["cost"]
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), trim_blocks=True, lstrip_blocks=True)
+    environment.filters["percent"] = lambda share: "–" if share is None else f"{100 * share:.0f} %"
     text = environment.get_template("page.md.j2").render(
         study=measured["study"], pairs=measured["agreement"], cost=cost, plateau=plateau(cost["cold"]),
         budgets=BUDGETS, gain=GAIN, same=SAME,

@@ -12,16 +12,16 @@ import torch
 from ontogeny.config.study import StudyConfig
 from ontogeny.dictionaries.sae_series import with_mean_code
 from ontogeny.dictionaries.variants import batch_topk
+from ontogeny.features.agreement import LEVELS, agreement
 from ontogeny.features.codes import sampled_sequences
 from ontogeny.features.life import alive_mask
 from ontogeny.features.matching import match_rows
 from ontogeny.features.sample import stored_activations
-from ontogeny.intervals import rank_correlation
 from ontogeny.run import Run
 from ontogeny.study import run_study
 
-SAME, SAMPLES = 0.7, 2000
-"""Cosine at the last snapshot from which on two features are the same, and bootstrap samples."""
+SAME = LEVELS[0]
+"""Cosine at the last snapshot from which on two features are the same."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def of_run(name: str, run: Run) -> Method:
 def aligned(run: Run) -> Method:
     """SAEs of each snapshot alone, features followed back from the last by matching each to its neighbour's.
 
-    A feature ends where its counterpart's direction has a cosine under .7.
+    A feature ends where its counterpart's direction has a cosine under SAME.
     """
     sequences, unit, strength = sampled_sequences(run), [], []
     for snapshot in reversed(range(len(run.steps))):
@@ -78,32 +78,29 @@ def aligned(run: Run) -> Method:
 
 
 def compared(a: Method, b: Method) -> dict[str, Any]:
-    """How two of them agree on the features that both have at the last snapshot."""
+    """How far two of them agree on features of the last snapshot and on births (`ontogeny.features.agreement`),
+    and median cosines of those that both have at the first and the middle common snapshot."""
     living, other = (np.flatnonzero(one.strength[-1] > 0) for one in (a, b))
     match = match_rows(torch.from_numpy(a.unit[-1]), torch.from_numpy(b.unit[-1]), living=living, living_other=other)
-    same = match.cosine >= SAME
-    feature, counterpart = match.feature[same], match.other[same]
     common = [step for step in a.steps if step in b.steps]
     # a birth is known to the snapshots that both have
-    place, place_b = (np.searchsorted(common, one.born[own]) for one, own in ((a, feature), (b, counterpart)))
-    emergent = (place > 0) | (place_b > 0)
-    both = (place > 0) & (place_b > 0)
+    place, place_b = (np.searchsorted(common, one.born) for one in (a, b))
+    found = agreement(
+        match.cosine,
+        place[match.feature],
+        place_b[match.other],
+        n_features=len(living),
+        n_emergent=int((place[living] > 0).sum()),
+        level=SAME,
+    )
+    same = match.cosine >= SAME
+    feature, counterpart = match.feature[same], match.other[same]
     along = [
         float(np.median((a.unit[a.steps.index(step), feature] * b.unit[b.steps.index(step), counterpart]).sum(1)))
         for step in (common[0], common[len(common) // 2])
     ]
-    middle, low, high = rank_correlation(place, place_b, samples=SAMPLES)
-    within = np.abs(place - place_b)[both] <= 1
-    return {
-        "methods": [a.name, b.name],
-        "matched": float(same.sum() / len(living)),
-        "features": int(same.sum()),
-        "correlation": [middle, low, high],
-        "emergent in either": int(emergent.sum()),
-        "in both": float(both.sum() / max(emergent.sum(), 1)),
-        "within one": float(within.mean()) if both.any() else None,
-        "cosines": along,
-    }
+    known = {name: value if np.isfinite(value) else None for name, value in found.items()}
+    return {"methods": [a.name, b.name], **known, "cosines": along}
 
 
 def methods(study: StudyConfig, out: Path) -> Iterator[Method]:
@@ -112,7 +109,7 @@ def methods(study: StudyConfig, out: Path) -> Iterator[Method]:
     series = run_study(study, out=out / "series")
     yield of_run("series", series)
     shared = study.dictionary.model_copy(update={"kind": "crosscoder"})
-    train = study.train.model_copy(update={"tokens": 5 * study.train.tokens})
+    train = study.train.model_copy(update={"tokens": 2 * study.train.tokens})
     crosscoder = study.model_copy(update={"dictionary": shared, "train": train})
     yield of_run("crosscoder", run_study(crosscoder, out=out / "crosscoder"))
     steps = [series.steps[0], series.steps[len(series.steps) // 2], series.steps[-1]]
