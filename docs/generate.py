@@ -15,9 +15,9 @@ import ontogeny
 from ontogeny import tables
 from ontogeny.analyses import ANALYSES
 from ontogeny.cli import app
+from ontogeny.config.presets import presets
 from ontogeny.config.settings import Settings
 from ontogeny.config.study import StudyConfig
-from ontogeny.study import presets
 
 
 def cli() -> str:

@@ -6,12 +6,13 @@ Usage: torchrun --nproc-per-node 2 tests/failing.py STUDY FOLDER
 import sys
 from typing import Any
 
+import ontogeny.stages
 import ontogeny.study
 from ontogeny.errors import TrainingError
 from ontogeny.progress import Events, speaks
 from ontogeny.run import Run
 
-trained = ontogeny.study._trained_crosscoder
+trained = ontogeny.stages.trained_crosscoder
 
 
 def failing(run: Run, events: Events) -> Any:
@@ -21,5 +22,5 @@ def failing(run: Run, events: Events) -> Any:
 
 
 if __name__ == "__main__":
-    ontogeny.study._trained_crosscoder = failing
+    ontogeny.stages.trained_crosscoder = failing
     ontogeny.study.run_study(sys.argv[1], out=sys.argv[2], until="train")

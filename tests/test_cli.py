@@ -16,7 +16,7 @@ import ontogeny
 from conftest import quick_study, small_study
 from ontogeny.preflight import check_study
 from ontogeny.run import Run
-from ontogeny.study import STAGES
+from ontogeny.stages import STAGES
 
 
 def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

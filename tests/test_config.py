@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ontogeny.config.presets import preset, presets
 from ontogeny.config.settings import fingerprint
 from ontogeny.config.study import dump_study, load_study
 from ontogeny.errors import ConfigError
 from ontogeny.preflight import check_study
-from ontogeny.study import preset, presets
 
 STUDY = {
     "name": "s",

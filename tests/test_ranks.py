@@ -17,10 +17,11 @@ from ontogeny.config.learner import CrosscoderConfig
 from ontogeny.config.study import SweepConfig, load_study
 from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.errors import ConfigError, TrainingError
+from ontogeny.preflight import require_shareable
 from ontogeny.progress import read_events
 from ontogeny.ranks import ALONE, Ranks, joined
 from ontogeny.run import Run
-from ontogeny.study import require_shareable, run_study
+from ontogeny.study import run_study
 from ontogeny.sweep import run_sweep
 from sharing import CASES, trained
 

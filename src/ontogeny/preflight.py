@@ -59,6 +59,19 @@ def require_room(study: StudyConfig, stages: Set[str], *, out: str | Path | None
     plan_study(study, out).require_room(stages - {"schedule"} - done.keys())
 
 
+def require_shareable(study: StudyConfig) -> None:
+    """Refuse what several processes cannot do together."""
+    if study.dictionary.kind == "sae_series":
+        raise ConfigError("the SAEs of a series follow each other: run the study by one process, without torchrun")
+    if study.train.store_gb is not None:
+        raise ConfigError("train.store_gb: several processes harvest while they train: leave it out")
+    if study.train.batch_size % study.train.replicas:
+        raise ConfigError(
+            f"train.replicas: {study.train.replicas} cannot share batches of {study.train.batch_size} tokens equally: "
+            "change train.batch_size"
+        )
+
+
 def check_names(study: StudyConfig) -> None:
     """Check what needs no suite: names of analyses and tasks, files of these and of the corpus.
 

@@ -79,7 +79,7 @@ def demo(out: OutOption = None, as_json: JsonOption = False) -> None:
 
     Example: ontogeny demo
     """
-    from ontogeny.study import preset
+    from ontogeny.config.presets import preset
 
     _run(preset("demo"), out, "report", as_json)
 

@@ -20,8 +20,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard
 
 def load(study: Path, out: Path | None) -> "tuple[StudyConfig, Path | None]":
     """A study and its run folder; None for the default."""
+    from ontogeny.config.presets import preset, presets
     from ontogeny.config.study import load_study
-    from ontogeny.study import preset, presets
 
     if str(study) in presets() and not study.exists():
         return preset(str(study)), out
