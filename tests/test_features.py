@@ -324,6 +324,36 @@ def test_measuring_at_another_batch_size_gives_the_same_features(small_run: Run,
     torch.testing.assert_close(one.top.score, many.top.score, rtol=1e-3, atol=1e-3)
 
 
+def test_dictionaries_measured_together_are_measured_as_alone(small_run: Run) -> None:
+    from ontogeny.features.quality import reconstruct_held_out, reconstruct_together
+
+    whole, config = small_run.dictionary(), small_run.study.measure.model_copy(update={"held_out_tokens": 1000})
+    assert isinstance(whole, Crosscoder)
+    tensors = whole.tensors()
+    half = tensors | {"norm_scale": tensors["norm_scale"] * 1.5}
+    half |= {name: tensors[name][..., :48] for name in ("W_enc", "b_enc", "threshold")} | {
+        "W_dec": tensors["W_dec"][:, :48]
+    }
+    dictionaries = [whole, Crosscoder(**half, activation="relu").requires_grad_(False)]
+    corpus = Corpus(small_run.corpus_folder / "held_out")
+    harvester = Harvester(suite_of(small_run), small_run.study.hookpoint)
+    for together, alone in zip(
+        reconstruct_together(dictionaries, harvester, corpus, config),
+        [reconstruct_held_out(each, harvester, corpus, config) for each in dictionaries],
+        strict=True,
+    ):
+        assert together.tokens == alone.tokens
+        torch.testing.assert_close(together.explained_variance, alone.explained_variance, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(together.l0, alone.l0, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(together.rescaling("robust"), alone.rescaling("robust"))
+    assert (
+        abs(
+            together.explained_variance - reconstruct_held_out(whole, harvester, corpus, config).explained_variance
+        ).min()
+        > 0.01
+    )
+
+
 def test_with_the_per_snapshot_gate_each_snapshot_is_measured_by_its_own_codes(small_run: Run) -> None:
     from ontogeny.features.codes import sample_codes
     from ontogeny.features.measure import chunks_of, measure_features

@@ -18,21 +18,26 @@ def pareto(run: Run) -> pl.DataFrame:
     """The table `pareto`: a row per dictionary and compared snapshot.
 
     All are BatchTopK, trained as the run's own but for their features, k and tokens; each is kept once it is trained.
+    Those of one size are measured together, in no more memory than training one of them takes.
     """
     from ontogeny.activations.harvest import harvester_of
     from ontogeny.dictionaries.variants import batch_topk
-    from ontogeny.features.quality import reconstruct_held_out
+    from ontogeny.features.quality import reconstruct_together
 
     suite, held_out, (sizes, ks, steps) = suite_of(run), Corpus(run.corpus_folder / "held_out"), run.study.pareto
     places, rows = compared_places(run), []
     whole, alone = harvester_of(run), {place: harvester_of(run, suite=suite.only([place])) for place in places}
-    for (features, k), snapshot in product(product(sizes, ks), [None, *places]):
-        name = f"pareto-{features}-{k}" + ("" if snapshot is None else f"-step{run.steps[snapshot]}")
-        trained = batch_topk(run, name, k=k, snapshot=snapshot, n_features=features, steps=steps)
+    for features, snapshot in product(sizes, [None, *places]):
         harvester = whole if snapshot is None else alone[snapshot]
-        measured = reconstruct_held_out(trained.to(harvester.device), harvester, held_out, run.study.measure)
-        for place in places if snapshot is None else [snapshot]:
-            at = place if snapshot is None else 0
+        at = "" if snapshot is None else f"-step{run.steps[snapshot]}"
+        trained = [
+            batch_topk(run, f"pareto-{features}-{k}{at}", k=k, snapshot=snapshot, n_features=features, steps=steps)
+            for k in ks
+        ]
+        together = [each.to(harvester.device) for each in trained]
+        measured = reconstruct_together(together, harvester, held_out, run.study.measure)
+        for (k, found), place in product(zip(ks, measured, strict=True), places if snapshot is None else [snapshot]):
+            own = place if snapshot is None else 0
             rows.append(
                 {
                     "kind": "crosscoder" if snapshot is None else "sae",
@@ -41,9 +46,9 @@ def pareto(run: Run) -> pl.DataFrame:
                     "snapshot": place,
                     "step": run.steps[place],
                     "tokens": steps * run.study.train.batch_size,
-                    "l0": float(measured.l0[at]),
-                    "explained_variance": float(measured.explained_variance[at]),
-                    "silent_share": measured.silent_share,
+                    "l0": float(found.l0[own]),
+                    "explained_variance": float(found.explained_variance[own]),
+                    "silent_share": found.silent_share,
                 }
             )
     return from_rows("pareto", rows)

@@ -1,6 +1,8 @@
 """How well a dictionary reconstructs, per snapshot, on held-out tokens: position 0 and padding left out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import polars as pl
 import torch
@@ -22,6 +24,7 @@ class Reconstruction:
     """Sums over held-out tokens, the code by the inference rule.
 
     Attributes:
+        crosscoder: what reconstructs.
         tokens: usable tokens seen.
         error: squared error [snapshot].
         ratio: squared error over squared distance from the centre, token by token [snapshot].
@@ -30,9 +33,10 @@ class Reconstruction:
         centre: what the next two are taken about, in normalised units [snapshot, d_model].
         x_sum: activations less the centre [snapshot, d_model].
         x_products: their outer products [snapshot, d_model, d_model].
-        norms, distances: of the activations, and from the centre [token, snapshot].
+        norms, distances: of the activations, and from the centre [token, snapshot], in the parts they were seen in.
     """
 
+    crosscoder: Crosscoder
     tokens: int
     error: Tensor
     ratio: Tensor
@@ -41,12 +45,41 @@ class Reconstruction:
     centre: Tensor
     x_sum: Tensor
     x_products: Tensor
-    norms: Tensor
-    distances: Tensor
+    norms: list[Tensor]
+    distances: list[Tensor]
+
+    @classmethod
+    def begun(cls, crosscoder: Crosscoder, centre: Float[Tensor, "snapshot d_model"] | None) -> Self:
+        """Before any token; the centre is b_dec where None is given."""
+        n, d, device = crosscoder.n_snapshots, crosscoder.d_model, crosscoder.b_dec.device
+        error, ratio, active = torch.zeros(3, n, dtype=torch.float64, device=device)
+        return cls(
+            crosscoder, 0, error, ratio, active,
+            fired=torch.zeros(crosscoder.n_features, dtype=torch.bool, device=device),
+            centre=crosscoder.b_dec if centre is None else centre,
+            x_sum=torch.zeros(n, d, dtype=torch.float64, device=device),
+            x_products=torch.zeros(n, d, d, dtype=torch.float64, device=device),
+            norms=[], distances=[],
+        )  # fmt: skip
+
+    def add(self, x: Float[Tensor, "token snapshot d_model"]) -> None:
+        """Take usable tokens' activations, in normalised units."""
+        losses = crosscoder_losses(self.crosscoder, x, sparsity="none")
+        errors, centred = losses.error.square().sum(-1), x - self.centre
+        self.error += errors.sum(0, dtype=torch.float64)
+        self.ratio += (errors / centred.square().sum(-1)).sum(0, dtype=torch.float64)
+        self.active += (losses.l0.double() * len(x)).round()
+        self.fired |= losses.fired
+        self.x_sum += centred.sum(0, dtype=torch.float64)
+        self.x_products += products(centred)
+        self.norms.append(x.norm(dim=-1))
+        self.distances.append(centred.norm(dim=-1))
+        self.tokens += len(x)
 
     def rescaling(self, normalisation: str) -> Float[Tensor, " snapshot"]:
         """What normalised units would have to be multiplied by to be those of a normalisation, `mean` or `robust`."""
-        size = self.norms.mean(0) if normalisation == "mean" else self.distances.median(0).values
+        mean = normalisation == "mean"
+        size = torch.cat(self.norms).mean(0) if mean else torch.cat(self.distances).median(0).values
         return self.centre.shape[1] ** 0.5 / size
 
     @property
@@ -81,7 +114,6 @@ class Reconstruction:
         return 1 - torch.stack(explained) / self.variance
 
 
-@torch.no_grad()
 def reconstruct_held_out(
     crosscoder: Crosscoder,
     harvester: Harvester,
@@ -95,32 +127,30 @@ def reconstruct_held_out(
     Args:
         centre: what per-token ratios are taken about, in normalised units: the mean of other tokens; None for b_dec.
     """
-    n, d, device = crosscoder.n_snapshots, crosscoder.d_model, crosscoder.b_dec.device
-    centre = crosscoder.b_dec if centre is None else centre
-    error, ratio, active = torch.zeros(3, n, dtype=torch.float64, device=device)
-    x_sum = torch.zeros(n, d, dtype=torch.float64, device=device)
-    x_products = torch.zeros(n, d, d, dtype=torch.float64, device=device)
-    fired, tokens = torch.zeros(crosscoder.n_features, dtype=torch.bool, device=device), 0
+    return _read(held_out, harvester, config, [Reconstruction.begun(crosscoder, centre)])[0]
+
+
+def reconstruct_together(
+    crosscoders: Sequence[Crosscoder], harvester: Harvester, held_out: Corpus, config: MeasureConfig
+) -> list[Reconstruction]:
+    """Reconstruct held-out tokens by several crosscoders of the same snapshots; the models read them once."""
+    return _read(held_out, harvester, config, [Reconstruction.begun(each, None) for each in crosscoders])
+
+
+@torch.no_grad()
+def _read(
+    held_out: Corpus, harvester: Harvester, config: MeasureConfig, sums: list[Reconstruction]
+) -> list[Reconstruction]:
+    first = sums[0].crosscoder
     places = {"tokens": config.held_out_tokens, "sequences_at_once": config.model_batch_size, "seed": config.seed}
-    norms, distances = [], []
     with numerics(), progress_bar("quality", len(chosen_sequences(held_out, **places)), unit="chunks") as bar:
-        for chunk in chunks_of(crosscoder, harvester, held_out, **places):
+        for chunk in chunks_of(first, harvester, held_out, **places):
             x = chunk.x[chunk.usable.flatten()]
-            losses = crosscoder_losses(crosscoder, x, sparsity="none")
-            errors, centred = losses.error.square().sum(-1), x - centre
-            error += errors.sum(0, dtype=torch.float64)
-            ratio += (errors / centred.square().sum(-1)).sum(0, dtype=torch.float64)
-            active += (losses.l0.double() * len(x)).round()
-            fired |= losses.fired
-            x_sum += centred.sum(0, dtype=torch.float64)
-            x_products += products(centred)
-            norms.append(x.norm(dim=-1))
-            distances.append(centred.norm(dim=-1))
-            tokens += len(x)
+            for each in sums:
+                units = each.crosscoder.norm_scale / first.norm_scale
+                each.add(x * units[:, None] if each is not sums[0] else x)
             bar.advance(1)
-    return Reconstruction(
-        tokens, error, ratio, active, fired, centre, x_sum, x_products, torch.cat(norms), torch.cat(distances)
-    )
+    return sums
 
 
 def quality_table(
