@@ -15,6 +15,7 @@ from benchmarks.speed.agreement import agreement
 from benchmarks.speed.app import app
 from benchmarks.speed.effects import effects
 from benchmarks.speed.harvest import harvest
+from benchmarks.speed.pace import pace
 from benchmarks.speed.page import write_page
 from benchmarks.speed.together import together
 from benchmarks.speed.training import curves, training
@@ -27,6 +28,7 @@ PARTS: dict[str, Callable[[int], Any]] = {
     "curves": curves,
     "together": together,
     "harvest": harvest,
+    "pace": pace,
     "agreement": agreement,
     "effects": effects,
     "app": app,

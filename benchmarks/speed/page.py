@@ -50,6 +50,8 @@ def write_page(found: dict[str, Any]) -> None:
         shown["together"] = _together(rows)
     if rows := found.get("harvest"):
         shown["harvest"] = _training(rows, "Ontogeny")
+    if rows := found.get("pace"):
+        shown["pace"] = _pace(rows)
     if rows := found.get("effects"):
         shown["effects"] = _effects(rows)
     if figures := found.get("app"):
@@ -69,6 +71,18 @@ def _training(rows: Rows, ours: str) -> str:
         l0 = "" if row["l0"] is None else f"{row['l0']:.0f}"
         lines.append([row["name"], f"{row['batch'] / row['other']:,.0f}", f"{row['memory']:.2f}", l0, spread])
     return _table(["", "tokens a second", "memory, GB", "L0", "ratio"], lines)
+
+
+def _pace(rows: Rows) -> str:
+    lines = [
+        [
+            str(row["snapshots"]), row["way"], f"{row['tokens'] / row['foretold']:,.0f}",
+            f"{row['tokens'] / row['measured']:,.0f}", f"{row['measured'] / row['foretold']:.2f}",
+            f"{row['waited']:.0%}",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    return _table(["snapshots", "", "tokens a second, foretold", "measured", "time over foretold", "waits"], lines)
 
 
 def _effects(rows: Rows) -> str:
