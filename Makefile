@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 SHAPES := $(addprefix tests/test_,$(addsuffix .py,bands change_point crosscoder kernels vectors))
 
-.PHONY: help demo test suite soak check lint types floors docs site truth agreement change-points bench bench-gpu interop bench-change-point bench-memory bench-activations clean
+.PHONY: help demo test suite soak check lint types floors docs site truth agreement gallery change-points bench bench-gpu interop bench-change-point bench-memory bench-activations clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -62,6 +62,9 @@ bench-gpu: $(STAMP)  ## kernels beside PyTorch's and whole steps on a GPU (OUT=F
 
 agreement: $(STAMP)  ## series, crosscoder, triplet and aligned SAEs on the reference suite: write docs/agreement.md (hours)
 	$(BIN)/python -m benchmarks.agreement
+
+gallery: $(STAMP)  ## case studies of the reference suite: write docs/gallery.md (hours)
+	$(BIN)/python -m benchmarks.gallery
 
 interop: $(STAMP)  ## other tools, each in an environment of its own, read our files and we theirs
 	$(BIN)/python -m benchmarks.interop

@@ -1,6 +1,6 @@
-"""Three case studies of the reference suite: `make gallery` writes docs/gallery.md. Each can be made alone.
+"""Case studies of the reference suite: `make gallery` writes docs/gallery.md. Each can be made alone.
 
-Usage: python -m benchmarks.gallery [collapse|seeds|induction] [--runs FOLDER] [--page]
+Usage: python -m benchmarks.gallery [collapse|seeds] [--runs FOLDER] [--page]
 """
 
 import argparse
@@ -9,13 +9,13 @@ from types import ModuleType
 
 import jinja2
 import vl_convert
-from benchmarks.gallery import collapse, induction, seeds
+from benchmarks.gallery import collapse, seeds
 from benchmarks.measured import Measured
 
 from ontogeny.study import run_study
 
 ROOT = Path(__file__).resolve().parents[2]
-CASES: dict[str, ModuleType] = {"collapse": collapse, "seeds": seeds, "induction": induction}
+CASES: dict[str, ModuleType] = {"collapse": collapse, "seeds": seeds}
 
 
 def measure(case: ModuleType, runs: Path) -> dict:

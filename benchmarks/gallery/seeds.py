@@ -11,7 +11,7 @@ from ontogeny.report.figures.axes import BLUE, VERMILION
 from ontogeny.run import Run
 
 STUDIES, STAGE = ("english-all",), "truth"
-ORIGINS = ("there at the first snapshot", "emerge later")
+ORIGINS = ("initial", "emergent")
 
 
 def facts(run: Run) -> dict[str, Any]:
@@ -30,8 +30,7 @@ def facts(run: Run) -> dict[str, Any]:
                      "share": count / total, "low": low / total, "high": high / total}
                 )  # fmt: skip
     stability = run.table("stability").filter(cosine=LEVELS[0])
-    explained = run.table("quality").sort("snapshot")["explained_variance"]
-    return {"rows": rows, "stability": stability.to_dicts(), "explained_variance": [explained.min(), explained[-1]]}
+    return {"rows": rows, "stability": stability.to_dicts()}
 
 
 def shown(found: dict[str, Any]) -> dict[str, Any]:
@@ -42,16 +41,17 @@ def shown(found: dict[str, Any]) -> dict[str, Any]:
 def chart(found: dict[str, Any]) -> alt.TopLevelMixin:
     """A point and its interval for each seed, origin and cosine."""
     rows = [row | {"level": f"cosine ≥ {row['cosine']:g}", "name": f"seed {row['seed']}"} for row in found["rows"]]
-    legend = alt.Legend(orient="bottom", title=None, labelLimit=320)
+    legend = alt.Legend(orient="bottom", title="features")
     base = alt.Chart(pl.DataFrame(rows)).encode(
         y=alt.Y("name:N", title=None),
         color=alt.Color("origin:N", scale=alt.Scale(domain=ORIGINS, range=[BLUE, VERMILION]), legend=legend),
-        shape=alt.Shape("origin:N", scale=alt.Scale(domain=ORIGINS, range=["square", "circle"]), legend=legend),
         yOffset=alt.YOffset("origin:N", sort=list(ORIGINS)),
     )
-    x = alt.X("share:Q", title="share of features with a counterpart", axis=alt.Axis(format="%"))
-    points = base.mark_point(filled=True, size=90, opacity=1).encode(x=x)
-    spread = base.mark_rule(strokeWidth=2).encode(x=x.copy(), x2="high:Q").encode(x="low:Q")
+    shape = alt.Shape("origin:N", scale=alt.Scale(domain=ORIGINS, range=["square", "circle"]), legend=legend)
+    whole = alt.Scale(domain=[0, 1])
+    share = alt.X("share:Q", title="share with a counterpart", axis=alt.Axis(format="%"), scale=whole)
+    points = base.mark_point(filled=True, size=90, opacity=1).encode(x=share, shape=shape)
+    spread = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q")
     panels = (spread + points).properties(width=300, height=110).facet(alt.Facet("level:N", title=None), columns=2)
     subtitle = "share of each origin's features that a dictionary trained from another seed has too; 95 % intervals"
     return panels.properties(title=alt.Title("What forms in training is found again", subtitle=subtitle))
