@@ -94,7 +94,7 @@ def kin(run: Run) -> Spec:
     labels = dict(zip(LABELS, (GREEN, SKY, VERMILION, ORANGE), strict=True))
     colour = alt.Color(
         "kind:N",
-        title="to the nearest earlier feature",
+        title="nearest earlier feature",
         scale=alt.Scale(domain=list(labels), range=list(labels.values())),
     )
     lineage = run.analysis("lineage")
@@ -212,7 +212,7 @@ def trajectory(run: Run, feature: int, trajectories: pl.DataFrame) -> Spec:
 
 def dimensions(run: Run) -> Spec:
     """The share of the dimensions that living features fill, beside random directions with the same norms."""
-    names = {"total": "the features alive there", "random": "random directions with their norms"}
+    names = {"total": "the features alive there", "random": "random, with their norms"}
     table = run.table("dimensions").filter(pl.col("alive_threshold") == run.study.measure.alive_threshold)
     long = table.unpivot(list(names), index=["step", "features"], variable_name="name", value_name="share")
     long = long.with_columns(directions=pl.col("name").replace_strict(names))

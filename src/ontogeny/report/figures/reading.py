@@ -89,7 +89,7 @@ def complexity(run: Run) -> Spec:
     for name in measured:
         shown = means.filter(measure=MEASURES[name]).drop("spread", "half")
         x = alt.X("interval:O", title="born in (previous snapshot, snapshot], steps", sort=labels,
-                  scale=alt.Scale(domain=labels), axis=alt.Axis(labelAngle=-45))  # fmt: skip
+                  scale=alt.Scale(domain=labels), axis=alt.Axis(labelAngle=-45, labelOverlap=True))  # fmt: skip
         base = alt.Chart(shown).encode(x=x)
         rules = base.mark_rule(color=GREY).encode(y=alt.Y("low:Q", title="mean"), y2="high:Q")
         points = base.mark_point(filled=True, color=BLUE, opacity=1).encode(

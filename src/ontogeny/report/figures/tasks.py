@@ -43,13 +43,14 @@ def learned(run: Run) -> list[str]:
     return last["task"].to_list()
 
 
-def _of_task(tasks: list[str]) -> dict[str, Any]:
-    """Colour and shape of a task, the same in every figure."""
+def _of_task(tasks: list[str], *, drawn: list[str] | None = None) -> dict[str, Any]:
+    """Colour and shape of a task, the same in every figure; a legend of those that are drawn, or of all."""
+    legend = alt.Undefined if drawn is None else alt.Legend(values=drawn)
     colours = [COLOURS[place % len(COLOURS)] for place in range(len(tasks))]
     shapes = [SHAPES[(place + place // len(COLOURS)) % len(SHAPES)] for place in range(len(tasks))]
     return {
-        "color": alt.Color("task:N", title="task", scale=alt.Scale(domain=tasks, range=colours)),
-        "shape": alt.Shape("task:N", title="task", scale=alt.Scale(domain=tasks, range=shapes)),
+        "color": alt.Color("task:N", title="task", scale=alt.Scale(domain=tasks, range=colours), legend=legend),
+        "shape": alt.Shape("task:N", title="task", scale=alt.Scale(domain=tasks, range=shapes), legend=legend),
     }
 
 
@@ -305,7 +306,8 @@ def elsewhere(run: Run) -> Spec:
 def half_margin(run: Run) -> Spec:
     """How many leading features half of the margin depends on, at each snapshot."""
     table = run.table("half_margin").drop_nulls("features")
-    base = alt.Chart(table).encode(x=step_axis(run.steps), **_of_task(names(run)))
+    drawn = [name for name in names(run) if name in set(table["task"])]
+    base = alt.Chart(table).encode(x=step_axis(run.steps), **_of_task(names(run), drawn=drawn))
     y = alt.Y("features:Q", title="features", scale=scale_of(table, type="log"))
     lines = base.mark_line().encode(y=y, shape=alt.value("circle"))
     points = base.mark_point(filled=True, opacity=1, size=45).encode(
