@@ -63,8 +63,8 @@ bench-gpu: $(STAMP)  ## kernels beside PyTorch's and whole steps on a GPU (OUT=F
 agreement: $(STAMP)  ## series, crosscoder, triplet and aligned SAEs on the reference suite: write docs/agreement.md (hours)
 	$(BIN)/python -m benchmarks.agreement
 
-gallery: $(STAMP)  ## case studies of the reference suite: write docs/gallery.md (hours)
-	$(BIN)/python -m benchmarks.gallery
+gallery: $(STAMP)  ## case studies of the reference suite (CASE=collapse or seeds; hours): write docs/gallery.md
+	$(BIN)/python -m benchmarks.gallery $(CASE)
 
 interop: $(STAMP)  ## other tools, each in an environment of its own, read our files and we theirs
 	$(BIN)/python -m benchmarks.interop

@@ -40,12 +40,12 @@ def write_page(measured: Measured) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("cases", nargs="*", choices=[*CASES, []], default=list(CASES))
+    parser.add_argument("cases", nargs="*", choices=[*CASES, []], default=[])
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
     parser.add_argument("--page", action="store_true", help="write the page from what was measured")
     arguments = parser.parse_args()
     measured = Measured("gallery")
-    for name in () if arguments.page else arguments.cases:
+    for name in () if arguments.page else arguments.cases or CASES:
         measured.add(name, measure(CASES[name], arguments.runs))
     write_page(measured)
 
