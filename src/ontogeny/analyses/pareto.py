@@ -18,7 +18,7 @@ def pareto(run: Run) -> pl.DataFrame:
     """The table `pareto`: a row per dictionary and compared snapshot.
 
     All are BatchTopK, trained as the run's own but for their features, k and tokens; each is kept once it is trained.
-    Those of one size are measured together, in no more memory than training one of them takes.
+    Those of one size are measured together, so that the models read the held-out tokens once for all of them.
     """
     from ontogeny.activations.harvest import harvester_of
     from ontogeny.dictionaries.variants import batch_topk
