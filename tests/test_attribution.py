@@ -24,6 +24,7 @@ from ontogeny.errors import ConfigError
 from ontogeny.features.matching import Match
 from ontogeny.report.page import _leading_effects
 from ontogeny.run import Run
+from ontogeny.stages import STAGES
 from ontogeny.study import run_study
 from ontogeny.tasks import open_task
 from ontogeny.tasks.task import UNALIGNED
@@ -212,6 +213,22 @@ def test_tables_go_with_the_tasks(task_run: Run, tmp_path: Path) -> None:
     run = run_study(study, out=folder, say=lambda line: None)
     assert not (folder / "effects.parquet").exists()
     assert 'id="tasks"' not in run.report_path.read_text(encoding="utf-8")
+
+
+def test_task_files_count_by_what_they_hold_wherever_they_lie(task_run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(task_run.folder, folder)
+    run = Run(folder)
+    keys = []
+    for place, text in (("here", "one"), ("there", "one"), ("there", "two")):
+        file = tmp_path / place / "t.jsonl"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        values = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
+        values["attribution"] = {"tasks": [{"family": "sva", "files": str(file)}]}
+        (folder / "study.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+        keys.append(STAGES["attribute"].key(run))
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_the_command_prints_tasks_and_asks_for_them(

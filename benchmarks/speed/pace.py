@@ -20,7 +20,7 @@ from ontogeny.activations.stream import ActivationStream, stream_of
 from ontogeny.config.study import load_study
 from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.loop import numerics
-from ontogeny.plan.pace import Pace, measure_pace
+from ontogeny.plan.pace import measure_pace
 from ontogeny.plan.plan import plan_study
 from ontogeny.run import Run
 from ontogeny.study import run_study
@@ -73,22 +73,23 @@ def measure(name: str, snapshots: int, tokens: int) -> list[dict[str, Any]]:
     }  # fmt: skip
     study = study.model_copy(update=changes)
     with tempfile.TemporaryDirectory() as folder:
-        foretold = measure_pace(plan_study(study, folder))
         run = run_study(study, out=folder, until="pretrain", say=lambda _: None)
-        return [row | {"snapshots": snapshots, "tokens": tokens} for row in _trainings(run, foretold)]
+        return [row | {"snapshots": snapshots, "tokens": tokens} for row in _trainings(run)]
 
 
-def _trainings(run: Run, foretold: Pace) -> Iterator[dict[str, Any]]:
-    """The same training three times: from the models, from the models into a store, from the store."""
-    storing = foretold.harvest + foretold.write
-    for way, read in {"streamed": foretold.harvest, "storing": storing, "stored": foretold.read}.items():
+def _trainings(run: Run) -> Iterator[dict[str, Any]]:
+    """The same training three times: from the models, from the models into a store, from the store; each foretold
+    right before it is done."""
+    tokens = run.study.train.steps * run.study.train.batch_size
+    for way in ("streamed", "storing", "stored"):
+        pace = measure_pace(plan_study(run.study, run.folder))
+        read = {"streamed": pace.harvest, "storing": pace.harvest + pace.write, "stored": pace.read}[way]
         batches = Timed(stream_of(run, stored=way != "streamed"))
         started = time.perf_counter()
         train_crosscoder(batches, run.study.crosscoder)
         seconds = time.perf_counter() - started
-        tokens = run.study.train.steps * run.study.train.batch_size
-        expected = tokens * (read + foretold.train)
-        yield {"way": way, "foretold": expected, "measured": seconds, "waited": batches.waited / seconds}
+        foretold = tokens * (read + pace.train)
+        yield {"way": way, "foretold": foretold, "measured": seconds, "waited": batches.waited / seconds}
 
 
 if __name__ == "__main__":

@@ -196,9 +196,15 @@ def _analyse(run: Run) -> list[Path]:
 
 
 def _attribute_key(run: Run) -> str:
+    """The tasks' files count by name and content, wherever they lie."""
     asked = run.study.attribution
-    files = () if asked is None else [content_state(path) for task in asked.tasks for path in expand(task.patterns)]
-    return fingerprint(asked, files, _measure_key(run))
+    if asked is None:
+        return fingerprint(None, _measure_key(run))
+    files = [
+        (task.title, [(path.name, *content_state(path)) for path in expand(task.patterns)]) for task in asked.tasks
+    ]
+    settings = asked.model_copy(update={"tasks": [task.model_copy(update={"files": None}) for task in asked.tasks]})
+    return fingerprint(settings, files, _measure_key(run))
 
 
 def _attribute(run: Run) -> list[Path]:

@@ -40,7 +40,7 @@ class PretrainConfig(Settings):
     """Steps to save; `log`: 0, the powers of two, and the last."""
     held_out_sequences: Positive = 64
     repeat_share: Share = 0.0
-    """Of the contexts in which a passage stands a second time later on: what makes small models learn induction."""
+    """Of the contexts in which a passage is said again and again until their end: what induction is learned from."""
     seed: int = 0
 
     @property

@@ -33,7 +33,7 @@ class SequenceBatches:
     """Batches of token ids [batch, position], padding marked, in an order drawn anew each epoch; resumable.
 
     Args:
-        repeat_share: of the sequences in which a passage, drawn anew each time, stands a second time later on.
+        repeat_share: of the sequences in which a passage, drawn anew each time, is said again until they end.
     """
 
     def __init__(self, corpus: Corpus, *, batch_size: int, seed: int, repeat_share: float = 0.0) -> None:
@@ -66,17 +66,17 @@ class SequenceBatches:
 
 
 def repeat_passage(tokens: Int[Tensor, " position"], draw: np.random.Generator) -> None:
-    """Put a copy of a passage over what stands later in the same sequence, both places and its length drawn; in place.
+    """Say a passage of the first half of a sequence again and again until its end, place and length drawn; in place.
 
-    Sequences of fewer than `2 · LEAST_PASSAGE` tokens after the start token stay as they are.
+    Sequences of fewer than `4 · LEAST_PASSAGE` tokens after the start token stay as they are.
     """
     n = int((tokens != IGNORED).sum())
-    if n - 1 < 2 * LEAST_PASSAGE:
+    if n - 1 < 4 * LEAST_PASSAGE:
         return
-    length = int(draw.integers(LEAST_PASSAGE, (n - 1) // 2 + 1))
-    first = int(draw.integers(1, n - 2 * length + 1))
-    second = int(draw.integers(first + length, n - length + 1))
-    tokens[second : second + length] = tokens[first : first + length].clone()
+    length = int(draw.integers(LEAST_PASSAGE, n // 4 + 1))
+    first = int(draw.integers(1, n // 2 - length + 1))
+    end = first + length
+    tokens[end:n] = tokens[first:end].repeat(-(-(n - end) // length))[: n - end]
 
 
 def padded(corpus: Corpus, sequences: np.ndarray) -> Int[Tensor, "batch position"]:

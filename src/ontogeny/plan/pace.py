@@ -2,9 +2,9 @@
 
 Models have random weights of the study's shapes. The dictionary has as many features as a short trial allows, and twice
 those, and a line through both goes on to the study's number. Where codes are dense at first (relu, jumprelu) the trial
-sees that beginning and forecasts too slow a pace; features that die cost more than it sees. A suite that loads its
-models again for every window (suite.memory_gb) takes longer than this says, and so does a store that the system does
-not hold in memory.
+sees that beginning and forecasts too slow a pace; where more than one in a hundred features die, it forecasts too fast
+a one. A suite that loads its models again for every window (suite.memory_gb) takes longer than this says, and so does a
+store that the system does not hold in memory.
 """
 
 import math
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ontogeny.activations.store import ActivationStore, rounded
-from ontogeny.config.learner import CrosscoderConfig
+from ontogeny.dictionaries.start import initial_crosscoder, norm_scale_of
 from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.loop import numerics
 from ontogeny.models.hookpoints import read_hookpoint, truncate
@@ -39,6 +39,8 @@ SPARSE = 16
 TRIAL_BYTES = 64e6
 """Of the rows that are written and read."""
 WARM, TIMED = 2, 4
+DEAD, FAR = 0.01, 100.0
+"""Share of the features that are dead in a trial, as some are in a training, and how low their biases are for that."""
 
 
 class Pace(NamedTuple):
@@ -193,9 +195,16 @@ def _train(plan: Plan) -> float:
 
 def _step(plan: Plan, rows: Tensor, n_features: int) -> float:
     """Seconds of a training step."""
-    settings = plan.study.crosscoder.model_dump() | {
-        "n_features": n_features, "steps": WARM + TIMED + 1, "norm_tokens": len(rows), "learning_rate": 1e-4,
-    }  # fmt: skip
+    config = plan.study.crosscoder.model_copy(
+        update={
+            "n_features": n_features, "steps": WARM + TIMED + 1, "norm_tokens": len(rows), "learning_rate": 1e-4,
+            "dead_after_tokens": 1, "aux_reach": 0.0,
+        }
+    )  # fmt: skip
+    scale = norm_scale_of(rows)
+    start = initial_crosscoder(config, rows * scale[:, None], scale)
+    with torch.no_grad():
+        start.b_enc[: math.ceil(DEAD * n_features)] = -FAR
     pulled: list[float] = []
 
     def batches() -> Iterator[Tensor]:
@@ -203,7 +212,7 @@ def _step(plan: Plan, rows: Tensor, n_features: int) -> float:
             pulled.append(time.perf_counter())
             yield rows
 
-    train_crosscoder(batches(), CrosscoderConfig(**settings), stage="trial")
+    train_crosscoder(batches(), config, stage="trial", start=start)
     return median(b - a for a, b in pairwise(pulled[WARM:]))
 
 
