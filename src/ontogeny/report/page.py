@@ -18,6 +18,8 @@ from ontogeny.run import Run, write_text
 
 MAX_CARDS_PER_BIRTH, MAX_CARDS = 4, 24
 DENSITY_RANGE = (2e-4, 0.05)
+PADDING = {"left": 5, "top": 5, "bottom": 5, "right": 24}
+"""Of a figure in a file, in pixels: a viewer's letters may be wider than those that it was laid out with."""
 TOP_EXAMPLES, OWN_EXAMPLES, LOGIT_TOKENS, SNAPSHOTS_PER_CARD, EFFECTS = 6, 3, 8, 5, 3
 
 
@@ -28,7 +30,7 @@ def write_figures(run: Run, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     drawn = {folder / f"{name}.svg": draw for name, draw in figures.drawn(run).items()}
     for path, draw in drawn.items():
-        write_text(path, vl_convert.vegalite_to_svg(draw(run)))
+        write_text(path, vl_convert.vegalite_to_svg(draw(run) | {"padding": PADDING}))
     return list(drawn)
 
 

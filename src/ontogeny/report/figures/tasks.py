@@ -45,7 +45,7 @@ def learned(run: Run) -> list[str]:
 
 def _of_task(tasks: list[str], *, drawn: list[str] | None = None) -> dict[str, Any]:
     """Colour and shape of a task, the same in every figure; a legend of those that are drawn, or of all."""
-    legend = alt.Undefined if drawn is None else alt.Legend(values=drawn)
+    legend = alt.Legend(labelLimit=220, values=alt.Undefined if drawn is None else drawn)
     colours = [COLOURS[place % len(COLOURS)] for place in range(len(tasks))]
     shapes = [SHAPES[(place + place // len(COLOURS)) % len(SHAPES)] for place in range(len(tasks))]
     return {
@@ -306,10 +306,13 @@ def elsewhere(run: Run) -> Spec:
 def half_margin(run: Run) -> Spec:
     """How many leading features half of the margin depends on, at each snapshot."""
     table = run.table("half_margin").drop_nulls("features")
-    drawn = [name for name in names(run) if name in set(table["task"])]
-    base = alt.Chart(table).encode(x=step_axis(run.steps), **_of_task(names(run), drawn=drawn))
+    tasks = names(run)
+    drawn = [name for name in tasks if name in set(table["task"])]
+    base = alt.Chart(table).encode(x=step_axis(run.steps), **_of_task(tasks, drawn=drawn))
     y = alt.Y("features:Q", title="features", scale=scale_of(table, type="log"))
-    lines = base.mark_line().encode(y=y, shape=alt.value("circle"))
+    dashes = [[1, 0] if place < len(COLOURS) else [5, 3] for place in range(len(tasks))]
+    dash = alt.StrokeDash("task:N", scale=alt.Scale(domain=tasks, range=dashes), legend=None)
+    lines = base.mark_line().encode(y=y, shape=alt.value("circle"), strokeDash=dash)
     points = base.mark_point(filled=True, opacity=1, size=45).encode(
         y=y, tooltip=["task", "step", "features", "active"]
     )
@@ -356,7 +359,10 @@ def turnover(run: Run) -> Spec:
     table = run.table("overlap").filter(pl.col("kind") == "snapshots", pl.col("other_step") == last)
     base = alt.Chart(table).encode(x=step_axis(run.steps), **_of_task(names(run)))
     y = alt.Y("overlap:Q", title="share of both sets in both (Jaccard)", scale=alt.Scale(domain=[0, 1]))
-    lines = base.mark_line().encode(y=y, shape=alt.value("circle"))
+    tasks = names(run)
+    dashes = [[1, 0] if place < len(COLOURS) else [5, 3] for place in range(len(tasks))]
+    dash = alt.StrokeDash("task:N", scale=alt.Scale(domain=tasks, range=dashes), legend=None)
+    lines = base.mark_line().encode(y=y, shape=alt.value("circle"), strokeDash=dash)
     points = base.mark_point(filled=True, opacity=1, size=45).encode(
         y=y, tooltip=["task", "step", alt.Tooltip("overlap", format=".2f"), alt.Tooltip("expected", format=".3f")]
     )
