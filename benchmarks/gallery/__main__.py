@@ -1,6 +1,6 @@
 """Case studies of the reference suite: `make gallery` writes docs/gallery.md. Each can be made alone.
 
-Usage: python -m benchmarks.gallery [collapse|seeds] [--runs FOLDER] [--page]
+Usage: python -m benchmarks.gallery [collapse|kinds|seeds] [--runs FOLDER] [--page]
 """
 
 import argparse
@@ -9,13 +9,14 @@ from types import ModuleType
 
 import jinja2
 import vl_convert
-from benchmarks.gallery import collapse, seeds
+from benchmarks.gallery import collapse, kinds, seeds
 from benchmarks.measured import Measured
 
+from ontogeny.report.page import PADDING
 from ontogeny.study import run_study
 
 ROOT = Path(__file__).resolve().parents[2]
-CASES: dict[str, ModuleType] = {"collapse": collapse, "seeds": seeds}
+CASES: dict[str, ModuleType] = {"collapse": collapse, "kinds": kinds, "seeds": seeds}
 
 
 def measure(case: ModuleType, runs: Path) -> dict:
@@ -31,7 +32,8 @@ def write_page(measured: Measured) -> None:
     found = {name: measured[name] for name in CASES if name in measured}
     for name, facts in found.items():
         image = ROOT / "docs" / "images" / f"gallery-{name}.svg"
-        image.write_text(vl_convert.vegalite_to_svg(CASES[name].chart(facts).to_json()), encoding="utf-8")
+        drawn = CASES[name].chart(facts).to_dict() | {"padding": PADDING}
+        image.write_text(vl_convert.vegalite_to_svg(drawn), encoding="utf-8")
     text = environment.get_template("page.md.j2").render(
         **{name: CASES[name].shown(facts) for name, facts in found.items()}
     )
