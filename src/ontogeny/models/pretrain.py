@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 IGNORED = -100
-LEAST_PASSAGE = 8
+LEAST_PASSAGE = 4
 
 
 class SequenceBatches:
@@ -66,15 +66,16 @@ class SequenceBatches:
 
 
 def repeat_passage(tokens: Int[Tensor, " position"], draw: np.random.Generator) -> None:
-    """Say a passage of the first half of a sequence again and again until its end, place and length drawn; in place.
+    """Say a passage of a sequence's first half again and again until its end; in place.
 
-    Sequences of fewer than `4 · LEAST_PASSAGE` tokens after the start token stay as they are.
+    Its place is drawn from the first quarter, its length evenly over the logarithm up to a quarter. Sequences of fewer
+    than `4 · LEAST_PASSAGE` tokens stay as they are.
     """
     n = int((tokens != IGNORED).sum())
-    if n - 1 < 4 * LEAST_PASSAGE:
+    if n < 4 * LEAST_PASSAGE:
         return
-    length = int(draw.integers(LEAST_PASSAGE, n // 4 + 1))
-    first = int(draw.integers(1, n // 2 - length + 1))
+    first = int(draw.integers(1, n // 4 + 1))
+    length = int(np.exp(draw.uniform(np.log(LEAST_PASSAGE), np.log(n // 4 + 1))))
     end = first + length
     tokens[end:n] = tokens[first:end].repeat(-(-(n - end) // length))[: n - end]
 
