@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -379,3 +380,24 @@ def test_where_nothing_changes_features_matter_equally_at_every_snapshot(small_r
     assert matters.sum() >= 5
     assert 0 < np.median(np.abs(share - 0.5)) < 0.02
     assert np.abs(share - 0.5).max() < 0.1
+
+
+@pytest.mark.shared
+def test_relie_is_a_half_where_the_reference_suite_does_not_change(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The no-change null of a real model: RelIE within .02 of a half for every feature that matters."""
+    suite = og.open_suite(shared / "suites" / "english-neox", steps=[5000])
+    tokenizer = suite.tokenizer()
+    monkeypatch.setenv("ONTOGENY_CACHE", str(tmp_path))
+    corpus = og.open_corpus(shared / "data" / "corpus" / "valid" / "openstax.jsonl.xz", tokenizer=tokenizer)
+    stream = og.stream_activations(suite, corpus, hookpoint="resid_post.2", batch_size=512, seed=0)
+    null = NoChange(stream, n_snapshots=2, seed=0)
+    crosscoder = og.CrosscoderConfig(n_features=512, k=8, steps=600, decoder_start="independent")
+    undone = null.undone(og.train_crosscoder(null, crosscoder))
+    task = open_task(TaskConfig(family="agreement_simple", items=80), tokenizer=tokenizer)
+    found = indirect_effects(suite.only([0, 0]), undone, task=task, hookpoint="resid_post.2", bootstrap=10)
+    size = np.abs(found.array).sum(0)
+    share = og.relie(found.array)[size > 0.05 * size.max()]
+    assert len(share) >= 3
+    assert 0 < np.abs(share - 0.5).max() < 0.02
