@@ -20,7 +20,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from ontogeny.activations.store import ActivationStore, rounded
+from ontogeny.activations.store import ActivationStore
 from ontogeny.dictionaries.start import initial_crosscoder, norm_scale_of
 from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.loop import numerics
@@ -36,8 +36,8 @@ TRIAL_FLOP = 1e11
 """Of one product of a trial's training step."""
 SPARSE = 16
 """Times k: as many features as keep the codes of a trial sparse."""
-TRIAL_BYTES = 64e6
-"""Of the rows that are written and read."""
+TRIAL_BYTES, WINDOW_BYTES = 64e6, 512e6
+"""Of the rows that are written and read; at most, of the window that harvested rows are scattered over."""
 WARM, TIMED = 2, 4
 DEAD, FAR = 0.01, 100.0
 """Share of the features that are dead in a trial, as some are in a training, and how low their biases are for that."""
@@ -170,8 +170,10 @@ def _harvest(plan: Plan) -> float:
     model = model.to(_device()).eval()
     shape = (study.train.model_batch_size, study.corpus.sequence_length)
     tokens = torch.randint(plan.model.vocabulary, shape, device=_device())
-    rows = torch.empty(tokens.numel(), min(plan.n_snapshots, 8), plan.model.width, device=_device())
-    target = torch.randperm(tokens.numel(), device=_device())
+    window = max(tokens.numel(), study.train.window_tokens)
+    snapshots = max(1, min(plan.n_snapshots, int(WINDOW_BYTES / (4 * window * plan.model.width))))
+    rows = torch.empty(window, snapshots, plan.model.width, device=_device())
+    target = torch.randperm(window, device=_device())[: tokens.numel()]
 
     @torch.no_grad()
     def work() -> None:
@@ -229,7 +231,8 @@ def _store(plan: Plan) -> tuple[float, float]:
             n_sequences=sequences, max_bytes=2 * rows.nbytes,
         )  # fmt: skip
         started = time.perf_counter()
-        store.add(numbers, lengths, rounded(rows, store.dtype))
+        fresh = store.view(list(range(n))).take(numbers, lengths, rows)
+        rows[target.flatten()] = fresh
         write = time.perf_counter() - started
 
         def read() -> None:
