@@ -40,7 +40,7 @@ def main() -> None:
         adam(entries.sums_by_column(left, score), plain, *expected, **numbers)
     same = [float((one == other).double().mean()) for one, other in zip(kept, expected, strict=True)]
     for name, found, expected in (
-        ("above", on_gpu.above(pre, weight, bound), (places, score)),
+        ("above", on_gpu.above(pre, torch.zeros_like(weight), weight, bound), (places, score)),
         ("order", on_gpu.order(index, entries.column_starts), order),
         ("sums", on_gpu.sums(right, index, score, starts), entries.sums_by_row(right, score)),
         ("products", on_gpu.products(left, right, index, starts), entries.products(left, right)),

@@ -16,6 +16,7 @@ from ontogeny.dictionaries import compiled, on_gpu
 from ontogeny.dictionaries.activation_functions import ACTIVATIONS
 from ontogeny.dictionaries.adam import Adam, adam
 from ontogeny.dictionaries.kernels import Entries, above, column_sums, decode, fastest, norms, read, rows_at, using
+from ontogeny.dictionaries.places import rounded_outputs
 from ontogeny.dictionaries.rounding import bfloat16_at_random, random_bits
 from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.errors import TrainingError
@@ -364,13 +365,48 @@ def test_adam_with_bfloat16_moments_makes_the_same_steps_by_either_kernels(
 def test_training_with_compiled_kernels_follows_pytorchs() -> None:
     planted = plant(n_features=60, n_snapshots=4, d_model=32, active=4.0, seed=1)
     found = []
-    for name in ("torch", "compiled", "auto"):
+    for name in ("torch", "compiled", "searching", "auto"):
         config = CrosscoderConfig(n_features=80, k=4, steps=60, kernels=name)
         found.append(train_crosscoder(planted.batches(256), config))
+    by_name = dict(zip(("compiled", "searching"), found[1:3], strict=True))
     for key, value in found[0].tensors().items():
-        torch.testing.assert_close(found[1].tensors()[key], value, rtol=1e-3, atol=1e-4)
-        assert torch.equal(found[1].tensors()[key], found[2].tensors()[key])
+        for one in by_name.values():
+            torch.testing.assert_close(one.tensors()[key], value, rtol=1e-3, atol=1e-4)
+        assert torch.equal(found[3].tensors()[key], by_name[fastest(CPU)].tensors()[key])
     assert not torch.equal(found[0].W_enc, found[1].W_enc)
+    assert not torch.equal(found[1].W_enc, found[2].W_enc)
+
+
+@pytest.mark.parametrize("mean", [0.0, 5.0])
+@pytest.mark.parametrize("activation", ["topk", "batch_topk"])
+def test_rounded_outputs_tell_the_places_of_exact_ones_or_nothing(activation: str, mean: float, kernels: str) -> None:
+    row, draw, told = ACTIVATIONS[activation], torch.Generator().manual_seed(0), 0
+    assert row.search is not None
+    for tokens, features, width, k in ((64, 200, 300, 8), (300, 650, 70, 12), (17, 40, 500, 3), (1, 90, 20, 2)):
+        centre, spread = mean * torch.randn(width, generator=draw), 0.1 * torch.randn(features, generator=draw)
+        rows = torch.randn(features, width, generator=draw) / width**0.5
+        x, b_enc = torch.randn(tokens, width, generator=draw) + centre, spread - rows @ centre
+        weight = torch.rand(features, generator=draw) + 0.5
+        rounded, pre = rounded_outputs(x, rows, b_enc, centre=centre), torch.addmm(b_enc, x, rows.T)
+        assert 1e-4 < (rounded.values + rounded.bias - pre).abs().max() < 0.1
+        found = row.search(rounded, weight=weight, k=k)
+        if found is not None:
+            assert torch.equal(found.places, row.places(pre, weight=weight, k=k))
+            torch.testing.assert_close(found.outputs, pre.flatten()[found.places], rtol=1e-4, atol=1e-4)
+            told += 1
+    assert told >= 2
+    alike = rows[:1] + 1e-5 * torch.randn(rows.shape, generator=draw)
+    assert row.search(rounded_outputs(x, alike, b_enc * 0, centre=centre), weight=torch.ones_like(weight), k=k) is None
+
+
+@compiles
+def test_where_rounded_outputs_cannot_tell_exact_ones_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    planted = plant(n_features=60, n_snapshots=4, d_model=32, active=4.0, seed=1)
+    config = CrosscoderConfig(n_features=80, k=4, steps=20, kernels="compiled")
+    expected = train_crosscoder(planted.batches(256), config)
+    monkeypatch.setattr("ontogeny.dictionaries.places.SURE", 1e9)
+    found = train_crosscoder(planted.batches(256), config.model_copy(update={"kernels": "searching"}))
+    assert torch.equal(found.W_dec, expected.W_dec)
 
 
 def test_without_a_compiler_there_is_pytorch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -395,8 +431,9 @@ def test_sums_over_entries_by_hand(kernels: str) -> None:
     code, rows = torch.tensor([2.0, 3.0, 4.0, 5.0]), torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     assert decode(code, rows, entries=entries).tolist() == [[0, 2], [4, 7], [0, 0], [5, 5]]
     assert column_sums(code, entries=entries).tolist() == [0, 5, 9]
-    pre = torch.arange(12.0).view(4, 3)
-    assert read(pre, torch.zeros(3, 3), torch.zeros(3), pre=pre, entries=entries).tolist() == [1, 4, 5, 11]
+    x, bias = torch.arange(12.0).view(4, 3), torch.tensor([0.0, 10.0, 20.0])
+    assert read(x, torch.eye(3), bias, known=None, entries=entries).tolist() == [11, 14, 25, 31]
+    assert read(x, torch.eye(3), bias, known=code, entries=entries).tolist() == [2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("gate", ["shared", "per_snapshot"])

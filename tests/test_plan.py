@@ -134,16 +134,6 @@ def test_has_no_part_in_batch_snapshot_and_feature(text_file: Path, tmp_path: Pa
     assert mixed == 0
 
 
-def test_a_bfloat16_encoder_takes_a_copy(text_file: Path, tmp_path: Path) -> None:
-    peaks = []
-    for dtype in ("float32", "bfloat16"):
-        train = {"tokens": 10_000, "batch_size": 1000, "encode_dtype": dtype}
-        study = load_study(study_file(tmp_path, text_file, dictionary={"n_features": 1000, "k": 8}, train=train))
-        plan = Plan(study, tmp_path, Model(32, 64, 1, 2, 512), n_snapshots=3, corpus=None, config={})
-        peaks.append(plan.peak("train"))
-    assert peaks[1] - peaks[0] == 2 * 3 * 32 * 1000
-
-
 def test_counts_the_larger_dictionaries_that_are_held_against_others(text_file: Path, tmp_path: Path) -> None:
     def plan(**changes: object) -> Plan:
         return plan_study(load_study(study_file(tmp_path, text_file, **changes)), tmp_path / "run")

@@ -80,9 +80,10 @@ class OptimisationConfig(Settings):
     encode_dtype: Literal["float32", "bfloat16"] = "float32"
     """`bfloat16`: which features are active is found by products of that precision, faster where a processor has them;
     the codes of those that are found are float32."""
-    kernels: Literal["auto", "compiled", "torch"] = "auto"
+    kernels: Literal["auto", "searching", "compiled", "torch"] = "auto"
     """What makes products with few active entries: functions that this machine's C compiler builds at their first use,
-    or PyTorch's; `auto`: compiled ones where there is a compiler. Results differ in their last bits."""
+    or PyTorch's; `searching`: compiled ones, and TopK's and BatchTopK's active entries are searched for by bfloat16
+    products and told by exact ones; `auto`: the fastest here. Results differ in their last bits."""
     moments: Literal["float32", "bfloat16"] = "float32"
     """Of Adam, for encoder and decoder: `bfloat16` ones take half the memory; they are rounded at random, so that small
     changes are not lost."""

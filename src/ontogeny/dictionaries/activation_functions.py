@@ -8,15 +8,24 @@ compete by or are held against a threshold with; `k`; `threshold` [feature], on 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ontogeny.dictionaries.kernels import above
+from ontogeny.dictionaries.places import (
+    Found,
+    Rounded,
+    batch_topk_places,
+    batch_topk_search,
+    checked,
+    jumprelu_places,
+    positive_places,
+    topk_mask,
+    topk_places,
+    topk_search,
+)
 from ontogeny.ranks import ALONE, Ranks
 
 BANDWIDTH = 4.0
-CANDIDATES = 3
-"""Times k: how many of a row's values are looked at before all of them are."""
 
 
 @runtime_checkable
@@ -36,6 +45,13 @@ class PlacesFunction(Protocol):
     ) -> Tensor: ...  # fmt: skip
 
 
+@runtime_checkable
+class SearchFunction(Protocol):
+    """The same by rounded outputs, and the exact ones there; None where rounded ones cannot tell."""
+
+    def __call__(self, rounded: Rounded, *, weight: Tensor, k: int) -> Found | None: ...
+
+
 class Activation(NamedTuple):
     """One row of the registry.
 
@@ -46,6 +62,7 @@ class Activation(NamedTuple):
         needs_k: whether k must be given.
         threshold: `none`, `learned` (a parameter), or `estimated` (from training, for inference alone).
         gates: the gates it can be used with.
+        search: the same entries as `places`, from rounded outputs; None where there is no such way.
     """
 
     training: ActivationFunction
@@ -55,6 +72,7 @@ class Activation(NamedTuple):
     needs_k: bool = False
     threshold: str = "none"
     gates: tuple[str, ...] = ("shared",)
+    search: SearchFunction | None = None
 
 
 def relu(
@@ -83,9 +101,9 @@ def topk(
         ValueError: k does not lie in 1..feature.
     Source: Gao et al. 2024, arXiv 2406.04093.
     """
-    k = _checked(k, pre.shape[1])
+    k = checked(k, pre.shape[1])
     with torch.no_grad():
-        kept = _topk_mask(pre if weight is None else pre * weight, k)
+        kept = topk_mask(pre if weight is None else pre * weight, k)
     return pre * kept
 
 
@@ -106,7 +124,7 @@ def batch_topk(
         ValueError: k does not lie in 1..feature.
     Source: Bussmann et al. 2024, arXiv 2412.06410.
     """
-    k = _checked(k, pre.shape[1])
+    k = checked(k, pre.shape[1])
     with torch.no_grad():
         kept = torch.zeros(pre.numel(), dtype=torch.bool, device=pre.device)
         kept[batch_topk_places(pre, weight=torch.ones_like(pre[0]) if weight is None else weight, k=k)] = True
@@ -171,99 +189,6 @@ class _Jump(torch.autograd.Function):
         return grad * ((u > threshold) & (weight > 0)), None, of_threshold
 
 
-def _checked(k: int | None, n_features: int) -> int:
-    if k is None or not 1 <= k <= n_features:
-        raise ValueError(f"k = {k} does not lie in 1..{n_features}")
-    return k
-
-
-def _candidates(
-    pre: Float[Tensor, "batch feature"], weight: Float[Tensor, " feature"], count: int
-) -> tuple[Int[Tensor, " entry"], Float[Tensor, " entry"]]:
-    """Places and scores of about the `count` largest positive ones: a sample of rows says where these begin."""
-    sample = (pre[:: max(1, len(pre) // 32)] * weight).flatten()
-    among = min(len(sample), count * len(sample) // pre.numel() + 1)
-    least = sample.topk(among, sorted=False).values.min()
-    return above(pre, weight, least.nextafter(least.new_tensor(-torch.inf)).clamp_min(0).expand_as(weight))
-
-
-def batch_topk_places(
-    pre: Float[Tensor, "batch feature"],
-    *,
-    weight: Float[Tensor, " feature"],
-    k: int | None = None,
-    threshold: Tensor | None = None,
-    ranks: Ranks = ALONE,
-) -> Int[Tensor, " entry"]:
-    """What `batch_topk` keeps: of equal scores all. With other ranks the largest of all features are kept."""
-    count = _checked(k, pre.shape[1] * ranks.size) * len(pre) * ranks.replicas
-    places, score = _candidates(pre, weight, int(1.3 * count))
-    if len(places) < count:
-        places, score = above(pre, weight, torch.zeros_like(weight))
-    own = score if ranks.alone or len(score) <= count else score.topk(count, sorted=False).values
-    every = ranks.gathered(own)
-    return places if len(every) <= count else places[score >= every.topk(count, sorted=False).values.min()]
-
-
-def topk_places(
-    pre: Float[Tensor, "batch feature"],
-    *,
-    weight: Float[Tensor, " feature"],
-    k: int | None = None,
-    threshold: Tensor | None = None,
-    ranks: Ranks = ALONE,
-) -> Int[Tensor, " entry"]:
-    """What `topk` keeps. Most rows have k values among the largest few k of the batch; only the others are searched.
-
-    With other ranks the largest of all features are kept.
-    """
-    (rows, columns), wanted = pre.shape, _checked(k, pre.shape[1] * ranks.size)
-    k = min(wanted, columns)
-    places, score = _candidates(pre, weight, min(CANDIDATES * k, columns) * rows)
-    row = places.div(columns, rounding_mode="floor")
-    table, counts = _by_row(score, row, rows, least=k)
-    kept = places[score >= table.topk(k, dim=1, sorted=False).values.amin(1)[row]]
-    short = (counts < k).nonzero()[:, 0]
-    if len(short):
-        kept = kept[(counts >= k)[kept.div(columns, rounding_mode="floor")]]
-        found = _topk_mask(pre.index_select(0, short) * weight, k).nonzero()
-        kept = torch.cat([kept, short[found[:, 0]] * columns + found[:, 1]]).sort().values
-    if ranks.size == 1:
-        return kept
-    row = kept.div(columns, rounding_mode="floor")
-    score = pre.flatten()[kept] * weight[kept - row * columns]
-    table, _ = _by_row(score, row, rows, least=wanted)
-    every = ranks.stacked(table[:, :wanted]).transpose(0, 1).flatten(1)
-    return kept[score >= every.topk(wanted, dim=1, sorted=False).values.amin(1)[row]]
-
-
-def _by_row(score: Tensor, row: Tensor, rows: int, *, least: int) -> tuple[Tensor, Tensor]:
-    """Scores of ascending rows side by side, -∞ after them [row, …] of `least` columns at least, and their numbers."""
-    counts = torch.bincount(row, minlength=rows)
-    rank = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
-    table = score.new_full((rows, max(least, int(counts.max()))), -torch.inf)
-    table[row, rank] = score
-    return table, counts
-
-
-def _topk_mask(score: Float[Tensor, "batch feature"], k: int) -> Bool[Tensor, "batch feature"]:
-    """Where each row's `k` largest positive values are, and those equal to the least of them."""
-    least = score.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
-    return (score >= least) & (score > 0)
-
-
-def positive_places(
-    pre: Float[Tensor, "batch feature"],
-    *,
-    weight: Float[Tensor, " feature"],
-    k: int | None = None,
-    threshold: Tensor | None = None,
-    ranks: Ranks = ALONE,
-) -> Int[Tensor, " entry"]:
-    """What `relu` keeps."""
-    return above(pre, torch.ones_like(weight), torch.zeros_like(weight))[0]
-
-
 def only_moves_threshold(u: Tensor, threshold: Tensor) -> Bool[Tensor, "..."]:
     """Where a JumpReLU is closed, but so near its threshold that it moves it."""
     return (u > (threshold - BANDWIDTH / 2).clamp_min(0)) & (u <= threshold)
@@ -273,19 +198,6 @@ def threshold_slope(threshold: Tensor, weight: Tensor) -> Tensor:
     """∂f/∂t of a JumpReLU near its threshold, -(t / ε) / weight; 0 where the weight underflows."""
     there = weight > torch.finfo(weight.dtype).tiny
     return torch.where(there, -threshold / (BANDWIDTH * torch.where(there, weight, 1.0)), 0.0)
-
-
-def jumprelu_places(
-    pre: Float[Tensor, "batch feature"],
-    *,
-    weight: Float[Tensor, " feature"],
-    k: int | None = None,
-    threshold: Float[Tensor, " feature"] | None = None,
-    ranks: Ranks = ALONE,
-) -> Int[Tensor, " entry"]:
-    """What `jumprelu` keeps."""
-    assert threshold is not None
-    return above(pre, weight, threshold)[0]
 
 
 def least_kept_score(code: Float[Tensor, "batch feature"], weight: Float[Tensor, " feature"]) -> Float[Tensor, ""]:
@@ -300,6 +212,14 @@ ACTIVATIONS: dict[str, Activation] = {
     "jumprelu": Activation(
         jumprelu, jumprelu, jumprelu_places, jumprelu, threshold="learned", gates=("shared", "per_snapshot")
     ),
-    "topk": Activation(topk, topk, topk_places, relu, needs_k=True),
-    "batch_topk": Activation(batch_topk, above_threshold, batch_topk_places, relu, needs_k=True, threshold="estimated"),
+    "topk": Activation(topk, topk, topk_places, relu, needs_k=True, search=topk_search),
+    "batch_topk": Activation(
+        batch_topk,
+        above_threshold,
+        batch_topk_places,
+        relu,
+        needs_k=True,
+        threshold="estimated",
+        search=batch_topk_search,
+    ),
 }

@@ -96,12 +96,12 @@ def adam(
     _call("adam", _shares_of(starts), *given, value, mean, square, *beside, *numbers)
 
 
-def above(values: Tensor, weight: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
-    rows, columns = values.shape
+def above(values: Tensor, bias: Tensor, weight: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
+    (rows, columns), halves = values.shape, int(values.dtype == torch.bfloat16)
     ends, room = _shares(rows), min(columns, ROOM)
     while True:
-        place, score = torch.empty(rows * room, dtype=torch.int64), values.new_empty(rows * room)
-        counts = _call("above", ends, values, columns, weight, bound, room, place, score)
+        place, score = torch.empty(rows * room, dtype=torch.int64), weight.new_empty(rows * room)
+        counts = _call("above", ends, values, halves, columns, bias, weight, bound, room, place, score)
         if min(counts) >= 0:
             break
         room = min(columns, 4 * room)

@@ -272,24 +272,42 @@ int64_t errors(int64_t first, int64_t last, const float *rows, int64_t n, int64_
     return 0;
 }
 
-/* Places in the flattened [row, column] where value · weight > bound, ascending, with these products: how many, or -2
-   where they do not fit. Written from first · room on; there has to be room for a row more than are found. */
-int64_t above(int64_t first, int64_t last, const float *values, int64_t columns, const float *weight,
-              const float *bound, int64_t room, int64_t *place, float *score) {
+INLINE float value_at(const int halves, const void *values, int64_t at) {
+    return halves ? from_half(((const uint16_t *)values)[at]) : ((const float *)values)[at];
+}
+
+INLINE int64_t above_of(const int halves, int64_t first, int64_t last, const void *values, int64_t columns,
+                        const float *bias, const float *weight, const float *bound, int64_t room, int64_t *place,
+                        float *score) {
     int64_t count = 0;
     place += first * room;
     score += first * room;
     for (int64_t r = first; r < last; r++) {
-        const float *row = values + r * columns;
         if (count + columns > (last - first) * room) return -2;
-        for (int64_t j = 0; j < columns; j++) {
-            const float s = row[j] * weight[j];
-            place[count] = r * columns + j;
-            score[count] = s;
-            count += s > bound[j];
+        for (int64_t at = 0; at < columns; at += LANES) {
+            const int64_t end = least(at + LANES, columns);
+            int some = end - at < LANES;
+            if (!some)
+                for (int64_t j = at; j < at + LANES; j++)
+                    some |= (value_at(halves, values, r * columns + j) + bias[j]) * weight[j] > bound[j];
+            for (int64_t j = at; some && j < end; j++) {
+                const float s = (value_at(halves, values, r * columns + j) + bias[j]) * weight[j];
+                place[count] = r * columns + j;
+                score[count] = s;
+                count += s > bound[j];
+            }
         }
     }
     return count;
+}
+
+/* Places in the flattened [row, column] where (value + bias) · weight > bound, ascending, with these products: how
+   many, or -2 where they do not fit. Values are float, or the upper halves of floats. Written from first · room on;
+   there has to be room for a row more than are found. */
+int64_t above(int64_t first, int64_t last, const void *values, int64_t halves, int64_t columns, const float *bias,
+              const float *weight, const float *bound, int64_t room, int64_t *place, float *score) {
+    if (halves) return above_of(1, first, last, values, columns, bias, weight, bound, room, place, score);
+    return above_of(0, first, last, values, columns, bias, weight, bound, room, place, score);
 }
 
 /* Entries in order of their columns, those of one column in their own; `next` holds where each column begins. */

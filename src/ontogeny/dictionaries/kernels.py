@@ -6,9 +6,10 @@ by a backend: compiled.py (kernels.c) on the CPU, on_gpu.py (Triton) on a GPU. G
 over the entries in order of features.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -20,7 +21,9 @@ from ontogeny.dictionaries import compiled, on_gpu
 from ontogeny.errors import TrainingError
 from ontogeny.ranks import ALONE, Ranks
 
-KERNELS = ("compiled", "torch")
+KERNELS = ("searching", "compiled", "torch")
+SEARCH_PAYS = 3.0
+"""Times as long as products in bfloat16 those in float32 have to take, for rounded outputs to be worth it."""
 
 
 @runtime_checkable
@@ -57,8 +60,9 @@ class Backend(Protocol):
         """
         ...
 
-    def above(self, values: Tensor, weight: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
-        """Ascending places in the flattened matrix where value · weight > bound, and these products."""
+    def above(self, values: Tensor, bias: Tensor, weight: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
+        """Ascending places in the flattened matrix where (value + bias) · weight > bound, and these products. `values`
+        are float32 or bfloat16."""
         ...
 
     def order(self, column: Tensor, starts: Tensor) -> Tensor:
@@ -73,7 +77,25 @@ _in_use: Backend | None = None
 
 def fastest(device: torch.device) -> str:
     """The fastest of KERNELS there."""
-    return "compiled" if _compiled_for(device) else "torch"
+    if _compiled_for(device) is None:
+        return "torch"
+    return "searching" if device.type == "cpu" and _rounding_pays() else "compiled"
+
+
+@cache
+def _rounding_pays() -> bool:
+    """Whether products in bfloat16 take so much less time here than those in float32, both as `numerics` has them."""
+    if not torch.cpu._is_avx512_bf16_supported():
+        return False
+    a, b = torch.rand(512, 2048), torch.rand(1024, 2048)
+    low_a, low_b = a.bfloat16(), b.bfloat16()
+    return min(_seconds(a, b) for _ in range(5)) > SEARCH_PAYS * min(_seconds(low_a, low_b) for _ in range(5))
+
+
+def _seconds(a: Tensor, b: Tensor) -> float:
+    started = time.perf_counter()
+    torch.mm(a, b.T)
+    return time.perf_counter() - started
 
 
 def _compiled_for(device: torch.device) -> Backend | None:
@@ -89,10 +111,10 @@ def using(name: str, device: torch.device) -> Iterator[None]:
         TrainingError: nothing can be compiled here.
     """
     global _in_use
-    wanted = _compiled_for(device) if name == "compiled" else None
-    if name == "compiled" and wanted is None:
+    wanted = None if name == "torch" else _compiled_for(device)
+    if name != "torch" and wanted is None:
         lacking = "Triton" if device.type == "cuda" else "a C compiler"
-        raise TrainingError(f"train.kernels: compiled ones are asked for, which need {lacking}: install it")
+        raise TrainingError(f"train.kernels: {name} ones are asked for, which need {lacking}: install it")
     before, _in_use = _in_use, wanted
     try:
         yield
@@ -191,13 +213,18 @@ def _weighted_sums(rows: Tensor, index: Tensor, weight: Tensor, starts: Tensor) 
 
 
 def above(
-    values: Float[Tensor, "row column"], weight: Float[Tensor, " column"], bound: Float[Tensor, " column"]
+    values: Float[Tensor, "row column"],
+    weight: Float[Tensor, " column"],
+    bound: Float[Tensor, " column"],
+    *,
+    bias: Float[Tensor, " column"] | None = None,
 ) -> tuple[Int[Tensor, " entry"], Float[Tensor, " entry"]]:
-    """Ascending places in the flattened matrix where value · weight > bound, and these products."""
-    bound = bound.contiguous()
-    if backend := backend_for(values, weight, bound):
-        return backend.above(values, weight, bound)
-    score = values * weight
+    """Ascending places in the flattened matrix where (value + bias) · weight > bound, and these products."""
+    bound, bias = bound.contiguous(), torch.zeros_like(weight) if bias is None else bias
+    backend = backend_for(bias, weight, bound)
+    if backend and values.is_contiguous() and values.dtype in (torch.float32, torch.bfloat16):
+        return backend.above(values, bias, weight, bound)
+    score = (values + bias) * weight
     places = (score > bound).flatten().nonzero()[:, 0]
     return places, score.flatten()[places]
 
@@ -267,12 +294,10 @@ def with_radial(grad: Tensor | None, rows: Tensor, radial: Float[Tensor, "column
 
 class _Read(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, pre: Tensor | None, entries: Entries) -> Tensor:
+    def forward(ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, known: Tensor | None, entries: Entries) -> Tensor:
         ctx.save_for_backward(x)
         ctx.entries, ctx.W_enc = entries, W_enc
-        if pre is None:
-            return entries.products(x, W_enc) + b_enc[entries.column]
-        return pre.flatten()[entries.row * entries.shape[1] + entries.column]
+        return entries.products(x, W_enc) + b_enc[entries.column] if known is None else known.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor, None, None]:
@@ -335,11 +360,11 @@ def read(
     W_enc: Float[Tensor, "column width"],
     b_enc: Float[Tensor, " column"],
     *,
-    pre: Float[Tensor, "row column"] | None,
+    known: Float[Tensor, " entry"] | None,
     entries: Entries,
 ) -> Float[Tensor, " entry"]:
-    """x W_encᵀ + b_enc at some entries, with its gradient there alone; read from `pre` where that is known."""
-    return _Read.apply(x, W_enc, b_enc, pre, entries)  # type: ignore[return-value]
+    """x W_encᵀ + b_enc at some entries, `known` or to be made, with its gradient there alone."""
+    return _Read.apply(x, W_enc, b_enc, known, entries)  # type: ignore[return-value]
 
 
 def norms(rows: Float[Tensor, "column width"], groups: int) -> Float[Tensor, "column group"]:

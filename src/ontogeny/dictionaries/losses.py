@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from ontogeny.dictionaries.activation_functions import least_kept_score, only_moves_threshold, threshold_slope
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.kernels import Entries, column_sums, decode, read, squared_error
+from ontogeny.dictionaries.places import Found
 from ontogeny.errors import ConfigError, did_you_mean
 from ontogeny.ranks import ALONE, Ranks
 
@@ -101,6 +102,7 @@ def crosscoder_losses(
     sparsity: str = "l1",
     pre: Float[Tensor, "batch feature"] | None = None,
     pre_is_exact: bool = True,
+    found: Found | None = None,
     k: int | None = None,
     dense_above: float = DENSE_ABOVE,
     ranks: Ranks = ALONE,
@@ -111,6 +113,7 @@ def crosscoder_losses(
         sparsity: a row of SPARSITY: `l1`, `tanh`, `tanh_quad` or `none`.
         pre: the batch's encoder outputs where they are known already.
         pre_is_exact: whether they are more than what active entries are found by; if not, codes are made anew.
+        found: the active entries of an activation without a learned threshold, where they are known already.
         k: use the training rule with this k instead of the inference rule.
         dense_above: share of active entries from which on dense products are used; never where there are other ranks.
         ranks: the processes that share features, of which `dictionary` has this one's, or tokens, of which `x` has
@@ -123,27 +126,28 @@ def crosscoder_losses(
         raise ConfigError(
             f"no sparsity loss '{sparsity}'{did_you_mean(sparsity, SPARSITY)}: there are {', '.join(SPARSITY)}"
         )
-    if pre is None:
-        pre = dictionary.pre_activations(x)
     strength, kind = dictionary.strength(), SPARSITY[sparsity]
-    places = dictionary.places(pre.detach(), k=k, strength=strength, ranks=ranks)
-    if ranks.alone and len(places) > dense_above * pre.numel():
+    if found is None:
+        pre = dictionary.pre_activations(x) if pre is None else pre
+        places = dictionary.places(pre.detach(), k=k, strength=strength, ranks=ranks)
+        outputs = pre.detach().flatten()[places] if pre_is_exact else None
+    else:
+        places, outputs = found
+    if pre is not None and ranks.alone and len(places) > dense_above * pre.numel():
         pre = pre if pre_is_exact else dictionary.pre_activations(x)
         dense = _shared if dictionary.gate == "shared" else _per_snapshot
         passed = dense(dictionary, x, pre, strength, kind, k)
     else:
-        entries = Entries.at(places, (pre.shape[0], pre.shape[1]))
-        known = pre.detach()
-        z = read(
-            dictionary.encoder_input(x), dictionary.encoder_rows, dictionary.b_enc,
-            pre=known if pre_is_exact else None, entries=entries,
-        )  # fmt: skip
+        entries = Entries.at(places, (len(x), dictionary.n_features))
+        z = read(dictionary.encoder_input(x), dictionary.encoder_rows, dictionary.b_enc, known=outputs, entries=entries)
         over_entries = _shared_entries if dictionary.gate == "shared" else _per_snapshot_entries
         passed = over_entries(dictionary, x, z, entries, strength, kind, ranks)
-        if not pre_is_exact:
-            passed, known = _found_by_rounded(dictionary, known, places, z.detach(), strength, passed)
-        if dictionary.threshold is not None and dictionary.threshold.requires_grad:
-            passed = _with_closed(dictionary, known, strength.detach(), kind, passed)
+        if pre is not None:
+            known = pre.detach()
+            if not pre_is_exact:
+                passed, known = _found_by_rounded(dictionary, known, places, z.detach(), strength, passed)
+            if dictionary.threshold is not None and dictionary.threshold.requires_grad:
+                passed = _with_closed(dictionary, known, strength.detach(), kind, passed)
     squared = passed.error.square().sum() if passed.squared is None else passed.squared
     with torch.no_grad():
         explained = 1 - _squares(passed.error.detach()) / _squares(x - x.mean(0))

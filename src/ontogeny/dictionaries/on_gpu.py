@@ -53,8 +53,8 @@ def adam(
     _run("adam", value, *given, HALVES=halves, RADIAL=radial is not None)
 
 
-def above(values: Tensor, weight: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
-    score = values * weight
+def above(values: Tensor, bias: Tensor, weight: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
+    score = (values + bias) * weight
     places = (score > bound).flatten().nonzero()[:, 0]
     return places, score.flatten()[places]
 

@@ -16,7 +16,8 @@ from ontogeny.config.settings import fingerprint
 from ontogeny.dictionaries.adam import Adam
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.kernels import fastest, rows_at, using
-from ontogeny.dictionaries.losses import Losses, crosscoder_losses
+from ontogeny.dictionaries.losses import DENSE_ABOVE, Losses, crosscoder_losses
+from ontogeny.dictionaries.places import Found, Rounded, rounded_outputs
 from ontogeny.dictionaries.start import Moments, carry_over, initial_crosscoder, moments_of, norm_scale_of, settings_of
 from ontogeny.errors import ConfigError, CorpusError, TrainingError
 from ontogeny.loop import Checkpoint, Resumable, numerics, run_loop, warmup_decay
@@ -72,10 +73,6 @@ class _CrosscoderLearner:
         self.threshold = torch.zeros((), device=golden.device)
         self.kernels = "torch"
         """By which products are made: like the number of threads, a resumed training keeps them."""
-        self.low_rows: Tensor | None = None
-        """Encoder rows in low precision, where products of that are asked for."""
-        if config.encode_dtype == "bfloat16":
-            self.low_rows = torch.empty_like(crosscoder.encoder_rows, dtype=torch.bfloat16, requires_grad=False)
 
     def before_step(self, step: int) -> None:
         """Set the thresholds that the step's gradient goes through."""
@@ -94,12 +91,14 @@ class _CrosscoderLearner:
         all_dead = int(self.ranks.summed(torch.tensor(len(dead), device=x.device)))
         if all_dead and self._reaches(step):
             self._bring_within_reach(dead, x)
-        pre, k = self._encode(x), self._k(step)
-        if not math.isfinite(pre.detach().sum().item()):
+        k = self._k(step)
+        found = self._search(x, k)
+        outputs = self._encode(x) if found is None else found.outputs
+        if not math.isfinite(outputs.detach().sum().item()):
             raise TrainingError(f"encoder outputs are not finite at step {step}: lower the learning rate")
         losses = crosscoder_losses(
-            crosscoder, x, sparsity=config.sparsity_loss, pre=pre, pre_is_exact=self.low_rows is None, k=k,
-            ranks=self.ranks,
+            crosscoder, x, sparsity=config.sparsity_loss, pre=outputs if found is None else None,
+            pre_is_exact=config.encode_dtype == "float32", found=found, k=k, ranks=self.ranks,
         )  # fmt: skip
         total = losses.reconstruction + config.sparsity_weight * self._ramp(step) * losses.sparsity
         if (config.aux_k != 0 or config.preactivation_weight) and all_dead:
@@ -114,16 +113,28 @@ class _CrosscoderLearner:
         }
         return total, figures
 
+    def _search(self, x: Tensor, k: int | None) -> Found | None:
+        """Active entries by way of rounded outputs, where that is asked for and can be told."""
+        crosscoder, search = self.crosscoder, self.crosscoder.activation.search
+        if search is None or k is None or self.kernels != "searching" or not self.ranks.alone:
+            return None
+        if k > DENSE_ABOVE * crosscoder.n_features or self.config.encode_dtype != "float32":
+            return None
+        with torch.no_grad():
+            return search(self._rounded(x), weight=crosscoder.score_weight(), k=k)
+
+    def _rounded(self, x: Tensor) -> Rounded:
+        crosscoder = self.crosscoder
+        inputs, centre = crosscoder.encoder_input(x), crosscoder.encoder_input(crosscoder.b_dec[None])[0]
+        return rounded_outputs(inputs, crosscoder.encoder_rows, crosscoder.b_enc, centre=centre)
+
     def _encode(self, x: Tensor) -> Tensor:
         """All encoder outputs, in the precision asked for."""
-        if self.low_rows is None:
+        if self.config.encode_dtype == "float32":
             return self.crosscoder.pre_activations(x)
         with torch.no_grad():
-            crosscoder, centre = self.crosscoder, self.crosscoder.b_dec[None]
-            self.low_rows.copy_(crosscoder.encoder_rows)
-            inputs = crosscoder.encoder_input(x) - crosscoder.encoder_input(centre)
-            of_inputs = inputs.to(self.low_rows.dtype) @ self.low_rows.T
-            return of_inputs.float() + crosscoder.pre_activations(centre)
+            rounded = self._rounded(x)
+            return rounded.values + rounded.bias
 
     def _ramp(self, step: int) -> float:
         """How far the sparsity warm-up has come, 0 to 1."""

@@ -26,9 +26,6 @@ def _training(plan: "Plan") -> Parts:
     step = training_parts(
         plan.study.dictionary, n_snapshots=n, d_model=d, batch_size=train.batch_size, moments=train.moments
     )
-    if train.encode_dtype == "bfloat16":
-        size = 2 * n * d * plan.study.dictionary.n_features
-        step["encoder in bfloat16"] = Part(size, FEATURES, "a copy for the products that find active features")
     if plan.is_series:
         step["finished SAEs"] = Part(2 * FLOAT * plan.parameters, FEATURES, "of all snapshots, and joined")
     return _shared(step, plan) | {"window": window}
