@@ -22,6 +22,7 @@ ENCODE_ROUNDED = Contender(
 HUGE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 OTHERS = (
     Contender("the floor: one dense encode and Adam", "floor", {"tuned": True}),
+    Contender("Ontogeny, BatchTopK, no search", "ours", {**OURS.settings, "kernels": "compiled"}),
     BY_PYTORCH,
     ENCODE_ROUNDED,
     Contender("Ontogeny, BatchTopK, huge pages", "ours", OURS.settings, HUGE),

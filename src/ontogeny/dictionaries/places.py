@@ -170,12 +170,15 @@ def rounded_outputs(
     centre: Float[Tensor, " width"],
 ) -> Rounded:
     """x rowsᵀ + b_enc. x - `centre` is what is rounded, so that a common mean does not hide what tokens differ by."""
-    low, (tokens, features) = (x - centre).bfloat16(), (len(x), len(rows))
-    values = low.new_empty(tokens, features)
+    low, (features, width) = (x - centre).bfloat16(), rows.shape
+    values, bias = low.new_empty(len(x), features), torch.empty_like(b_enc)
+    low_rows = low.new_empty(min(features, FEATURES_AT_ONCE), width)
     for first in range(0, features, FEATURES_AT_ONCE):
-        some = slice(first, first + FEATURES_AT_ONCE)
-        values[:, some] = low @ rows[some].bfloat16().T
-    return Rounded(values, torch.addmv(b_enc, rows, centre), x, rows, b_enc)
+        some = slice(first, min(first + FEATURES_AT_ONCE, features))
+        own = low_rows[: some.stop - first].copy_(rows[some])
+        torch.mm(low, own.T, out=values[:, some])
+        torch.addmv(b_enc[some], rows[some], centre, out=bias[some])
+    return Rounded(values, bias, x, rows, b_enc)
 
 
 class Found(NamedTuple):
