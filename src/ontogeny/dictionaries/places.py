@@ -152,10 +152,6 @@ class Rounded(NamedTuple):
     rows: Tensor
     b_enc: Tensor
 
-    def at(self, places: Int[Tensor, " entry"]) -> Float[Tensor, " entry"]:
-        """Rounded outputs at some places."""
-        return self.values.flatten()[places].float() + self.bias[places % len(self.bias)]
-
     def exact(self, entries: Entries) -> Float[Tensor, " entry"]:
         """Exact ones, in float32."""
         return entries.products(self.x, self.rows) + self.b_enc[entries.column]
