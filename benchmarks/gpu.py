@@ -19,7 +19,8 @@ from torch import Tensor
 
 from ontogeny.config.learner import CrosscoderConfig
 from ontogeny.dictionaries.adam import adam
-from ontogeny.dictionaries.kernels import Entries, above, backend_for, fastest, using, with_radial
+from ontogeny.dictionaries.backends import backend_for, fastest, using
+from ontogeny.dictionaries.kernels import Entries, above, with_radial
 from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.loop import numerics
 from ontogeny.run import write_json

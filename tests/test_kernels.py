@@ -15,7 +15,8 @@ from ontogeny.config.learner import CrosscoderConfig
 from ontogeny.dictionaries import compiled, on_gpu
 from ontogeny.dictionaries.activation_functions import ACTIVATIONS
 from ontogeny.dictionaries.adam import Adam, adam
-from ontogeny.dictionaries.kernels import Entries, above, column_sums, decode, fastest, norms, read, rows_at, using
+from ontogeny.dictionaries.backends import fastest, using
+from ontogeny.dictionaries.kernels import Entries, above, column_sums, decode, norms, read, rows_at
 from ontogeny.dictionaries.places import rounded_outputs
 from ontogeny.dictionaries.rounding import bfloat16_at_random, random_bits
 from ontogeny.dictionaries.train import train_crosscoder

@@ -107,7 +107,7 @@ def _train_key(run: Run) -> str:
 def _train(run: Run) -> list[Path]:
     import torch
 
-    from ontogeny.dictionaries.kernels import fastest
+    from ontogeny.dictionaries.backends import fastest
     from ontogeny.loop import matmul_precision
 
     if run.study.dictionary.kind == "sae_series":

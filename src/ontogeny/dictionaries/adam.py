@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ontogeny.dictionaries.kernels import Backend, Entries, Left, backend_for, with_radial
+from ontogeny.dictionaries.backends import Backend, backend_for
+from ontogeny.dictionaries.kernels import Entries, Left, with_radial
 from ontogeny.dictionaries.rounding import bfloat16_at_random, random_bits
 from ontogeny.ranks import ALONE, Ranks
 

@@ -2,133 +2,19 @@
 
 With pre = x W_encᵀ + b_enc known, a step needs the encoder outputs at some entries, their decoding, and the gradients
 of both. All are sums of a few weighted rows, made without a [batch, feature] product, by PyTorch's `embedding_bag` or
-by a backend: compiled.py (kernels.c) on the CPU, on_gpu.py (Triton) on a GPU. Gradients of weights are the same sums
-over the entries in order of features.
+by a backend (backends.py). Gradients of weights are the same sums over the entries in order of features.
 """
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache, cached_property
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from ontogeny.dictionaries import compiled, on_gpu
-from ontogeny.errors import TrainingError
+from ontogeny.dictionaries.backends import backend_for, backend_on
 from ontogeny.ranks import ALONE, Ranks
-
-KERNELS = ("searching", "compiled", "torch")
-SEARCH_PAYS = 3.0
-"""Times as long as products in bfloat16 those in float32 have to take, for rounded outputs to be worth it."""
-
-
-@runtime_checkable
-class Backend(Protocol):
-    """What a compiled backend gives; `starts` says where each row's entries begin and where the last ones end, `index`
-    which row of the other matrix each entry means."""
-
-    def is_there(self) -> bool: ...
-
-    def sums(self, rows: Tensor, index: Tensor, weight: Tensor, starts: Tensor) -> Tensor:
-        """Σ weight · rows[index] of each row's entries: [row, width]."""
-        ...
-
-    def products(self, left: Tensor, right: Tensor, index: Tensor, starts: Tensor) -> Tensor:
-        """⟨left[row], right[index]⟩ of each entry."""
-        ...
-
-    def errors(
-        self, rows: Tensor, index: Tensor, weight: Tensor, starts: Tensor, bias: Tensor, x: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """error = sums + bias - x, and ⟨error[row], rows[index]⟩ of each entry."""
-        ...
-
-    def adam(
-        self, rows: Tensor, index: Tensor, weight: Tensor, starts: Tensor, value: Tensor, mean: Tensor, square: Tensor,
-        radial: Tensor | None = None, *, rate: float, beta1: float, beta2: float, eps: float, root: float, seed: int,
-        before: int,
-    ) -> None:  # fmt: skip
-        """A step of Adam on `value` with `sums` as the gradient, which is never in memory, and radial · value beside,
-        where a row's columns are groups of equal size and `radial` [row, group] has a factor for each.
-
-        rate = lr / (1 - beta1^t), root = √(1 - beta2^t). `mean` and `square` are float32, or bfloat16 rounded at
-        random, by the seed and each value's place in a matrix that has `before` values before these.
-        """
-        ...
-
-    def above(self, values: Tensor, bias: Tensor, weight: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
-        """Ascending places in the flattened matrix where (value + bias) · weight > bound, and these products. `values`
-        are float32 or bfloat16."""
-        ...
-
-    def order(self, column: Tensor, starts: Tensor) -> Tensor:
-        """Entries in order of their columns, which begin at `starts`; those of one column in their own."""
-        ...
-
-
-BACKENDS: dict[str, Backend] = {"cpu": compiled, "cuda": on_gpu}
-"""By the kind of device."""
-_in_use: Backend | None = None
-
-
-def fastest(device: torch.device) -> str:
-    """The fastest of KERNELS there."""
-    if _compiled_for(device) is None:
-        return "torch"
-    return "searching" if device.type == "cpu" and _rounding_pays() else "compiled"
-
-
-@cache
-def _rounding_pays() -> bool:
-    """Whether products in bfloat16 take so much less time here than those in float32, both as `numerics` has them."""
-    if not torch.cpu._is_avx512_bf16_supported():
-        return False
-    a, b = torch.rand(512, 2048), torch.rand(1024, 2048)
-    low_a, low_b = a.bfloat16(), b.bfloat16()
-    return min(_seconds(a, b) for _ in range(5)) > SEARCH_PAYS * min(_seconds(low_a, low_b) for _ in range(5))
-
-
-def _seconds(a: Tensor, b: Tensor) -> float:
-    started = time.perf_counter()
-    torch.mm(a, b.T)
-    return time.perf_counter() - started
-
-
-def _compiled_for(device: torch.device) -> Backend | None:
-    backend = BACKENDS.get(device.type)
-    return backend if backend is not None and backend.is_there() else None
-
-
-@contextmanager
-def using(name: str, device: torch.device) -> Iterator[None]:
-    """Make products by these of KERNELS; compiled ones are for float32, all others stay with PyTorch.
-
-    Raises:
-        TrainingError: nothing can be compiled here.
-    """
-    global _in_use
-    wanted = None if name == "torch" else _compiled_for(device)
-    if name != "torch" and wanted is None:
-        lacking = "Triton" if device.type == "cuda" else "a C compiler"
-        raise TrainingError(f"train.kernels: {name} ones are asked for, which need {lacking}: install it")
-    before, _in_use = _in_use, wanted
-    try:
-        yield
-    finally:
-        _in_use = before
-
-
-def backend_for(*tensors: Tensor) -> Backend | None:
-    """The backend in use, if it is for these tensors."""
-    fit = all(
-        one.dtype == torch.float32 and BACKENDS.get(one.device.type) is _in_use and one.is_contiguous()
-        for one in tensors
-    )
-    return _in_use if fit else None
 
 
 class Entries:
@@ -168,9 +54,9 @@ class Entries:
     @cached_property
     def by_column(self) -> Int[Tensor, " entry"]:
         """The entries in order of columns."""
-        if _in_use is None or BACKENDS.get(self.column.device.type) is not _in_use:
-            return self.column.argsort(stable=True)
-        return _in_use.order(self.column, self.column_starts)
+        if backend := backend_on(self.column.device):
+            return backend.order(self.column, self.column_starts)
+        return self.column.argsort(stable=True)
 
     def sums_by_row(self, rows: Tensor, weight: Tensor) -> Tensor:
         """Σ over each row's entries of weight · rows[column]: [row, width]."""

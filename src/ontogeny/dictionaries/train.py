@@ -14,8 +14,9 @@ from torch import Tensor
 from ontogeny.config.learner import CrosscoderConfig
 from ontogeny.config.settings import fingerprint
 from ontogeny.dictionaries.adam import Adam
+from ontogeny.dictionaries.backends import fastest, using
 from ontogeny.dictionaries.crosscoder import Crosscoder
-from ontogeny.dictionaries.kernels import fastest, rows_at, using
+from ontogeny.dictionaries.kernels import rows_at
 from ontogeny.dictionaries.losses import DENSE_ABOVE, Losses, crosscoder_losses
 from ontogeny.dictionaries.places import Found, Rounded, rounded_outputs
 from ontogeny.dictionaries.start import Moments, carry_over, initial_crosscoder, moments_of, norm_scale_of, settings_of
