@@ -363,7 +363,8 @@ def test_adam_with_bfloat16_moments_makes_the_same_steps_by_either_kernels(
 
 
 @compiles
-def test_training_with_compiled_kernels_follows_pytorchs() -> None:
+def test_training_with_compiled_kernels_follows_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ontogeny.dictionaries.places.WORTH_IT", 0)
     planted = plant(n_features=60, n_snapshots=4, d_model=32, active=4.0, seed=1)
     found = []
     for name in ("torch", "compiled", "searching", "auto"):
@@ -405,6 +406,7 @@ def test_where_rounded_outputs_cannot_tell_exact_ones_are_made(monkeypatch: pyte
     planted = plant(n_features=60, n_snapshots=4, d_model=32, active=4.0, seed=1)
     config = CrosscoderConfig(n_features=80, k=4, steps=20, kernels="compiled")
     expected = train_crosscoder(planted.batches(256), config)
+    monkeypatch.setattr("ontogeny.dictionaries.places.WORTH_IT", 0)
     monkeypatch.setattr("ontogeny.dictionaries.places.SURE", 1e9)
     found = train_crosscoder(planted.batches(256), config.model_copy(update={"kernels": "searching"}))
     assert torch.equal(found.W_dec, expected.W_dec)

@@ -17,10 +17,12 @@ from ontogeny.ranks import ALONE, Ranks
 
 CANDIDATES = 3
 """Times k: how many of a row's values are looked at before all of them are."""
-MORE = 1.3
-"""Times as many entries as are active: how many are looked at first."""
+MORE, MORE_AT_LEAST = 1.3, 6
+"""Times as many entries as are active, and of a row so many more at least: how many are looked at first."""
 SURE = 2.0
 """Times the greatest difference of exact and rounded scores that was seen: what others are taken to differ by."""
+WORTH_IT = 1 << 22
+"""Encoder weights from which on dense products take so long that a search pays."""
 FEATURES_AT_ONCE = 1024
 """Encoder rows that are rounded at once."""
 
@@ -191,17 +193,18 @@ def batch_topk_search(rounded: Rounded, *, weight: Float[Tensor, " feature"], k:
     SURE times the greatest seen brings one of these among those kept.
     """
     count = k * len(rounded.values)
-    places, score = _candidates(rounded.values, weight, int(MORE * count), bias=rounded.bias)
-    if len(places) < count or len(places) == 0:
-        return None
-    entries = Entries.at(places, (len(rounded.values), len(weight)))
-    outputs = rounded.exact(entries)
-    exact = outputs * weight[entries.column]
-    least = exact.topk(count, sorted=False).values.min()
-    if not least > (score.min() + SURE * (exact - score).abs().max()).clamp_min(0):
-        return None
-    kept = exact >= least
-    return Found(places[kept], outputs[kept])
+    for more in (MORE, 2 * MORE):
+        places, score = _candidates(rounded.values, weight, int(more * count), bias=rounded.bias)
+        if len(places) <= count:
+            continue
+        entries = Entries.at(places, (len(rounded.values), len(weight)))
+        outputs = rounded.exact(entries)
+        exact = outputs * weight[entries.column]
+        least = exact.topk(count, sorted=False).values.min()
+        if least.clamp_min(0) > score.min() + SURE * (exact - score).abs().max():
+            kept = exact >= least
+            return Found(places[kept], outputs[kept])
+    return None
 
 
 def topk_search(rounded: Rounded, *, weight: Float[Tensor, " feature"], k: int) -> Found | None:
@@ -210,22 +213,15 @@ def topk_search(rounded: Rounded, *, weight: Float[Tensor, " feature"], k: int) 
     Of the others all outputs are made.
     """
     rows, columns = rounded.values.shape
-    looked_at = min(columns, math.ceil(MORE * k))
-    places, score = _candidates(rounded.values, weight, min(CANDIDATES * k, columns) * rows, bias=rounded.bias)
-    row = places.div(columns, rounding_mode="floor")
-    table, counts = _by_row(score, row, rows, least=looked_at)
-    bound = table.topk(looked_at, dim=1, sorted=False).values.amin(1)
-    near = score >= bound[row]
-    places, score, row = places[near], score[near], row[near]
-    if len(places) == 0:
-        return None
+    looked_at = min(columns, k + max(MORE_AT_LEAST, math.ceil((MORE - 1) * k)))
+    places, score, bound = _leading(rounded, weight, looked_at)
     entries = Entries.at(places, (rows, columns))
     outputs = rounded.exact(entries)
     exact = outputs * weight[entries.column]
-    of_row, _ = _by_row(exact, row, rows, least=k)
-    least = of_row.topk(k, dim=1, sorted=False).values.amin(1)
-    sure = (counts >= looked_at) & (least > (bound + SURE * (exact - score).abs().max()).clamp_min(0))
-    kept = (exact >= least[row]) & sure[row]
+    table, _ = _by_row(exact, entries.row, rows, least=k)
+    least = table.topk(k, dim=1, sorted=False).values.amin(1)
+    sure = least.clamp_min(0) > bound + SURE * (exact - score).abs().max()
+    kept = (exact >= least[entries.row]) & (exact > 0) & sure[entries.row]
     places, outputs = places[kept], outputs[kept]
     unsure = (~sure).nonzero()[:, 0]
     if len(unsure) > rows // 4:
@@ -237,3 +233,25 @@ def topk_search(rounded: Rounded, *, weight: Float[Tensor, " feature"], k: int) 
         places, order = torch.cat([places, others]).sort()
         outputs = torch.cat([outputs, pre[found[:, 0], found[:, 1]]])[order]
     return Found(places, outputs)
+
+
+def _leading(rounded: Rounded, weight: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Places and scores of the `count` largest of each row at least, and what all others of a row are not above.
+
+    Most rows have as many among the largest few of the batch; only the others are searched.
+    """
+    rows, columns = rounded.values.shape
+    among = min(CANDIDATES * count, columns) * rows
+    places, score = _candidates(rounded.values, weight, among, bias=rounded.bias)
+    row = places.div(columns, rounding_mode="floor")
+    table, counts = _by_row(score, row, rows, least=count)
+    bound = table.topk(count, dim=1, sorted=False).values.amin(1)
+    near = (score >= bound[row]) & (counts >= count)[row]
+    places, score = places[near], score[near]
+    short = (counts < count).nonzero()[:, 0]
+    if len(short):
+        found = ((rounded.values[short] + rounded.bias) * weight).topk(count, dim=1, sorted=False)
+        bound[short] = found.values.amin(1)
+        places, order = torch.cat([places, (short[:, None] * columns + found.indices).flatten()]).sort()
+        score = torch.cat([score, found.values.flatten()])[order]
+    return places, score, bound

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ontogeny.config.learner import CrosscoderConfig
 from ontogeny.config.settings import fingerprint
+from ontogeny.dictionaries import places
 from ontogeny.dictionaries.adam import Adam
 from ontogeny.dictionaries.backends import fastest, using
 from ontogeny.dictionaries.crosscoder import Crosscoder
@@ -117,9 +118,10 @@ class _CrosscoderLearner:
     def _search(self, x: Tensor, k: int | None) -> Found | None:
         """Active entries by way of rounded outputs, where that is asked for and can be told."""
         crosscoder, search = self.crosscoder, self.crosscoder.activation.search
-        if search is None or k is None or self.kernels != "searching" or not self.ranks.alone:
+        asked = self.kernels == "searching" and self.config.encode_dtype == "float32" and self.ranks.alone
+        if search is None or k is None or not asked or crosscoder.encoder_rows.numel() < places.WORTH_IT:
             return None
-        if k > DENSE_ABOVE * crosscoder.n_features or self.config.encode_dtype != "float32":
+        if k > DENSE_ABOVE * crosscoder.n_features:
             return None
         with torch.no_grad():
             return search(self._rounded(x), weight=crosscoder.score_weight(), k=k)
