@@ -54,6 +54,18 @@ def _of_task(tasks: list[str], *, drawn: list[str] | None = None) -> dict[str, A
     }
 
 
+def _lines(base: alt.Chart, y: alt.Y, tasks: list[str]) -> list[alt.Chart]:
+    """A line a task; dashed where its colour is an earlier task's too."""
+    kinds = ([1, 0], tasks[: len(COLOURS)]), ([5, 3], tasks[len(COLOURS) :])
+    return [
+        base.mark_line(strokeDash=dash)
+        .encode(y=y, shape=alt.value("circle"))
+        .transform_filter(alt.FieldOneOfPredicate("task", some))
+        for dash, some in kinds
+        if some
+    ]
+
+
 def accuracy(run: Run) -> Spec:
     """Accuracy on every task at every snapshot, with its interval, and chance; a panel a task."""
     table = run.table("tasks").with_columns(chance=pl.lit(0.5))
@@ -310,9 +322,6 @@ def half_margin(run: Run) -> Spec:
     drawn = [name for name in tasks if name in set(table["task"])]
     base = alt.Chart(table).encode(x=step_axis(run.steps), **_of_task(tasks, drawn=drawn))
     y = alt.Y("features:Q", title="features", scale=scale_of(table, type="log"))
-    dashes = [[1, 0] if place < len(COLOURS) else [5, 3] for place in range(len(tasks))]
-    dash = alt.StrokeDash("task:N", scale=alt.Scale(domain=tasks, range=dashes), legend=None)
-    lines = base.mark_line().encode(y=y, shape=alt.value("circle"), strokeDash=dash)
     points = base.mark_point(filled=True, opacity=1, size=45).encode(
         y=y, tooltip=["task", "step", "features", "active"]
     )
@@ -320,7 +329,7 @@ def half_margin(run: Run) -> Spec:
         "How few features half of a task's margin depends on",
         subtitle="where the task is learned and some number of them does it; others are left out",
     )
-    return finished(alt.layer(lines, points).properties(width=WIDTH, height=HEIGHT, title=title))
+    return finished(alt.layer(*_lines(base, y, tasks), points).properties(width=WIDTH, height=HEIGHT, title=title))
 
 
 def prediction(run: Run) -> Spec:
@@ -359,10 +368,6 @@ def turnover(run: Run) -> Spec:
     table = run.table("overlap").filter(pl.col("kind") == "snapshots", pl.col("other_step") == last)
     base = alt.Chart(table).encode(x=step_axis(run.steps), **_of_task(names(run)))
     y = alt.Y("overlap:Q", title="share of both sets in both (Jaccard)", scale=alt.Scale(domain=[0, 1]))
-    tasks = names(run)
-    dashes = [[1, 0] if place < len(COLOURS) else [5, 3] for place in range(len(tasks))]
-    dash = alt.StrokeDash("task:N", scale=alt.Scale(domain=tasks, range=dashes), legend=None)
-    lines = base.mark_line().encode(y=y, shape=alt.value("circle"), strokeDash=dash)
     points = base.mark_point(filled=True, opacity=1, size=45).encode(
         y=y, tooltip=["task", "step", alt.Tooltip("overlap", format=".2f"), alt.Tooltip("expected", format=".3f")]
     )
@@ -371,4 +376,6 @@ def turnover(run: Run) -> Spec:
     title = alt.Title(
         f"When do the {k} leading features become those of step {last:,}?", subtitle="dotted: sets drawn at random"
     )
-    return finished(alt.layer(chance, lines, points).properties(width=WIDTH, height=HEIGHT, title=title))
+    return finished(
+        alt.layer(chance, *_lines(base, y, names(run)), points).properties(width=WIDTH, height=HEIGHT, title=title)
+    )
