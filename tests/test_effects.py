@@ -12,6 +12,7 @@ from torch import Tensor
 
 import ontogeny as og
 from ontogeny.activations.harvest import Harvester, harvester_of
+from ontogeny.causal.bands import bands
 from ontogeny.causal.effects import Effects, indirect_effects
 from ontogeny.causal.inputs import ItemCodes, encode_items
 from ontogeny.causal.site import Site
@@ -398,6 +399,10 @@ def test_relie_is_a_half_where_the_reference_suite_does_not_change(
     task = open_task(TaskConfig(family="agreement_simple", items=80), tokenizer=tokenizer)
     found = indirect_effects(suite.only([0, 0]), undone, task=task, hookpoint="resid_post.2", bootstrap=10)
     size = np.abs(found.array).sum(0)
-    share = og.relie(found.array)[size > 0.05 * size.max()]
-    assert len(share) >= 3
-    assert 0 < np.abs(share - 0.5).max() < 0.02
+    matters = size > 0.05 * size.max()
+    assert matters.sum() >= 3
+    assert 0 < np.abs(og.relie(found.array)[matters] - 0.5).max() < 0.02
+    by_item = bands([one.features for one in found.snapshots], [5000, 5000], np.arange(len(task.items)), samples=100)
+    determined = matters & (by_item.band != "undetermined")
+    assert determined.sum() >= 3
+    assert set(by_item.band[determined]) == {"shared"}
