@@ -1,7 +1,7 @@
 """Steps over active entries and dense ones on the same batches for long: losses, and what is found of plants."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,7 +12,7 @@ from benchmarks.speed.harvest import LAYER, harvest_task
 from ontogeny.activations.stream import stream_activations
 from ontogeny.config.learner import CrosscoderConfig
 from ontogeny.corpus.pack import Corpus
-from ontogeny.dictionaries import train
+from ontogeny.dictionaries import places, train
 from ontogeny.dictionaries.losses import crosscoder_losses
 from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.progress import Events
@@ -40,14 +40,15 @@ def agreement(threads: int) -> dict[str, Any]:
     """Loss of the last steps on eight snapshots of the reference suite, and recovery of the standard planted suite."""
     torch.set_num_threads(threads)
     found: dict[str, Any] = {}
-    ways: dict[str, tuple[bool, dict[str, Any]]] = {
-        "dense": (True, {"kernels": "torch"}),
-        "active entries, PyTorch": (False, {"kernels": "torch"}),
-        "active entries, compiled": (False, {"kernels": "compiled"}),
-        "compiled, bfloat16 moments": (False, {"kernels": "compiled", "moments": "bfloat16"}),
+    ways: dict[str, tuple[AbstractContextManager[None], dict[str, Any]]] = {
+        "dense": (_dense_products(), {"kernels": "torch"}),
+        "active entries, PyTorch": (nullcontext(), {"kernels": "torch"}),
+        "active entries, compiled": (nullcontext(), {"kernels": "compiled"}),
+        "active entries, searched for": (_always_searching(), {"kernels": "searching"}),
+        "compiled, bfloat16 moments": (nullcontext(), {"kernels": "compiled", "moments": "bfloat16"}),
     }
-    for name, (dense, settings) in ways.items():
-        with _dense_products(dense):
+    for name, (way, settings) in ways.items():
+        with way:
             found[name] = {**_losses(settings), **_recovery(settings)}
         print(name, found[name], flush=True)
     return found
@@ -71,11 +72,8 @@ def _recovery(settings: dict[str, Any]) -> dict[str, float]:
 
 
 @contextmanager
-def _dense_products(dense: bool) -> Iterator[None]:
+def _dense_products() -> Iterator[None]:
     """Have every step take the dense path."""
-    if not dense:
-        yield
-        return
 
     def losses(*arguments: Any, **options: Any) -> Any:
         return crosscoder_losses(*arguments, **options, dense_above=-1.0)
@@ -85,3 +83,13 @@ def _dense_products(dense: bool) -> Iterator[None]:
         yield
     finally:
         train.crosscoder_losses = before
+
+
+@contextmanager
+def _always_searching() -> Iterator[None]:
+    """Search in small dictionaries too, where it does not pay."""
+    before, places.WORTH_IT = places.WORTH_IT, 0
+    try:
+        yield
+    finally:
+        places.WORTH_IT = before
