@@ -63,7 +63,7 @@ bench-gpu: $(STAMP)  ## kernels beside PyTorch's and whole steps on a GPU (OUT=F
 agreement: $(STAMP)  ## series, crosscoder, triplet and aligned SAEs on the reference suite: write docs/agreement.md (hours)
 	$(BIN)/python -m benchmarks.agreement
 
-gallery: $(STAMP)  ## case studies of the reference suite (CASE=collapse, kinds or seeds; hours): write docs/gallery.md
+gallery: $(STAMP)  ## case studies of small models (CASE=collapse, kinds, induction or seeds; hours): write docs/gallery.md
 	$(BIN)/python -m benchmarks.gallery $(CASE)
 
 interop: $(STAMP)  ## other tools, each in an environment of its own, read our files and we theirs

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import ontogeny as og
-from ontogeny.dictionaries import track
+from ontogeny.dictionaries import start, track
 from ontogeny.dictionaries.sae_series import with_mean_code
-from ontogeny.dictionaries.start import carry_over, moments_of
+from ontogeny.dictionaries.start import carry_over, moments_of, tie_undetermined
 from ontogeny.dictionaries.track import rounds_taken
 from ontogeny.errors import ConfigError
 from ontogeny.truth.planted import Planted, plant
@@ -127,6 +127,45 @@ def test_what_deviates_alike_has_the_same_code(apply_b_dec_to_input: bool) -> No
     carry_over(one, moments_of(x[:, :1]), moments_of(x[:, :1] * 0.3 + mean[:1]))
     torch.testing.assert_close(one.encode(x[:, :1] * 0.3 + mean[:1]), code, atol=1e-4, rtol=1e-4)
     assert 0.1 < float((code > 0).float().mean()) < 0.6
+
+
+@pytest.mark.parametrize("apply_b_dec_to_input", [False, True])
+def test_encoders_are_tied_where_activations_hardly_vary(
+    apply_b_dec_to_input: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = torch.Generator().manual_seed(1)
+    shapes = {"W_enc": (2, 8, 12), "W_dec": (2, 12, 8), "b_enc": (12,), "b_dec": (2, 8)}
+    tensors = {name: torch.randn(shape, generator=draw, dtype=torch.float64) for name, shape in shapes.items()}
+    sae = og.Crosscoder(**tensors, activation="relu", apply_b_dec_to_input=apply_b_dec_to_input)
+    span = torch.linalg.qr(torch.randn(2, 8, 8, generator=draw, dtype=torch.float64)).Q
+    seen, unseen = span[..., :3], span[..., 3:]
+    x = torch.einsum("bsk,sdk->bsd", torch.randn(200, 2, 3, generator=draw, dtype=torch.float64), seen)
+    x = x + torch.randn(2, 8, generator=draw)
+    code = sae.encode(x)
+    monkeypatch.setattr(start, "UNDETERMINED", 1e-5)
+    tie_undetermined(sae, moments_of(x))
+    torch.testing.assert_close(sae.encode(x), code, atol=1e-3, rtol=1e-3)
+    tied = (tensors["W_dec"] / tensors["W_dec"].square().sum(-1, keepdim=True)).mT
+    torch.testing.assert_close(unseen.mT @ sae.W_enc, unseen.mT @ tied, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(seen.mT @ sae.W_enc, seen.mT @ tensors["W_enc"], atol=1e-3, rtol=1e-3)
+
+
+def test_tied_encoders_are_those_of_least_loss() -> None:
+    draw = torch.Generator().manual_seed(2)
+    shapes = {"W_enc": (1, 8, 12), "W_dec": (1, 12, 8), "b_enc": (12,), "b_dec": (1, 8)}
+    tensors = {name: torch.randn(shape, generator=draw, dtype=torch.float64) for name, shape in shapes.items()}
+    sae = og.Crosscoder(**tensors, activation="relu")
+    x = torch.randn(500, 1, 8, generator=draw, dtype=torch.float64) * torch.linspace(0.01, 2, 8)
+    inputs = moments_of(x)
+    tie_undetermined(sae, inputs)
+    weight = start.UNDETERMINED * inputs.covariance[0].trace() / 8
+    tied = (tensors["W_dec"] / tensors["W_dec"].square().sum(-1, keepdim=True)).mT
+    encoder = sae.W_enc.clone().requires_grad_()
+    off = encoder - tensors["W_enc"]
+    loss = torch.einsum("sdf,sde,sef->", off, inputs.covariance, off) + weight * (encoder - tied).square().sum()
+    (gradient,) = torch.autograd.grad(loss, encoder)
+    assert float(loss.detach()) > 1
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-5, rtol=0)
 
 
 def test_a_series_follows_a_mean_that_jumps(planted: Planted) -> None:

@@ -14,6 +14,8 @@ from ontogeny.errors import TrainingError
 from ontogeny.ranks import ALONE, Ranks
 
 INITIAL_NORMS = tuple(2.0**exponent for exponent in range(-8, 2))
+UNDETERMINED = 0.1
+"""Share of the mean variance over directions at which an encoder is taken half from what it was (docs/LOG.md)."""
 
 
 def settings_of(config: CrosscoderConfig) -> dict[str, Any]:
@@ -99,15 +101,42 @@ class Moments(NamedTuple):
     Attributes:
         mean: [snapshot, d_model].
         spread: median distance from it [snapshot], which a few massive tokens do not move.
+        covariance: [snapshot, d_model, d_model].
     """
 
     mean: Tensor
     spread: Tensor
+    covariance: Tensor
 
 
 def moments_of(x: Float[Tensor, "batch snapshot d_model"]) -> Moments:
     mean = x.mean(0)
-    return Moments(mean, (x - mean).norm(dim=-1).median(0).values)
+    centred = x - mean
+    covariance = torch.einsum("bsd,bse->sde", centred, centred) / len(x)
+    return Moments(mean, centred.norm(dim=-1).median(0).values, covariance)
+
+
+@torch.no_grad()
+def tie_undetermined(crosscoder: Crosscoder, inputs: Moments) -> None:
+    """Change encoders such that inputs get nearly the codes that they had, and directions in which these inputs hardly
+    vary are read as in a new dictionary, by the decoder's transpose: a feature's own direction is encoded as 1.
+
+        W_enc ← argmin_W tr((W − W_enc)ᵀ C (W − W_enc)) + λ ‖W − W_dec⁺‖²    C: covariance, λ: UNDETERMINED · tr C / d
+
+    What an encoder reads in such directions is chance: Adam's steps have one size, whatever the gradient's. It does no
+    harm until another snapshot's activations vary in them.
+    """
+    n, d, device = crosscoder.n_snapshots, crosscoder.d_model, crosscoder.b_dec.device
+    mean, covariance = inputs.mean.to(device), inputs.covariance.to(device)
+    at_mean = crosscoder.pre_activations(mean[None])[0]
+    encoder, decoder = crosscoder.encoder_rows.view(-1, n, d), crosscoder.decoder_rows.view(-1, n, d)
+    for place, of_inputs in enumerate(covariance):
+        weight = UNDETERMINED * of_inputs.trace() / d
+        rows = decoder[:, place]
+        tied = rows / rows.square().sum(1, keepdim=True).clamp_min(1e-6)
+        known = torch.eye(d, device=device, dtype=of_inputs.dtype) * weight + of_inputs
+        encoder[:, place] = torch.linalg.solve(known, of_inputs @ encoder[:, place].T + weight * tied.T).T
+    crosscoder.b_enc.add_(at_mean - crosscoder.pre_activations(mean[None])[0])
 
 
 @torch.no_grad()

@@ -38,8 +38,8 @@ def train_sae_series(
 ) -> SAESeries:
     """Train an SAE for every snapshot on raw activations; each takes its neighbour's weights, with a fresh optimiser.
 
-    An SAE starts with its neighbour's codes for inputs that deviate alike from their snapshot's mean, as a share of
-    their spread.
+    An SAE starts with nearly its neighbour's codes for inputs that deviate alike from their snapshot's mean, as a share
+    of their spread; its encoders are tied to decoders where the neighbour's activations hardly vary.
     In the series every feature has a mean code of 1 where it is active, so that strengths can be compared.
 
     Args:
@@ -172,7 +172,7 @@ def _kept(folder: Path | None, key: str) -> _Trained | None:
     return _Trained(
         cast(Crosscoder, load_dictionary(folder / "dictionary")),
         seen["mean_code"],
-        Moments(seen["mean"], seen["spread"]),
+        Moments(*(seen[name] for name in Moments._fields)),
         float(seen["explained_variance"]),
         rounds=int(seen["rounds"]),
         is_done=bool(seen["is_done"]),

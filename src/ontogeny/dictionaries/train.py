@@ -20,7 +20,15 @@ from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.kernels import rows_at
 from ontogeny.dictionaries.losses import DENSE_ABOVE, Losses, crosscoder_losses
 from ontogeny.dictionaries.places import Found, Rounded, rounded_outputs
-from ontogeny.dictionaries.start import Moments, carry_over, initial_crosscoder, moments_of, norm_scale_of, settings_of
+from ontogeny.dictionaries.start import (
+    Moments,
+    carry_over,
+    initial_crosscoder,
+    moments_of,
+    norm_scale_of,
+    settings_of,
+    tie_undetermined,
+)
 from ontogeny.errors import ConfigError, CorpusError, TrainingError
 from ontogeny.loop import Checkpoint, Resumable, numerics, run_loop, warmup_decay
 from ontogeny.progress import Events
@@ -301,7 +309,8 @@ def train_crosscoder(
         key: fingerprint of what the batches depend on; a checkpoint of other settings or batches is ignored.
         stage: what progress and events call this training.
         start: a crosscoder to take weights and learned thresholds from, in place of random ones.
-        start_inputs: of what `start` reads, in its normalised units; it is carried over to those of these batches.
+        start_inputs: of what `start` reads, in its normalised units; it is carried over to those of these batches
+            (`tie_undetermined`, `carry_over`).
         ranks: processes that share the features, or the tokens of each batch; each is called alike, with whole batches.
     Returns:
         The trained crosscoder on the CPU, its inference threshold set; of processes that share its features only the
@@ -406,5 +415,6 @@ def _start(
     }
     crosscoder = Crosscoder(**start.tensors() | given | {"norm_scale": scale.cpu()}, **settings_of(config)).to(device)
     if start_inputs is not None:
+        tie_undetermined(crosscoder, start_inputs)
         carry_over(crosscoder, start_inputs, moments_of(raw * scale[:, None]))
     return replayed, _CrosscoderLearner(config, crosscoder, x[:8].clone(), ranks)

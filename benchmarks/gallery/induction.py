@@ -1,0 +1,93 @@
+"""Case study: a model that learns induction, and the features that come with it."""
+
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from ontogeny.report.figures.axes import BLUE, GREEN, GREY, ORANGE, PINK, step_axis
+from ontogeny.run import Run
+
+STUDIES, STAGE = ("english-repeats",), "attribute"
+KINDS = {"context sensitive": GREEN, "previous token": ORANGE, "induction": PINK}
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """How much cheaper random tokens are the second time, births of three kinds of feature, strengths of the induction
+    features, and what is left of the task's margin without them all."""
+    kinds = run.table("kinds").select("feature", "birth_step", kind=pl.col("kind").str.replace_all("_", " "))
+    found = kinds.filter(kind="induction")["feature"].sort().to_list()
+    strength, last = run.matrix("strength_relative"), run.steps[-1]
+    tried = run.table("ablation").filter(step=last)
+    margin = {way: tried.filter(condition=way, way=how) for way, how in (("clean", "none"), ("all", "removed"))}
+    return {
+        "features": len(kinds),
+        "kinds": {kind: kinds.filter(kind=kind)["birth_step"].sort().to_list() for kind in KINDS},
+        "gain": run.table("induction_scores").sort("step").to_dicts(),
+        "strength": [
+            {"feature": feature, "step": step, "strength": float(strength[place, feature])}
+            for feature in found
+            for place, step in enumerate(run.steps)
+        ],
+        "accuracy": run.table("tasks").sort("step").select("step", "accuracy", "learned").to_dicts(),
+        "margin": {way: rows.select("margin", "accuracy").row(0, named=True) for way, rows in margin.items()},
+        "error": run.table("completeness").filter(step=last).select("margin_clean", "error_effect").row(0, named=True),
+    }
+
+
+def shown(found: dict[str, Any]) -> dict[str, Any]:
+    """What the page tells."""
+    emergent = {kind: pl.Series(kind, [step for step in born if step > 0]) for kind, born in found["kinds"].items()}
+    steps = [row["step"] for row in found["gain"]]
+    cheap = next(at for at, row in enumerate(found["gain"]) if row["gain_ci_low"] > 1)
+    return found | {
+        "count": {kind: len(born) for kind, born in found["kinds"].items()},
+        "emergent": {kind: len(born) for kind, born in emergent.items()},
+        "median": {kind: born.median() for kind, born in emergent.items()},
+        "cheap": [steps[cheap - 1], steps[cheap]],
+        "learned": next(row["step"] for row in found["accuracy"] if row["learned"]),
+    }
+
+
+def chart(found: dict[str, Any]) -> alt.TopLevelMixin:
+    """The model's induction score, strengths of induction features, and births of three kinds, over steps."""
+    steps = [row["step"] for row in found["gain"]]
+    gain = alt.Chart(pl.DataFrame(found["gain"])).encode(x=step_axis(steps))
+    scores = gain.mark_line(point=True, color=BLUE).encode(
+        y=alt.Y("gain:Q", title=["random tokens, the second", "time: nat a token saved"])
+    ) + gain.mark_rule(color=BLUE).encode(y="gain_ci_low:Q", y2="gain_ci_high:Q")
+    lives = (
+        alt.Chart(pl.DataFrame(found["strength"]))
+        .mark_line(color=PINK, opacity=0.7, point=alt.OverlayMarkDef(color=PINK, size=18))
+        .encode(
+            x=step_axis(steps),
+            y=alt.Y("strength:Q", title=["strength of each induction", "feature, of its greatest"]),
+            detail="feature:N",
+        )
+    )
+    half = alt.Chart(pl.DataFrame({"half": [0.5]})).mark_rule(color=GREY, strokeDash=[4, 3]).encode(y="half:Q")
+    rows = []
+    for kind, born in found["kinds"].items():
+        emergent = [step for step in born if step > 0]
+        name = f"{kind} ({len(emergent)})"
+        rows += [
+            {"kind": name, "step": step, "share": sum(one <= step for one in emergent) / max(1, len(emergent))}
+            for step in steps
+        ]
+    names = list(dict.fromkeys(row["kind"] for row in rows))
+    births = alt.Chart(pl.DataFrame(rows)).encode(
+        x=step_axis(steps),
+        y=alt.Y("share:Q", title=["of the emergent:", "born by then"], axis=alt.Axis(format="%")),
+        color=alt.Color(
+            "kind:N",
+            title="kind of feature (emergent ones)",
+            scale=alt.Scale(domain=names, range=list(KINDS.values())),
+            legend=alt.Legend(orient="bottom", columnPadding=24, symbolStrokeWidth=2),
+        ),
+    )
+    curves = births.mark_line(interpolate="step-after") + births.mark_point(filled=True, opacity=1)
+    panels = [panel.properties(width=620, height=170) for panel in (scores, lives + half, curves)]
+    subtitle = "intervals of 95 % over sequences; dashed: from here on a feature counts as alive"
+    return alt.vconcat(*panels).properties(
+        title=alt.Title("Induction, and the features that come with it", subtitle=subtitle)
+    )
