@@ -4,6 +4,7 @@ from typing import Any
 
 import altair as alt
 import polars as pl
+from benchmarks.gallery.kinds import births_of
 
 from ontogeny.report.figures.axes import BLUE, GREEN, GREY, ORANGE, PINK, step_axis
 from ontogeny.run import Run
@@ -29,7 +30,6 @@ def facts(run: Run) -> dict[str, Any]:
             for feature in found
             for place, step in enumerate(run.steps)
         ],
-        "accuracy": run.table("tasks").sort("step").select("step", "accuracy", "learned").to_dicts(),
         "margin": {way: rows.select("margin", "accuracy").row(0, named=True) for way, rows in margin.items()},
         "error": run.table("completeness").filter(step=last).select("margin_clean", "error_effect").row(0, named=True),
     }
@@ -37,15 +37,11 @@ def facts(run: Run) -> dict[str, Any]:
 
 def shown(found: dict[str, Any]) -> dict[str, Any]:
     """What the page tells."""
-    emergent = {kind: pl.Series(kind, [step for step in born if step > 0]) for kind, born in found["kinds"].items()}
-    steps = [row["step"] for row in found["gain"]]
-    cheap = next(at for at, row in enumerate(found["gain"]) if row["gain_ci_low"] > 1)
+    born = {kind: pl.Series(kind, [step for step in births if step > 0]) for kind, births in found["kinds"].items()}
     return found | {
-        "count": {kind: len(born) for kind, born in found["kinds"].items()},
-        "emergent": {kind: len(born) for kind, born in emergent.items()},
-        "median": {kind: born.median() for kind, born in emergent.items()},
-        "cheap": [steps[cheap - 1], steps[cheap]],
-        "learned": next(row["step"] for row in found["accuracy"] if row["learned"]),
+        "count": {kind: len(births) for kind, births in found["kinds"].items()},
+        "median": {kind: births.median() for kind, births in born.items()},
+        "cheap": next(row["step"] for row in found["gain"] if row["gain_ci_low"] > 1),
     }
 
 
@@ -66,26 +62,15 @@ def chart(found: dict[str, Any]) -> alt.TopLevelMixin:
         )
     )
     half = alt.Chart(pl.DataFrame({"half": [0.5]})).mark_rule(color=GREY, strokeDash=[4, 3]).encode(y="half:Q")
-    rows = []
-    for kind, born in found["kinds"].items():
-        emergent = [step for step in born if step > 0]
-        name = f"{kind} ({len(emergent)})"
-        rows += [
-            {"kind": name, "step": step, "share": sum(one <= step for one in emergent) / max(1, len(emergent))}
-            for step in steps
-        ]
-    names = list(dict.fromkeys(row["kind"] for row in rows))
-    births = alt.Chart(pl.DataFrame(rows)).encode(
-        x=step_axis(steps),
-        y=alt.Y("share:Q", title=["of the emergent:", "born by then"], axis=alt.Axis(format="%")),
-        color=alt.Color(
-            "kind:N",
-            title="kind of feature (emergent ones)",
-            scale=alt.Scale(domain=names, range=list(KINDS.values())),
-            legend=alt.Legend(orient="bottom", columnPadding=24, symbolStrokeWidth=2),
-        ),
+    emergent = {kind: [step for step in born if step > 0] for kind, born in found["kinds"].items()}
+    named = {f"{kind} ({len(born)})": born for kind, born in emergent.items()}
+    colour = alt.Color(
+        "kind:N",
+        title="kind of feature (emergent ones)",
+        scale=alt.Scale(domain=list(named), range=list(KINDS.values())),
+        legend=alt.Legend(orient="bottom", columnPadding=24),
     )
-    curves = births.mark_line(interpolate="step-after") + births.mark_point(filled=True, opacity=1)
+    curves = births_of(named, steps, colour)
     panels = [panel.properties(width=620, height=170) for panel in (scores, lives + half, curves)]
     subtitle = "intervals of 95 % over sequences; dashed: from here on a feature counts as alive"
     return alt.vconcat(*panels).properties(

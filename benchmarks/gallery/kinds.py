@@ -79,19 +79,28 @@ def chart(found: dict[str, Any]) -> alt.TopLevelMixin:
         )
         .properties(width=620, height=80)
     )
-    rows = []
-    for kind in KINDS:
-        born = {row["birth_step"]: row["features"] for row in found["births"] if row["kind"] == kind}
-        total = 0
-        for step in found["steps"]:
-            total += born.get(step, 0)
-            rows.append({"kind": kind, "step": step, "share": total / max(1, sum(born.values()))})
+    born = {
+        kind: [row["birth_step"] for row in found["births"] if row["kind"] == kind for _ in range(row["features"])]
+        for kind in KINDS
+    }
+    births = births_of(born, found["steps"], colour).properties(width=620, height=220)
+    return alt.vconcat(shares, births).properties(title=alt.Title("Tokens are there, contexts form"))
+
+
+def births_of(born: dict[str, list[int]], steps: list[int], colour: alt.Color) -> alt.LayerChart:
+    """Which share of each kind's emergent features is born by each step.
+
+    Args:
+        born: step of birth of every emergent feature of a kind.
+    """
+    rows = [
+        {"kind": kind, "step": step, "share": sum(one <= step for one in births) / max(1, len(births))}
+        for kind, births in born.items()
+        for step in steps
+    ]
     base = alt.Chart(pl.DataFrame(rows)).encode(
-        x=step_axis(found["steps"]),
+        x=step_axis(steps),
         y=alt.Y("share:Q", title="of the emergent: born by then", axis=alt.Axis(format="%")),
         color=colour,
     )
-    births = (base.mark_line(interpolate="step-after") + base.mark_point(filled=True, opacity=1)).properties(
-        width=620, height=220
-    )
-    return alt.vconcat(shares, births).properties(title=alt.Title("Tokens are there, contexts form"))
+    return base.mark_line(interpolate="step-after") + base.mark_point(filled=True, opacity=1)

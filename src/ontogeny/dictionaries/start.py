@@ -14,6 +14,8 @@ from ontogeny.errors import TrainingError
 from ontogeny.ranks import ALONE, Ranks
 
 INITIAL_NORMS = tuple(2.0**exponent for exponent in range(-8, 2))
+FEATURE_AXES = {"W_enc": 2, "W_dec": 1, "b_enc": 0, "threshold": 0}
+"""Which axis of a crosscoder's tensors is that of its features."""
 UNDETERMINED = 0.1
 """Share of the mean variance over directions at which an encoder is taken half from what it was (docs/LOG.md)."""
 
@@ -157,3 +159,31 @@ def carry_over(crosscoder: Crosscoder, before: Moments, now: Moments) -> None:
     crosscoder.b_enc.add_(at_mean - crosscoder.pre_activations(mean_now[None])[0])
     if crosscoder.threshold is not None:
         crosscoder.threshold.mul_(ratio.mean())
+
+
+def continued_crosscoder(
+    config: CrosscoderConfig,
+    start: Crosscoder,
+    norm_scale: Float[Tensor, " snapshot"],
+    *,
+    inputs: tuple[Moments, Moments] | None = None,
+    ranks: Ranks = ALONE,
+) -> Crosscoder:
+    """A crosscoder with another's weights, on the device of `norm_scale`; with other ranks it has this one's features
+    alone.
+
+    Args:
+        inputs: of what `start` reads and of what this one is to read, each in its own normalised units.
+    """
+    given = {
+        name: value[(slice(None),) * FEATURE_AXES[name] + (ranks.own(start.n_features),)]
+        for name, value in start.tensors().items()
+        if name in FEATURE_AXES
+    }
+    tensors = start.tensors() | given | {"norm_scale": norm_scale.cpu()}
+    crosscoder = Crosscoder(**tensors, **settings_of(config)).to(norm_scale.device)
+    if inputs is not None:
+        before, now = inputs
+        tie_undetermined(crosscoder, before)
+        carry_over(crosscoder, before, now)
+    return crosscoder

@@ -21,13 +21,13 @@ from ontogeny.dictionaries.kernels import rows_at
 from ontogeny.dictionaries.losses import DENSE_ABOVE, Losses, crosscoder_losses
 from ontogeny.dictionaries.places import Found, Rounded, rounded_outputs
 from ontogeny.dictionaries.start import (
+    FEATURE_AXES,
     Moments,
-    carry_over,
+    continued_crosscoder,
     initial_crosscoder,
     moments_of,
     norm_scale_of,
     settings_of,
-    tie_undetermined,
 )
 from ontogeny.errors import ConfigError, CorpusError, TrainingError
 from ontogeny.loop import Checkpoint, Resumable, numerics, run_loop, warmup_decay
@@ -41,8 +41,6 @@ AUX_K = 256
 """Dead features that reconstruct a token's residual where the activation has no k."""
 REACH_EVERY = 10
 """Steps from one time that dead features are brought within AuxK's reach to the next."""
-FEATURE_AXES = {"W_enc": 2, "W_dec": 1, "b_enc": 0, "threshold": 0}
-"""Which axis of a crosscoder's tensors is that of its features."""
 PARAMETERS = ("encoder_rows", "decoder_rows", "b_enc", "b_dec", "learned")
 """In the order of the optimiser's state; `learned` are JumpReLU's thresholds."""
 
@@ -407,14 +405,8 @@ def _start(
     scale = norm_scale_of(raw, robust=config.normalisation == "robust")
     x = replayed.first[0].to(device) * scale[:, None]
     if start is None:
-        return replayed, _CrosscoderLearner(config, initial_crosscoder(config, x, scale, ranks), x[:8].clone(), ranks)
-    given = {
-        name: value[(slice(None),) * FEATURE_AXES[name] + (ranks.own(start.n_features),)]
-        for name, value in start.tensors().items()
-        if name in FEATURE_AXES
-    }
-    crosscoder = Crosscoder(**start.tensors() | given | {"norm_scale": scale.cpu()}, **settings_of(config)).to(device)
-    if start_inputs is not None:
-        tie_undetermined(crosscoder, start_inputs)
-        carry_over(crosscoder, start_inputs, moments_of(raw * scale[:, None]))
+        crosscoder = initial_crosscoder(config, x, scale, ranks)
+    else:
+        now = None if start_inputs is None else (start_inputs, moments_of(raw * scale[:, None]))
+        crosscoder = continued_crosscoder(config, start, scale, inputs=now, ranks=ranks)
     return replayed, _CrosscoderLearner(config, crosscoder, x[:8].clone(), ranks)
