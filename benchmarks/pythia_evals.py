@@ -137,7 +137,8 @@ def main() -> None:
         repeats=REPEATS,
         sigmoids=sigmoids(steps),
         height=HEIGHT,
-        held=float(counted["held"].mean()),  # type: ignore[arg-type]
+        held=np.mean(counted["held"].to_list()),
+        slopes=np.mean(counted.filter(kind="slope")["held"].to_list()),
     )
     (DOCS / "change-points.md").write_text(page + "\n", encoding="utf-8")
 

@@ -14,6 +14,7 @@ import numpy as np
 MIN_INTERVALS = 8  # cubic drift and spacing take five degrees of freedom, a break two
 MIN_SIDE = 3  # intervals on each side of a break
 COEFFICIENTS = np.linspace(0, 0.95, 20)
+STATIONARY = np.linspace(-0.95, 0.95, 39)  # coefficients that an interval allows for
 OUTSIDE = 0.05  # of the places that hold a break are left out of their interval
 ROUNDING = 1e-18  # squared log2 rates; smaller ones are rounding
 
@@ -97,7 +98,7 @@ def find_change(
     break raises it, so p-values err on the high side.
 
     The interval of the place comes from as many series for each place: the break fitted there plus simulated wiggles
-    of the size that is left around the best one.
+    of the sizes and coefficients that the series may hold, drawn from their posterior.
 
     Args:
         steps: [interval + 1] training step of each snapshot, rising.
@@ -163,9 +164,10 @@ def find_break(
     shares = _shares(values, model)
     place = int(shares.argmax())
     coefficient = _autocorrelation(model.smooth @ values, model.smooth)
-    noise = np.random.default_rng(seed).standard_normal((samples, len(values)))
+    draw = np.random.default_rng(seed)
+    noise = draw.standard_normal((samples, len(values)))
     null = _shares(noise @ np.linalg.cholesky(_ar1(coefficient, len(values))).T, model).max(1)
-    low, high = _place_interval(values, noise, model)
+    low, high = _place_interval(values, noise, model, draw)
     return Break(
         place=place + MIN_SIDE,
         low=low,
@@ -207,27 +209,46 @@ def _shares(series: np.ndarray, model: _Model) -> np.ndarray:
     return explained / ((residuals**2).sum(-1, keepdims=True) + ROUNDING)
 
 
-def _place_interval(y: np.ndarray, noise: np.ndarray, model: _Model) -> tuple[int, int]:
+def _place_interval(y: np.ndarray, noise: np.ndarray, model: _Model, draw: np.random.Generator) -> tuple[int, int]:
     """95 % interval of the place of a break: from the first to the last place at which one is not refuted.
 
     A place is refuted where another one explains more than it does by an amount that happens in less than 5 % of the
-    series made of the break fitted there and of wiggles as large and lasting as those around it. (The places at which
-    the best fit is found again, the wiggles falling anew, hold the true one too seldom where a break is hardly seen.)
+    series made of the break fitted there and of wiggles as large and lasting as the series may hold. (The places at
+    which the best fit is found again, the wiggles falling anew, hold the true one too seldom where a break is hardly
+    seen; so do wiggles of the one size and coefficient that fit best.)
     """
     shares = _shares(y, model)
     best = int(shares.argmax())
-    left = model.smooth - model.breaks[best] @ model.breaks[best].T
-    residuals = left @ y
-    correlations = _ar1(_autocorrelation(residuals, left), len(y))
-    size = np.sqrt((residuals**2).sum() / max(np.trace(left @ correlations), 1e-9))
-    wiggles = size * noise @ np.linalg.cholesky(correlations).T
+    wiggles = _wiggles(y, noise, model, draw)
     kept = [best]
-    for place in range(len(shares)):
-        fitted = y - (model.smooth - model.breaks[place] @ model.breaks[place].T) @ y
+    for place, added in enumerate(model.breaks):
+        fitted = y - (model.smooth - added @ added.T) @ y
         behind = _behind(_shares(fitted + wiggles, model), place)
         if (behind >= _behind(shares[None], place)).mean() >= OUTSIDE:
             kept.append(place)
     return min(kept) + MIN_SIDE, max(kept) + MIN_SIDE
+
+
+def _wiggles(y: np.ndarray, noise: np.ndarray, model: _Model, draw: np.random.Generator) -> np.ndarray:
+    """Noise [series, point] as AR(1) wiggles, each of a coefficient and size that y may hold.
+
+    They are drawn from their posterior, with the break at any place: flat over places, coefficients, the logarithm of
+    the size and whatever smooth drift and the break contribute, which leaves the restricted likelihood (Patterson and
+    Thompson 1971) of the residuals.
+    """
+    left = model.smooth - model.breaks @ model.breaks.swapaxes(1, 2)
+    degrees = round(np.trace(left[0]))
+    basis = np.linalg.eigh(left)[1][:, :, -degrees:]  # [break, point, degree]
+    correlations = np.stack([_ar1(coefficient, len(y)) for coefficient in STATIONARY])
+    covariances = basis.swapaxes(1, 2)[:, None] @ correlations @ basis[:, None]
+    residuals = (y @ basis)[:, None, :, None]
+    squares = (residuals * np.linalg.solve(covariances, residuals)).sum((2, 3)) + ROUNDING  # [break, coefficient]
+    logs = -(np.linalg.slogdet(covariances)[1] + degrees * np.log(squares)) / 2
+    weights = np.exp(logs - logs.max())
+    drawn = draw.choice(weights.size, len(noise), p=(weights / weights.sum()).ravel())
+    sizes = np.sqrt(squares.ravel()[drawn] / draw.chisquare(degrees, len(noise)))
+    roots = np.linalg.cholesky(correlations)[drawn % len(STATIONARY)]
+    return sizes[:, None] * (roots @ noise[:, :, None])[:, :, 0]
 
 
 def _behind(shares: np.ndarray, place: int) -> np.ndarray:
