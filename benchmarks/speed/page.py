@@ -14,7 +14,7 @@ import vl_convert
 from benchmarks.speed.peers import PEERS, UNUSED
 
 from ontogeny.loop import LOG_EVERY_STEPS
-from ontogeny.report.figures.axes import BLUE, GREEN, GREY, VERMILION
+from ontogeny.report.figures.axes import BLUE, GREEN, GREY, ORANGE, VERMILION
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 Rows = list[dict[str, Any]]
@@ -208,17 +208,22 @@ def _bars(means: dict[str, float]) -> alt.LayerChart:
 
 
 def _loss_curves(figures: dict[str, Any]) -> alt.Chart:
+    (_, dense), *others = figures.items()
     rows = [
-        {"way": name, "step": LOG_EVERY_STEPS * (place + 1), "loss": loss}
-        for name, row in figures.items()
-        for place, loss in enumerate(row["losses"])
+        {"way": name, "step": LOG_EVERY_STEPS * (place + 1), "percent": 100 * (share / usual - 1)}
+        for name, row in others
+        for place, (share, usual) in enumerate(zip(row["unexplained"], dense["unexplained"], strict=True))
     ]
-    x = alt.X("step:Q", title="step")
-    y = alt.Y("loss:Q", title="loss", scale=alt.Scale(type="log"))
-    colour = alt.Color("way:N", sort=list(figures), title=None, scale=alt.Scale(range=[GREY, BLUE, GREEN, VERMILION]))
-    dash = alt.StrokeDash("way:N", sort=list(figures), title=None)
-    title = alt.Title("The same losses", subtitle="eight snapshots of the reference suite, 2,048 features, k = 48")
-    lines = alt.Chart(pl.DataFrame(rows)).mark_line().encode(x=x, y=y, color=colour, strokeDash=dash)
+    names = [name for name, _ in others]
+    colours = [GREY, BLUE, GREEN, VERMILION, ORANGE]
+    x, y = alt.X("step:Q", title="step"), alt.Y("percent:Q", title="unexplained variance beside dense, %")
+    legend = alt.Legend(labelLimit=300, orient="bottom", columns=2)
+    colour = alt.Color("way:N", sort=names, title=None, scale=alt.Scale(domain=names, range=colours), legend=legend)
+    title = alt.Title(
+        "How far trainings part that differ in rounding",
+        subtitle="every twentieth step; eight snapshots of the reference suite, 2,048 features, k = 48",
+    )
+    lines = alt.Chart(pl.DataFrame(rows)).mark_line(strokeWidth=1.5).encode(x=x, y=y, color=colour)
     return lines.properties(width=520, height=240, title=title)
 
 
