@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ontogeny.config.learner import SAESeriesConfig
 from ontogeny.config.presets import preset, presets
 from ontogeny.config.settings import fingerprint
 from ontogeny.config.study import dump_study, load_study
@@ -166,3 +167,12 @@ def test_every_preset_is_a_study() -> None:
     assert ctt.attribution is not None
     papers = ["ctt-bloom-1b1", "ctt-olmo-1b", "ctt-pythia-1b", "pythia-160m", "pythia-6.9b", "sae-track-pythia-410m"]
     assert presets() == sorted([*papers, "demo"])
+
+
+def test_later_saes_of_a_series_may_pull_harder_at_dead_features_than_the_first() -> None:
+    config = SAESeriesConfig(n_features=8, k=2, next_aux_weight=8, next_aux_reach=0.3)
+    assert [(config.of_sae(place).aux_weight, config.of_sae(place).aux_reach) for place in range(3)] == [
+        (1.0, 0.02), (8.0, 0.3), (8.0, 0.3),
+    ]  # fmt: skip
+    plain = SAESeriesConfig(n_features=8, k=2)
+    assert plain.of_sae(0) == plain.of_sae(1).model_copy(update={"steps": plain.steps_of(0)})

@@ -114,6 +114,11 @@ class SeriesSettings(Settings):
 
     next_learning_rate: Annotated[float, Field(gt=0)] = 0.1
     """Learning rate of every SAE but the first, as a share of the first's."""
+    next_aux_weight: Annotated[float, Field(ge=0)] | None = None
+    """`aux_weight` of every SAE but the first; None: the first's. More of it, and of reach, leaves fewer features dead
+    where activations change fast, and explains less there (docs/LOG.md)."""
+    next_aux_reach: Share | None = None
+    """`aux_reach` of every SAE but the first; None: the first's."""
     rounds: Positive = 1
     """How often a snapshot may take its tokens: again until they raise explained variance by less than `gain`."""
     gain: Annotated[float, Field(gt=0)] = 0.005
@@ -131,6 +136,8 @@ class SAESeriesConfig(OptimisationConfig, DictionaryConfig, SeriesSettings):
     def of_sae(self, place: int) -> CrosscoderConfig:
         """What `train_crosscoder` takes for one SAE, by its place in the order of training."""
         own = {name: getattr(self, name) for name in CrosscoderConfig.model_fields if name not in ("kind", "steps")}
+        others = {"aux_weight": self.next_aux_weight, "aux_reach": self.next_aux_reach} if place else {}
+        own |= {name: value for name, value in others.items() if value is not None}
         return CrosscoderConfig(**own, steps=self.steps_of(place))
 
     def steps_of(self, place: int) -> int:
