@@ -34,9 +34,9 @@ from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.features.codes import sample_codes
 from ontogeny.features.quality import reconstruct_held_out
 from ontogeny.features.splice import measure_splices
+from ontogeny.files import atomic_path, default_cache, write_json
 from ontogeny.loop import numerics
 from ontogeny.progress import progress_bar
-from ontogeny.run import atomic_path, default_cache, write_json
 from ontogeny.suites.suite import Suite, open_suite
 
 STEPS = [0, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1000, 1400, 2800, 5000]

@@ -22,8 +22,8 @@ from ontogeny.dictionaries.adam import adam
 from ontogeny.dictionaries.backends import backend_for, fastest, using
 from ontogeny.dictionaries.kernels import Entries, above, with_radial
 from ontogeny.dictionaries.train import train_crosscoder
+from ontogeny.files import write_json
 from ontogeny.loop import numerics
-from ontogeny.run import write_json
 
 Row = dict[str, Any]
 WARM, STEPS = 3, 5

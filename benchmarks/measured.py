@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ontogeny.run import atomic_path
+from ontogeny.files import atomic_path
 
 FOLDER = Path(__file__).with_name("measured")
 

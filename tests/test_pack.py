@@ -16,7 +16,7 @@ from ontogeny.corpus.pydocs import pydocs
 from ontogeny.corpus.readers import Document, Documents
 from ontogeny.corpus.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
 from ontogeny.errors import CorpusError
-from ontogeny.run import file_hash
+from ontogeny.files import file_hash
 
 WORDS = "the cat sat on the mat while a dog ran after the other cat and the bird flew away".split()  # noqa: SIM905
 

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from conftest import small_study
+from ontogeny.files import file_hash, remove
 from ontogeny.progress import read_events
-from ontogeny.run import Run, file_hash, remove
+from ontogeny.run import Run
 
 KILLS = {
     "pack": ("ontogeny.corpus.pack", "_write_padded", 700),

@@ -19,7 +19,8 @@ from ontogeny.activations.stream import ActivationStream, store_of, stream_of, v
 from ontogeny.config.study import TrainConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.errors import StoreError
-from ontogeny.run import Run, file_hash
+from ontogeny.files import file_hash
+from ontogeny.run import Run
 from ontogeny.study import run_study
 from ontogeny.suites.suite import suite_of
 

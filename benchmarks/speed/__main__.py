@@ -20,8 +20,8 @@ from benchmarks.speed.page import write_page
 from benchmarks.speed.together import together
 from benchmarks.speed.training import curves, training
 
+from ontogeny.files import write_json
 from ontogeny.loop import matmul_precision
-from ontogeny.run import write_json
 
 PARTS: dict[str, Callable[[int], Any]] = {
     "training": training,

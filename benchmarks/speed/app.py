@@ -21,7 +21,8 @@ import safetensors.numpy
 from ontogeny import tables
 from ontogeny.config.presets import preset
 from ontogeny.config.study import dump_study
-from ontogeny.run import Run, default_cache, write_json, write_text
+from ontogeny.files import default_cache, write_json, write_text
+from ontogeny.run import Run
 
 FEATURES, SNAPSHOTS, EXAMPLES, D_MODEL, VOCABULARY, CONTEXT, LOGITS = 100_000, 32, 20, 64, 4096, 16, 3
 ROUNDS = 5

@@ -9,7 +9,7 @@ from benchmarks.speed.pairs import Contender, paired, tried
 
 from ontogeny.config.corpus import CorpusConfig
 from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
-from ontogeny.run import default_cache
+from ontogeny.files import default_cache
 from ontogeny.suites.suite import open_suite
 
 LAYER, LENGTH, BATCH, STEP = 2, 256, 2048, 5000

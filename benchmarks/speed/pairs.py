@@ -15,8 +15,8 @@ import torch
 from benchmarks.speed.peers import python_of
 
 from ontogeny.config.settings import fingerprint
+from ontogeny.files import atomic_path, default_cache
 from ontogeny.loop import matmul_precision
-from ontogeny.run import atomic_path, default_cache
 from ontogeny.truth.planted import plant
 
 WORKERS = Path(__file__).with_name("workers")

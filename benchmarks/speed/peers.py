@@ -7,7 +7,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from ontogeny.run import default_cache
+from ontogeny.files import default_cache
 
 PEERS: dict[str, tuple[str, ...]] = {
     "sae_lens": ("sae-lens==6.54.12",),

@@ -19,7 +19,7 @@ from ontogeny.config.settings import fingerprint
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.load import load_dictionary
 from ontogeny.dictionaries.train import train_crosscoder
-from ontogeny.run import default_cache
+from ontogeny.files import default_cache
 from ontogeny.truth.planted import Planted, plant
 from ontogeny.truth.recovery import score_recovery
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ontogeny.errors import TrainingError
+from ontogeny.files import atomic_path
 from ontogeny.progress import Events, progress_bar
-from ontogeny.run import atomic_path
 
 CHECKPOINT_SECONDS = 60.0
 LOG_EVERY_STEPS = 20

@@ -15,9 +15,10 @@ from ontogeny.config.settings import fingerprint
 from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
 from ontogeny.corpus.readers import expand
 from ontogeny.errors import ConfigError, did_you_mean
+from ontogeny.files import content_state, write_json
 from ontogeny.plan.plan import plan_study
 from ontogeny.progress import Events
-from ontogeny.run import Run, content_state, write_json
+from ontogeny.run import Run
 from ontogeny.suites.suite import candidates_of, study_suite
 from ontogeny.truth.checks import CHECKS
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from ontogeny.config.study import StudyConfig, TruthConfig, load_study
 from ontogeny.errors import ConfigError, CorpusError, RunError
+from ontogeny.files import remove
 from ontogeny.preflight import check_study, require_room, require_shareable
 from ontogeny.progress import Events, speaks, started_together
-from ontogeny.run import Run, remove, run_folder
+from ontogeny.run import Run, run_folder
 from ontogeny.stages import STAGES, Stage, stages_until, trained_crosscoder
 from ontogeny.suites.suite import pin, suite_of
 

@@ -18,10 +18,11 @@ from ontogeny import tables
 from ontogeny.config.settings import parse
 from ontogeny.config.study import StudyConfig
 from ontogeny.errors import ConfigError, RunError, did_you_mean
+from ontogeny.files import atomic_path, write_text
 from ontogeny.plan.plan import plan_study
 from ontogeny.preflight import check_names
 from ontogeny.progress import started_together
-from ontogeny.run import Run, atomic_path, run_folder, write_text
+from ontogeny.run import Run, run_folder
 from ontogeny.study import Say, run_study
 
 UNTIL = ("train", "report")

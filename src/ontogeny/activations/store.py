@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ontogeny.errors import StoreError
+from ontogeny.files import atomic_path, file_hash, write_json
 from ontogeny.progress import progress_bar
-from ontogeny.run import atomic_path, file_hash, write_json
 
 FORMAT = 1
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}

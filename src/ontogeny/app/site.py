@@ -15,8 +15,9 @@ from ontogeny.app.compare import compare
 from ontogeny.app.server import assets, names_of
 from ontogeny.app.view import View
 from ontogeny.errors import OntogenyError, RunError
+from ontogeny.files import atomic_path
 from ontogeny.progress import progress_bar
-from ontogeny.run import atomic_path, open_run
+from ontogeny.run import open_run
 
 FEATURES_PER_FILE = 32
 MARK = ".ontogeny-site"

@@ -35,11 +35,12 @@ from ontogeny.dictionaries.variants import seed_variant
 from ontogeny.families import shape_of
 from ontogeny.features.codes import stored_codes
 from ontogeny.features.matching import match_features
+from ontogeny.files import content_state, is_kept, keeping
 from ontogeny.models.load import load_snapshot
 from ontogeny.models.names import parse_hookpoint
 from ontogeny.models.rest import Rest
 from ontogeny.progress import progress_bar
-from ontogeny.run import Run, content_state, is_kept, keeping
+from ontogeny.run import Run
 from ontogeny.suites.suite import Suite, suite_of
 from ontogeny.tables import TABLES, from_rows
 from ontogeny.tasks import open_task

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ontogeny.errors import CorpusError, OntogenyError
+from ontogeny.files import atomic_path, default_cache
 from ontogeny.progress import progress_bar
-from ontogeny.run import atomic_path, default_cache
 
 PREFIX = "datasets:"
 NAME = re.compile(r"datasets:(?P<repo>[\w.-]+/[\w.-]+)(:(?P<config>[^@#]+))?(@(?P<revision>[^#]+))?(#(?P<split>\w+))?")

@@ -24,8 +24,8 @@ from ontogeny.corpus.pydocs import environment_key
 from ontogeny.corpus.readers import Document, Documents, expand
 from ontogeny.corpus.tokenizer import load_tokenizer, start_token, tokenizer_hash, train_tokenizer
 from ontogeny.errors import CorpusError
+from ontogeny.files import atomic_path, content_state, default_cache, file_hash, write_json, write_text
 from ontogeny.progress import progress_bar
-from ontogeny.run import atomic_path, content_state, default_cache, file_hash, write_json, write_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

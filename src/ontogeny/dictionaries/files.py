@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ontogeny.errors import DictionaryError
-from ontogeny.run import atomic_path, file_hash, write_json
+from ontogeny.files import atomic_path, file_hash, write_json
 
 FORMAT = 1
 WEIGHTS, GOLDEN = "weights.safetensors", "golden.safetensors"

@@ -18,9 +18,9 @@ from ontogeny.dictionaries.sae_series import SAESeries, with_mean_code
 from ontogeny.dictionaries.start import Moments, moments_of
 from ontogeny.dictionaries.train import learning_rate_of, train_crosscoder
 from ontogeny.errors import ConfigError, CorpusError
+from ontogeny.files import is_kept, keeping, remove
 from ontogeny.loop import Resumable
 from ontogeny.progress import Events
-from ontogeny.run import is_kept, keeping, remove
 
 FIRST_TOKENS = 65_536
 """Tokens from which the mean codes and the explained variance are taken."""

@@ -17,7 +17,8 @@ from ontogeny.dictionaries.load import load_dictionary
 from ontogeny.dictionaries.sae_series import SAESeries
 from ontogeny.dictionaries.track import train_sae_series
 from ontogeny.dictionaries.train import train_crosscoder
-from ontogeny.run import Run, is_kept, keeping, remove
+from ontogeny.files import is_kept, keeping, remove
+from ontogeny.run import Run
 from ontogeny.suites.suite import suite_of
 
 

@@ -29,7 +29,8 @@ from ontogeny.features.tables import (
     logit_effects_table,
     trajectories_table,
 )
-from ontogeny.run import Run, is_kept, keeping, remove
+from ontogeny.files import is_kept, keeping, remove
+from ontogeny.run import Run
 from ontogeny.suites.suite import Suite, suite_of
 
 Tables = dict[str, pl.DataFrame]

@@ -16,8 +16,9 @@ from ontogeny.activations.key import snapshot_keys
 from ontogeny.config.settings import fingerprint
 from ontogeny.corpus.pack import Corpus
 from ontogeny.features.codes import StoredCodes
+from ontogeny.files import is_kept, keeping
 from ontogeny.models.pretrain import padded
-from ontogeny.run import Run, is_kept, keeping
+from ontogeny.run import Run
 from ontogeny.suites.suite import suite_of
 
 SEQUENCES_AT_ONCE = 16

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.errors import DictionaryError
+from ontogeny.files import write_json
 from ontogeny.interop.about import About, one_threshold, read_json, read_safetensors, refuse
-from ontogeny.run import write_json
 
 TOOL = "crosscoder_learning"
 CONFIG, OWN, WEIGHTS = "config.json", "ontogeny.json", "model.safetensors"

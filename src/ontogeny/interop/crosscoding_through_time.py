@@ -17,8 +17,8 @@ import torch
 
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.errors import DictionaryError
+from ontogeny.files import write_json
 from ontogeny.interop.about import About, one_threshold, read_json, refuse, require
-from ontogeny.run import write_json
 
 TOOL = "crosscoding-through-time"
 

@@ -7,10 +7,11 @@ import polars as pl
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.sae_series import SAESeries
 from ontogeny.errors import DictionaryError, RunError
+from ontogeny.files import atomic_path
 from ontogeny.interop.about import About, require_current, require_new
 from ontogeny.interop.card import model_card
 from ontogeny.interop.formats import format_of
-from ontogeny.run import Run, atomic_path
+from ontogeny.run import Run
 
 
 def export_dictionary(run: Run, name: str, folder: str | Path, *, step: int | None = None) -> str:

@@ -18,8 +18,9 @@ import polars as pl
 
 from ontogeny.features.describe import last_examples
 from ontogeny.features.labels import text_of, token_texts
+from ontogeny.files import atomic_path
 from ontogeny.interop.about import require_new, transformer_lens_hook
-from ontogeny.run import Run, atomic_path
+from ontogeny.run import Run
 
 PER_FILE, ACTIVATIONS = 512, 20
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.errors import DictionaryError
+from ontogeny.files import write_json
 from ontogeny.interop.about import About, read_json, read_safetensors, refuse
-from ontogeny.run import write_json
 
 TOOL = "Llamascopium"
 CONFIG, WEIGHTS = "config.json", "sae_weights.safetensors"

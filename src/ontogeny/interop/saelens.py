@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.errors import DictionaryError
+from ontogeny.files import write_json
 from ontogeny.interop.about import About, read_json, read_safetensors
-from ontogeny.run import write_json
 
 TOOL, VERSION = "SAELens", "6.0.0"
 """Written as the version whose layout this is."""

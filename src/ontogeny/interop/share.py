@@ -7,10 +7,11 @@ from pathlib import Path
 
 from ontogeny import tables
 from ontogeny.errors import RunError, SuiteError
+from ontogeny.files import atomic_path
 from ontogeny.interop.about import require_current, require_new
 from ontogeny.interop.card import model_card
 from ontogeny.interop.export import about_run
-from ontogeny.run import Run, atomic_path, open_run
+from ontogeny.run import Run, open_run
 
 PUSHED = ("study.yaml", "manifest.json", "report.html", "dictionary/*", "corpus/tokenizer/*", *tables.FILES.values())
 """What a reader of a run needs, as globs: no models, no activations, no replies of a language model."""

@@ -15,11 +15,11 @@ from ontogeny.config.settings import fingerprint
 from ontogeny.config.suite import DEFAULT_MODEL, PretrainConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.errors import ConfigError, SuiteError
+from ontogeny.files import atomic_path, write_json
 from ontogeny.loop import Checkpoint, run_loop, warmup_cosine
 from ontogeny.models.load import quiet
 from ontogeny.models.snapshots import save_snapshot
 from ontogeny.progress import Events
-from ontogeny.run import atomic_path, write_json
 from ontogeny.suites.suite import Suite, open_suite
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from ontogeny.run import default_cache, write_text
+from ontogeny.files import default_cache, write_text
 
 
 def vega_bundle() -> str:

@@ -11,10 +11,11 @@ from typing import Any
 import polars as pl
 
 from ontogeny.features.labels import token_text
+from ontogeny.files import write_text
 from ontogeny.report import figures
 from ontogeny.report.bundle import vega_bundle
 from ontogeny.report.sentences import summary
-from ontogeny.run import Run, write_text
+from ontogeny.run import Run
 
 MAX_CARDS_PER_BIRTH, MAX_CARDS = 4, 24
 DENSITY_RANGE = (2e-4, 0.05)

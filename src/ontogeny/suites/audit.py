@@ -16,7 +16,7 @@ import polars as pl
 
 from ontogeny.errors import SuiteError
 from ontogeny.families import family_of
-from ontogeny.run import content_state, file_hash
+from ontogeny.files import content_state, file_hash
 from ontogeny.suites.hub import Hub
 from ontogeny.suites.registry import find_suite, parse_all
 from ontogeny.suites.source import FILES, WEIGHT_FILES, Snapshot

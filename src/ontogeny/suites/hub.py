@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
 from ontogeny.errors import SuiteError
-from ontogeny.run import atomic_path, default_cache, write_json
+from ontogeny.files import atomic_path, default_cache, write_json
 from ontogeny.suites.source import WEIGHT_FILES, Snapshot, Source
 
 Found = TypeVar("Found")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ontogeny.run import content_state
+from ontogeny.files import content_state
 
 WEIGHT_FILES = (
     "model.safetensors",
