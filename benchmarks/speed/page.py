@@ -23,7 +23,8 @@ Rows = list[dict[str, Any]]
 def write_page(found: dict[str, Any]) -> None:
     """docs/performance.md, docs/images/performance-*.svg."""
     template = jinja2.Template(Path(__file__).with_name("page.md.j2").read_text(encoding="utf-8"), trim_blocks=True)
-    about = {part["machine"] + f", {part['threads']} threads" for part in found.values()}
+    timed = [part for name, part in found.items() if name != "agreement"]
+    about = {part["machine"] + f", {part['threads']} threads" for part in timed}
     precision = ", ".join(sorted({part["precision"] for part in found.values()}))
     found = {name: part["found"] for name, part in found.items()}
     shown: dict[str, Any] = {"machine": " and ".join(sorted(about)), "peers": _peers(), "precision": precision}
@@ -217,14 +218,15 @@ def _loss_curves(figures: dict[str, Any]) -> alt.Chart:
     names = [name for name, _ in others]
     colours = [GREY, BLUE, GREEN, VERMILION, ORANGE]
     x, y = alt.X("step:Q", title="step"), alt.Y("percent:Q", title="unexplained variance beside dense, %")
-    legend = alt.Legend(labelLimit=300, orient="bottom", columns=2)
+    legend = alt.Legend(labelLimit=300)
     colour = alt.Color("way:N", sort=names, title=None, scale=alt.Scale(domain=names, range=colours), legend=legend)
     title = alt.Title(
         "How far trainings part that differ in rounding",
         subtitle="every twentieth step; eight snapshots of the reference suite, 2,048 features, k = 48",
     )
     lines = alt.Chart(pl.DataFrame(rows)).mark_line(strokeWidth=1.5).encode(x=x, y=y, color=colour)
-    return lines.properties(width=520, height=240, title=title)
+    padding = {"left": 5, "right": 50, "top": 5, "bottom": 5}
+    return lines.properties(width=520, height=240, title=title, padding=padding)
 
 
 def _lines(rows: Rows) -> alt.HConcatChart:
