@@ -11,6 +11,7 @@ import jinja2
 import numpy as np
 import polars as pl
 import vl_convert
+from benchmarks.speed.pairs import BATCHES
 from benchmarks.speed.peers import PEERS, UNUSED
 
 from ontogeny.loop import LOG_EVERY_STEPS
@@ -43,6 +44,7 @@ def write_page(found: dict[str, Any]) -> None:
         _draw("peers", _bars(_means(by_side[sides[0]])))
     if rows := found.get("curves"):
         shown["curves"] = _curves(rows)
+        shown["batches_mb"] = BATCHES * 1024 * 128 * 4 / 1e6  # the batch and width of `curves`, float32
         _draw("curves", _lines(rows))
     if figures := found.get("agreement"):
         shown["agreement"] = _agreement(figures)
