@@ -1,9 +1,12 @@
 """Analyses against slow references and known answers."""
 
+import shutil
+import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,7 +16,7 @@ import torch
 from ontogeny.activations.harvest import harvester_of
 from ontogeny.analyses.lineage import lineage, partings
 from ontogeny.analyses.ngrams import fit_ngrams, token_pairs
-from ontogeny.analyses.phases import _sequences
+from ontogeny.analyses.phases import _read, _sequences, phases
 from ontogeny.analyses.probes import probes
 from ontogeny.analyses.turning_point import turning_point
 from ontogeny.config.corpus import CorpusConfig
@@ -27,7 +30,7 @@ from ontogeny.features.life import life_history
 from ontogeny.intervals import bootstrap_mean, wilson_count
 from ontogeny.models.load import load_snapshot
 from ontogeny.run import Run
-from ontogeny.suites.suite import open_suite, suite_of
+from ontogeny.suites.suite import Snapshot, open_suite, suite_of
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +117,25 @@ def test_phases_measure_the_models_loss_and_both_divergences(small_run: Run) -> 
         count += ids.shape[1] - 1
     assert table["loss"][-1] == pytest.approx(total / count, rel=1e-4)
     assert table["tokens"][-1] == count
+
+
+def test_phases_read_each_snapshot_once(small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(shutil.copytree(small_run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("phases")))
+    steps = []
+
+    def counted(snapshot: Snapshot, *given: Any, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+        steps.append(snapshot.step)
+        return _read(snapshot, *given, **options)
+
+    monkeypatch.setattr(sys.modules[phases.__module__], "_read", counted)
+    first = phases(run)
+    assert first.equals(small_run.analysis("phases"))
+    shutil.rmtree(run.folder / "phases" / "step25")
+    assert phases(run).equals(first)
+    assert steps == [0, 10, 25, 60, 25]
+    (run.folder / "phases" / "step10" / "key").write_text("of other tokens", encoding="utf-8")
+    assert phases(run).equals(first)
+    assert steps == [0, 10, 25, 60, 25, 10]
 
 
 def test_emergence_counts_agree_with_the_features_table(small_run: Run) -> None:

@@ -6,8 +6,11 @@ Source: Evolution of Concepts, arXiv 2509.17196 ("statistical learning", then "f
 import numpy as np
 import polars as pl
 
+from ontogeny.activations.key import snapshot_keys
 from ontogeny.analyses.ngrams import NGrams, fit_ngrams, token_pairs
+from ontogeny.config.settings import fingerprint
 from ontogeny.corpus.pack import Corpus
+from ontogeny.files import is_kept, keeping
 from ontogeny.intervals import bootstrap_mean
 from ontogeny.progress import progress_bar
 from ontogeny.run import Run
@@ -16,6 +19,7 @@ from ontogeny.tables import from_rows
 
 SEQUENCES_AT_ONCE = 16
 KL_ROWS_AT_ONCE = 512
+DIVERGENCES = ("kl_model_unigram", "kl_unigram_model", "kl_model_bigram", "kl_bigram_model")
 
 
 def phases(run: Run) -> pl.DataFrame:
@@ -23,7 +27,8 @@ def phases(run: Run) -> pl.DataFrame:
 
     The n-gram models are fitted on the study's training corpus, which is the models' own where the study pre-trained
     them. Divergences are taken on a part of the positions and over the tokenizer's vocabulary; a model's logits for ids
-    beyond it (Pythia pads its unembedding) are left out there.
+    beyond it (Pythia pads its unembedding) are left out there. What a snapshot gives is kept, so that one more in a
+    suite costs its own reading alone.
     """
     settings, study = run.study.analysis, run.study
     corpus, held_out = (Corpus(run.corpus_folder / split) for split in ("train", "held_out"))
@@ -39,10 +44,17 @@ def phases(run: Run) -> pl.DataFrame:
         "bigram": np.bincount(sequence, -np.log(ngrams.bigram(current, following))),
     }
     drawn = {"samples": settings.bootstrap, "seed": settings.seed}
-    suite, rows = suite_of(run), []
+    suite, keys, rows = suite_of(run), snapshot_keys(run), []
     with progress_bar("phases", len(suite.snapshots), unit="snapshots") as bar:
         for index, snapshot in enumerate(suite.snapshots):
-            losses, divergences = _read(snapshot, held_out, sequences, for_kl, ngrams, dtype=study.suite.dtype)
+            folder = run.folder / "phases" / f"step{snapshot.step}"
+            key = fingerprint(keys[index], held_out.fingerprint, sequences.tolist(), len(for_kl))
+            if not is_kept(folder, key):
+                losses, divergences = _read(snapshot, held_out, sequences, for_kl, ngrams, dtype=study.suite.dtype)
+                with keeping(folder, key) as temporary:
+                    np.savez(temporary / "read.npz", losses=losses, divergences=divergences)
+            read = np.load(folder / "read.npz")
+            losses, divergences = read["losses"], read["divergences"].tolist()
             low, high = bootstrap_mean(losses, counts, documents, **drawn)
             gaps = {name: bootstrap_mean(losses - bound, counts, documents, **drawn) for name, bound in bounds.items()}
             rows.append(
@@ -55,7 +67,7 @@ def phases(run: Run) -> pl.DataFrame:
                     **{name: bound.sum() / counts.sum() for name, bound in bounds.items()},
                     **{f"above_{name}_ci_low": gap[0] for name, gap in gaps.items()},
                     **{f"above_{name}_ci_high": gap[1] for name, gap in gaps.items()},
-                    **divergences,
+                    **dict(zip(DIVERGENCES, divergences, strict=True)),
                     "tokens": int(counts.sum()),
                 }
             )
@@ -72,8 +84,8 @@ def _sequences(corpus: Corpus, tokens: int, seed: int) -> np.ndarray:
 
 def _read(
     snapshot: Snapshot, corpus: Corpus, sequences: np.ndarray, for_kl: np.ndarray, ngrams: NGrams, *, dtype: str
-) -> tuple[np.ndarray, dict[str, float]]:
-    """Summed loss of each sequence, and mean divergences to both n-gram models on the sequences `for_kl`."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Summed loss of each sequence, and the mean of each of DIVERGENCES on the sequences `for_kl`."""
     import torch
 
     from ontogeny.loop import numerics
@@ -101,5 +113,4 @@ def _read(
                 for place, (a, b) in enumerate([(p, unigram), (unigram, p), (p, bigram), (bigram, p)]):
                     sums[place] += float((a.exp() * (a - b)).sum(dtype=torch.float64))
                 tokens += len(p)
-    names = ("kl_model_unigram", "kl_unigram_model", "kl_model_bigram", "kl_bigram_model")
-    return np.concatenate(losses), dict(zip(names, (sums / tokens).tolist(), strict=True))
+    return np.concatenate(losses), (sums / tokens).numpy()
