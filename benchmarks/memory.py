@@ -78,7 +78,7 @@ def main() -> None:
             for batch in BATCHES:
                 study = {
                     "name": f"memory-{n}-{batch}-{name.replace(', ', '-')}",
-                    "suite": {"folder": "suite", "steps": list(range(n))},
+                    "suite": {"folder": "suite", "steps": list(range(n)), "bad_snapshots": "accept"},
                     "corpus": {
                         "files": str(shared / "data/corpus/valid/*.jsonl.xz"),
                         "held_out": str(shared / "data/corpus/valid/[fot]*.jsonl.xz"),
