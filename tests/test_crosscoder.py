@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ontogeny import Crosscoder, CrosscoderConfig, InputError, crosscoder_losses, train_crosscoder
 from ontogeny.dictionaries.activation_functions import batch_topk, least_kept_score, topk
+from ontogeny.dictionaries.learner import CrosscoderLearner, patience_of
 from ontogeny.dictionaries.start import initial_crosscoder, norm_scale_of
-from ontogeny.dictionaries.train import _CrosscoderLearner, patience_of
 from ontogeny.errors import ConfigError, TrainingError
 
 N, D, F = 3, 5, 7
@@ -75,7 +75,7 @@ def test_gradients_of_batch_topk_agree_with_finite_differences(subtract: bool) -
 def test_gradients_of_the_aux_loss_agree_with_finite_differences() -> None:
     dictionary, x = make("batch_topk", dtype=torch.float64, k=2), inputs(dtype=torch.float64)
     config = CrosscoderConfig(n_features=F, k=2, aux_k=2, dead_after_tokens=10)
-    learner = _CrosscoderLearner(config, dictionary, x)
+    learner = CrosscoderLearner(config, dictionary, x)
     learner.optimizer.release()
     dead, alive = [1, 2, 4], [0, 3, 5, 6]
     learner.silent_tokens[dead] = 10
@@ -105,7 +105,7 @@ def test_gradients_of_the_aux_loss_agree_with_finite_differences() -> None:
 
 def test_dead_features_are_brought_where_aux_k_has_a_gradient() -> None:
     dictionary, x = make("batch_topk", k=2), inputs(200)
-    learner = _CrosscoderLearner(CrosscoderConfig(n_features=F, k=2, steps=100, dead_after_tokens=10), dictionary, x)
+    learner = CrosscoderLearner(CrosscoderConfig(n_features=F, k=2, steps=100, dead_after_tokens=10), dictionary, x)
     learner.optimizer.release()
     with torch.no_grad():
         dictionary.b_enc[[1, 4]] -= 1000
@@ -211,7 +211,7 @@ def test_jumprelus_threshold_gradient_is_the_closed_form_in_units_of_u(
     config = CrosscoderConfig(
         n_features=F, activation="jumprelu", gate=gate, threshold_parameter=parameter  # pyright: ignore[reportArgumentType]
     )  # fmt: skip
-    learner = _CrosscoderLearner(config, dictionary, x)
+    learner = CrosscoderLearner(config, dictionary, x)
     learner.before_step(0)
     losses = crosscoder_losses(dictionary, x, sparsity=sparsity)
     assert learner.learned is not None
@@ -283,7 +283,7 @@ def test_the_preactivation_loss_pulls_dead_features_up_to_their_thresholds() -> 
         config = CrosscoderConfig(
             n_features=F, activation="jumprelu", gate=gate, preactivation_weight=1.0  # pyright: ignore[reportArgumentType]
         )  # fmt: skip
-        learner = _CrosscoderLearner(config, dictionary, x)
+        learner = CrosscoderLearner(config, dictionary, x)
         nobody, dead = torch.tensor([], dtype=torch.int64), torch.tensor([1, 4])
         assert learner._preactivation_loss(dictionary.pre_activations_of(nobody, x), nobody).item() == 0
         strength, t = dictionary.strength(), dictionary.threshold

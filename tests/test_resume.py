@@ -17,7 +17,7 @@ from ontogeny.run import Run
 KILLS = {
     "pack": ("ontogeny.corpus.pack", "_write_padded", 700),
     "pretrain": ("ontogeny.models.pretrain", "next_token_losses", 40),
-    "train": ("ontogeny.dictionaries.train", "crosscoder_losses", 70),
+    "train": ("ontogeny.dictionaries.learner", "crosscoder_losses", 70),
     "measure": ("ontogeny.features.measure", "_sum_where", 40),
 }
 RESULTS = (

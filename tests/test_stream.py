@@ -158,7 +158,7 @@ def test_training_killed_inside_the_first_window_resumes_bit_for_bit(
         return crosscoder_losses(*args, **kwargs)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr("ontogeny.dictionaries.train.crosscoder_losses", interrupted)
+        patched.setattr("ontogeny.dictionaries.learner.crosscoder_losses", interrupted)
         with pytest.raises(KeyboardInterrupt):
             trained(tmp_path / "train.pt")
     assert torch.equal(trained(tmp_path / "train.pt"), undisturbed)

@@ -13,10 +13,11 @@ from torch import Tensor
 from ontogeny.config.learner import CrosscoderConfig, SAESeriesConfig
 from ontogeny.config.settings import fingerprint
 from ontogeny.dictionaries.crosscoder import Crosscoder
+from ontogeny.dictionaries.learner import learning_rate_of
 from ontogeny.dictionaries.load import load_dictionary
 from ontogeny.dictionaries.sae_series import SAESeries, with_mean_code
 from ontogeny.dictionaries.start import Moments, moments_of
-from ontogeny.dictionaries.train import learning_rate_of, train_crosscoder
+from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.errors import ConfigError, CorpusError
 from ontogeny.files import is_kept, keeping, remove
 from ontogeny.loop import Resumable
