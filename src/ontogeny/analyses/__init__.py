@@ -20,6 +20,7 @@ from ontogeny.analyses.gate import gate
 from ontogeny.analyses.kinds import induction_scores, kind_births, kinds
 from ontogeny.analyses.levels import levels
 from ontogeny.analyses.lineage import lineage, partings
+from ontogeny.analyses.memorisation import memorisation, memorisation_snapshots
 from ontogeny.analyses.pareto import pareto
 from ontogeny.analyses.phases import phases
 from ontogeny.analyses.probes import probes
@@ -35,6 +36,7 @@ ANALYSES: dict[str, dict[str, Callable[[Run], pl.DataFrame]]] = {
     "turning_point": {"cosines": cosines, "drift": drift, "turning_point": turning_point},
     "phases": {"phases": phases},
     "probes": {"probes": probes, "proxies": proxies, "proxy": proxy},
+    "memorisation": {"memorisation": memorisation, "memorisation_snapshots": memorisation_snapshots},
     "single_saes": {"single_saes": single_saes},
     "pareto": {"pareto": pareto},
     "directions": {"directions": directions, "direction_components": direction_components},

@@ -29,6 +29,7 @@ FROM: dict[str, tuple[dict[str, str], str]] = {
     "kinds": ({"kind": "kind", "context_score": "context_score", "induction_ratio": "induction_ratio"}, ""),
     "lineage": ({"lineage": "label", "parent": "parent"}, ""),
     "formed": ({"pattern": "pattern", "meaning_step": "meaning_step", "direction_step": "direction_step"}, ""),
+    "memorisation": ({"memorisation": "gap"}, "snapshot = (SELECT max(snapshot) FROM {file})"),
     "levels": ({"level": "level"}, "snapshot = (SELECT max(snapshot) FROM {file})"),
     "umap_directions": ({"umap_1": "x", "umap_2": "y"}, ""),
     "descriptions": ({"description": "description"}, ""),

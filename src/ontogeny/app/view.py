@@ -30,7 +30,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Directions": ("drift", "cosines", "settling", "paths"),
     "Kinds": ("kinds", "induction", "complexity", "detection", "senses", "dimensions"),
     "Formation": ("progress", "levels", "formed", "umap", "gaps", "track"),
-    "Trust": ("trust", "proxy"),
+    "Trust": ("trust", "proxy", "memorisation"),
 }
 """Figures of the overview; what features do for tasks has a view of its own."""
 TASKS = ("accuracy", "effects", "ablation", "half_margin", "elsewhere", "prediction", "turnover", "relie")

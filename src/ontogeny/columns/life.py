@@ -103,6 +103,37 @@ LIFE: dict[str, dict[str, Column]] = {
         "spearman_ci_high": Column(pl.Float64, "correlation", "95 % interval, bootstrap over features"),
         "within_feature": Column(pl.Float64, "correlation", "median over features of that over their snapshots"),
     },
+    "memorisation": {
+        "feature": FEATURE,
+        "snapshot": SNAPSHOT,
+        "step": STEP,
+        "gap": Column(
+            pl.Float32,
+            "share",
+            "strength that training text shows (least squares) less that of held-out text, in units of the feature's "
+            "greatest strength; null where it is active in fewer than 8 groups of documents of either",
+        ),
+        "gap_ci_low": Column(pl.Float32, "share", "95 % interval over groups of documents"),
+        "gap_ci_high": Column(pl.Float32, "share", "95 % interval over groups of documents"),
+        "p": Column(pl.Float32, "chance", "of a gap as far from 0 where there is none"),
+        "density_train": Column(pl.Float32, "share", "of the training tokens read on which it is active"),
+        "density_held_out": Column(pl.Float32, "share", "of the held-out tokens read"),
+    },
+    "memorisation_snapshots": {
+        "snapshot": SNAPSHOT,
+        "step": STEP,
+        "features": Column(pl.Int64, "features", "alive there whose gap is known"),
+        "gap": Column(pl.Float64, "share", "mean over them"),
+        "gap_ci_low": Column(pl.Float64, "share", "95 % interval, bootstrap over groups of documents of both texts"),
+        "gap_ci_high": Column(pl.Float64, "share", "95 % interval, bootstrap over groups of documents of both texts"),
+        "stronger": Column(
+            pl.Int64, "features", "shown more strongly on training text, at a false discovery rate of 5 %"
+        ),
+        "weaker": Column(pl.Int64, "features", "shown less strongly on it"),
+        "at_random": Column(
+            pl.Int64, "features", "either, where groups of documents are dealt to the two texts at random"
+        ),
+    },
     "single_saes": {
         "snapshot": SNAPSHOT,
         "step": STEP,

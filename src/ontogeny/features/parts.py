@@ -78,13 +78,17 @@ def measure_part(run: Run, crosscoder: Crosscoder, suite: Suite, *, key: str, ch
     }
 
 
+def part_key(run: Run, part: Part) -> str:
+    """Fingerprint of a part, of its snapshots' activations, and of the corpora that they are measured on."""
+    weights = [sha256(tensor.numpy().tobytes()).hexdigest() for tensor in part.crosscoder.tensors().values()]
+    corpora = [Corpus(run.corpus_folder / split).fingerprint for split in ("train", "held_out")]
+    return fingerprint(weights, part.crosscoder.settings(), corpora, snapshot_keys(run)[part.snapshots])
+
+
 def _kept_part(run: Run, part: Part, suite: Suite) -> Tables:
     """The tables of one part, from the run folder where they are there."""
     own = suite.only(range(len(suite.snapshots))[part.snapshots])
-    weights = [sha256(tensor.numpy().tobytes()).hexdigest() for tensor in part.crosscoder.tensors().values()]
-    corpora = [Corpus(run.corpus_folder / split).fingerprint for split in ("train", "held_out")]
-    of_snapshots = snapshot_keys(run)[part.snapshots]
-    key = fingerprint(weights, part.crosscoder.settings(), corpora, of_snapshots, run.study.measure)
+    key = fingerprint(part_key(run, part), run.study.measure)
     folder = run.folder / "measured" / f"step{own.steps[0]}"
     checkpoint = run.checkpoints / f"measure-{own.steps[0]}.pt"
     if not is_kept(folder, key):

@@ -61,6 +61,7 @@ def write_report(run: Run) -> Path:
         agreement=run.table("complexity_agreement").to_dicts() if "complexity" in analyses else [],
         proxy=run.table("proxy").to_dicts() if "probes" in analyses else [],
         shrunken=int(run.table("proxies")["shrunken"].sum()) if "probes" in analyses else 0,
+        memorised=_memorised(run) if "memorisation" in analyses else [],
         patterns=run.table("patterns").to_dicts() if "formation" in analyses else [],
         track=_track(run) if "tracking" in analyses else [],
         gate=run.table("gate").to_dicts() if "tracking" in analyses else [],
@@ -83,6 +84,16 @@ def write_report(run: Run) -> Path:
     )
     write_text(run.report_path, page)
     return run.report_path
+
+
+def _memorised(run: Run) -> list[dict[str, Any]]:
+    """The features with the greatest gaps at the last snapshot that are beyond chance for one feature by itself."""
+    table = run.table("memorisation").drop_nulls("gap")
+    first = table.filter(snapshot=0).select("feature", first="gap")
+    last = table.filter(pl.col("snapshot") == len(run.steps) - 1, pl.col("gap_ci_low") > 0)
+    return (
+        last.join(first, on="feature", how="left").sort("gap", "feature", descending=[True, False]).head(5).to_dicts()
+    )
 
 
 def _track(run: Run) -> list[dict[str, Any]]:

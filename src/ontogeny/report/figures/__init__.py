@@ -19,7 +19,7 @@ from ontogeny.report.figures.tasks import (
     relie,
     turnover,
 )
-from ontogeny.report.figures.truth import trust
+from ontogeny.report.figures.truth import memorisation, trust
 from ontogeny.report.figures.turning import cosines, drift, paths, settling
 from ontogeny.run import Run
 
@@ -45,6 +45,7 @@ FIGURES: dict[str, tuple[str, Callable[[Run], Spec]]] = {
     "detection": ("descriptions", detection),
     "senses": ("senses", senses),
     "proxy": ("probes", proxy),
+    "memorisation": ("memorisation", memorisation),
     "dimensions": ("dimensions", dimensions),
     "progress": ("formation", progress),
     "levels": ("formation", levels),
@@ -84,6 +85,7 @@ ONLY_WHERE: dict[str, Callable[[Run], bool]] = {
     "senses": _rows_of("senses"),
     "detection": _rows_of("detection_snapshots"),
     "proxy": _rows_of("proxy"),
+    "memorisation": lambda run: run.table("memorisation_snapshots")["gap"].is_not_null().any(),
 }
 """Figures of tables that may be empty, or say that there is nothing to draw."""
 

@@ -1,9 +1,20 @@
-"""What the checks of a study found."""
+"""How far features can be trusted: what the checks of a study found, and what the training text alone shows."""
 
 import altair as alt
 import polars as pl
 
-from ontogeny.report.figures.axes import BLUE, HEIGHT, ORANGE, SKY, WIDTH, Spec, finished, interval_labels
+from ontogeny.report.figures.axes import (
+    BLUE,
+    GREY,
+    HEIGHT,
+    ORANGE,
+    SKY,
+    WIDTH,
+    Spec,
+    finished,
+    interval_labels,
+    step_axis,
+)
 from ontogeny.run import Run
 
 
@@ -34,3 +45,22 @@ def trust(run: Run) -> Spec:
     counts = ", ".join(f"{int((table['level'] == level).sum()):,} {level}" for level in levels)
     title = alt.Title("How far features can be trusted", subtitle=f"{len(table):,} living features: {counts}")
     return finished(chart.properties(width=WIDTH, height=HEIGHT * 2 // 3, title=title))
+
+
+def memorisation(run: Run) -> Spec:
+    """Mean gap between strengths on training and on held-out text at every snapshot."""
+    table = run.table("memorisation_snapshots").drop_nulls("gap").with_columns(none=pl.lit(0.0))
+    base = alt.Chart(table).encode(x=step_axis(run.steps))
+    title = "gap (share of the greatest strength)"
+    band = base.mark_area(opacity=0.25, color=BLUE).encode(y=alt.Y("gap_ci_low:Q", title=title), y2="gap_ci_high:Q")
+    line = base.mark_line(point=True, color=BLUE).encode(
+        y=alt.Y("gap:Q", title=title),
+        tooltip=["step", "features", alt.Tooltip("gap", format=".4f"), "stronger", "weaker", "at_random"],
+    )
+    none = base.mark_line(color=GREY, strokeDash=[6, 4]).encode(y="none:Q")
+    heading = alt.Title(
+        "Is more of a feature shown on training text than on held-out text?",
+        subtitle="mean over the features alive at each snapshot; band: 95 % over documents; dashed: no gap",
+    )
+    chart = alt.layer(band, none, line).properties(width=WIDTH, height=HEIGHT * 2 // 3)
+    return finished(chart.properties(title=heading))

@@ -6,7 +6,7 @@ from ontogeny.report.sentences.models import beside_saes, dictionary, model
 from ontogeny.report.sentences.reading import complexity, descriptions, kinds, proxy, senses
 from ontogeny.report.sentences.sentence import Sentence as Sentence
 from ontogeny.report.sentences.tasks import tasks
-from ontogeny.report.sentences.truth import checks
+from ontogeny.report.sentences.truth import checks, memorisation
 from ontogeny.run import Run
 
 
@@ -25,6 +25,7 @@ def summary(run: Run) -> list[Sentence]:
         *(descriptions(run) if "descriptions" in analyses else []),
         *(senses(run) if "senses" in analyses else []),
         *(proxy(run) if "probes" in analyses else []),
+        *(memorisation(run) if "memorisation" in analyses else []),
         *([dimensions(run)] if "dimensions" in analyses else []),
         *([formation(run), patterns(run)] if "formation" in analyses else []),
         *([tracking(run)] if "tracking" in analyses and len(run.steps) > 1 else []),

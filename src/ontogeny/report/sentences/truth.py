@@ -1,9 +1,24 @@
-"""What further seeds, nulls and plants say of all this."""
+"""How far it can be trusted: what further seeds, nulls and plants say, and what the training text alone shows."""
 
 import polars as pl
 
 from ontogeny.report.sentences.sentence import Sentence
 from ontogeny.run import Run
+
+
+def memorisation(run: Run) -> list[Sentence]:
+    """Whether the last snapshot shows features more strongly on the text that it was trained on."""
+    return [
+        Sentence(
+            f"The last snapshot shows features on training text by {row['gap']:+.1%} of their greatest strength more "
+            f"than on held-out text ({row['gap_ci_low']:+.1%} to {row['gap_ci_high']:+.1%}, mean of "
+            f"{row['features']:,}); {row['stronger']:,} are beyond chance stronger and {row['weaker']:,} weaker there "
+            f"({row['at_random']:,} with documents dealt at random).",
+            ("memorisation_snapshots",),
+        )
+        for row in run.table("memorisation_snapshots").sort("snapshot").tail(1).iter_rows(named=True)
+        if row["gap"] is not None
+    ]
 
 
 def checks(run: Run) -> list[Sentence]:
