@@ -10,7 +10,7 @@ Sources: Lindsey et al. 2024 (crosscoders); Evolution of Concepts in Language Mo
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ontogeny.dictionaries.dictionary import Dictionary, Part
@@ -90,12 +90,19 @@ class Crosscoder(Dictionary):
             return self.activate(pre)
         return self.activation.inference(pre, weight=self.strength().amax(0), threshold=self.threshold)
 
+    def open_at(
+        self, code: Float[Tensor, " entry"], feature: Int[Tensor, " entry"], snapshot: int
+    ) -> Bool[Tensor, " entry"]:
+        """At which entries of widest codes the gate is open at one snapshot."""
+        if self.gate == "shared" or self.threshold is None:
+            return code > 0
+        return code * self.strength()[snapshot, feature] > self.threshold[feature]
+
     def kept_at(self, codes: Tensor, snapshot: int) -> Tensor:
         if self.gate == "shared" or self.threshold is None:
             return codes
-        feature, _ = codes.indices()
         values = codes.values()
-        kept = values * self.strength()[snapshot, feature] > self.threshold[feature]
+        kept = self.open_at(values, codes.indices()[0], snapshot)
         return torch.sparse_coo_tensor(
             codes.indices(), values * kept, codes.shape, is_coalesced=True, check_invariants=False
         )

@@ -19,6 +19,7 @@ from torch import Tensor
 from ontogeny.activations.harvest import Harvester
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
+from ontogeny.dictionaries.kernels import Entries
 from ontogeny.features.measure import Chunk, chosen_sequences, chunks_of
 from ontogeny.intervals import cluster_draws
 from ontogeny.loop import numerics
@@ -28,7 +29,6 @@ GROUPS = 64
 """Most groups that a text's documents are dealt into, each document wholly to one; they are what intervals draw."""
 LEAST_GROUPS = 8
 """A feature that is active in fewer groups of a text is not compared."""
-ENTRIES_AT_ONCE = 65_536
 FEATURES_AT_ONCE = 4096
 
 
@@ -91,22 +91,18 @@ def add_shown(
     strength = crosscoder.strength()
     codes = crosscoder.widest_code(crosscoder.pre_activations(chunk.x)) * chunk.usable.view(-1, 1)
     active += (codes > 0).sum(0)
+    row, column = codes.nonzero(as_tuple=True)
+    entries = Entries(row, column, (codes.shape[0], codes.shape[1]))
+    code = codes[entries.row, entries.column]
+    place = group[entries.row] * codes.shape[1] + entries.column
     for snapshot in range(crosscoder.n_snapshots):
-        code = crosscoder.code_at(codes, snapshot, strength=strength) if crosscoder.gate == "per_snapshot" else codes
-        error = chunk.x[:, snapshot] - crosscoder.decode_at(code, snapshot)
-        unit = torch.nn.functional.normalize(crosscoder.W_dec[snapshot], dim=1)
-        token, feature = code.nonzero(as_tuple=True)
-        value = code[token, feature]
-        along = torch.cat(
-            [
-                (error[tokens] * unit[features]).sum(1)
-                for tokens, features in zip(token.split(ENTRIES_AT_ONCE), feature.split(ENTRIES_AT_ONCE), strict=True)
-            ]
-        )
-        place = group[token] * len(strength[snapshot]) + feature
-        shown = value * (value * strength[snapshot, feature] + along)
+        own = strength[snapshot, entries.column]
+        f = code * crosscoder.open_at(code, entries.column, snapshot)
+        rows, bias = crosscoder.W_dec[snapshot].contiguous(), crosscoder.b_dec[snapshot]
+        _, against = entries.errors(f, rows, bias, chunk.x[:, snapshot])
+        shown = f * (f * own - against / own.clamp_min(1e-12))
         product[snapshot].view(-1).index_add_(0, place, shown)
-        square[snapshot].view(-1).index_add_(0, place, value.square())
+        square[snapshot].view(-1).index_add_(0, place, f.square())
 
 
 def shown_strength(product: np.ndarray, square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
