@@ -25,7 +25,7 @@ from ontogeny.corpus.readers import Document
 from ontogeny.corpus.tokenizer import train_tokenizer
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.features.codes import stored_codes
-from ontogeny.features.kinship import code_correlations
+from ontogeny.features.kinship import code_correlations, kin_of_births
 from ontogeny.features.life import life_history
 from ontogeny.intervals import bootstrap_mean, wilson_count
 from ontogeny.models.load import load_snapshot
@@ -93,6 +93,21 @@ def test_bootstrap_of_clusters_is_wider_than_of_independent_units() -> None:
     assert clustered[1] - clustered[0] > 2 * (independent[1] - independent[0])
     spread = values.std() / 20
     assert independent[1] - independent[0] == pytest.approx(2 * 1.96 * spread, rel=0.1)
+
+
+@pytest.mark.parametrize("documents", [5, 10, 20, 60])
+def test_intervals_of_few_documents_hold_the_mean_as_often_as_they_say(documents: int) -> None:
+    draw, inside = np.random.default_rng(documents), []
+    for _ in range(400):
+        counts = draw.integers(20, 200, documents)
+        means = draw.standard_normal(documents)
+        low, high = bootstrap_mean(means * counts, counts, np.arange(documents), samples=400, seed=0)
+        inside.append(low <= 0 <= high)
+    assert 0.91 <= np.mean(inside) <= 0.985
+
+
+def test_too_few_documents_have_no_interval() -> None:
+    assert np.isnan(bootstrap_mean(np.ones(8), np.ones(8), np.arange(8) % 4, samples=10, seed=0)).all()
 
 
 def test_phases_measure_the_models_loss_and_both_divergences(small_run: Run) -> None:
@@ -181,11 +196,38 @@ def test_code_correlations_are_those_of_the_dense_codes() -> None:
     dense = torch.relu(torch.randn(30, 500, generator=generator) - 1)
     dense[7] = 0
     dense[8] = dense[9] * 2
-    found = code_correlations(dense.to_sparse(), np.array([3, 7, 9]), tokens=500)
+    found = code_correlations(dense.to_sparse(), np.array([3, 7, 9]), dense.to_sparse(), tokens=500)
     expected = np.nan_to_num(np.corrcoef(np.delete(dense.double().numpy(), 7, 0)))
     np.testing.assert_allclose(np.delete(found[0], 7), expected[3], atol=1e-6)
     assert not found[1].any()
     assert found[2, 8] == pytest.approx(1)
+    other = torch.relu(dense + torch.randn(30, 500, generator=generator))
+    crossed = code_correlations(dense.to_sparse(), np.array([3]), other.to_sparse(), tokens=500)
+    np.testing.assert_allclose(crossed[0, 5], np.corrcoef(dense[3].numpy(), other[5].numpy())[0, 1], atol=1e-6)
+
+
+def test_kin_of_a_series_are_told_by_the_codes_at_the_birth() -> None:
+    # 0 says what 2 will say until 2 is born, and falls silent; 1 is active elsewhere all the time
+    tokens, n = 400, 4
+    says, elsewhere = (np.arange(tokens) % 8 == which for which in (0, 1))
+    active = np.zeros((n, 3, tokens), dtype=np.float32)
+    active[:, 1], active[:2, 0], active[1:, 2] = elsewhere, says, says
+    W_dec = torch.eye(3)[None].repeat(n, 1, 1)
+    W_dec[:, 2] = 0.8 * W_dec[:, 0] + 0.6 * W_dec[:, 2]
+    relative = np.ones((n, 3))
+    relative[2:, 0], relative[0, 2] = 0.01, 0.0
+    codes = [torch.from_numpy(one).to_sparse() for one in active]
+    birth = np.array([0, 0, 1])
+    kin = list(
+        kin_of_births(W_dec, codes.__getitem__, tokens=tokens, relative=relative, birth=birth, kin_threshold=0.4)
+    )
+    assert [(one.feature, one.parent, one.label) for one in kin] == [(2, 0, "handover")]
+    assert kin[0].code_correlation == pytest.approx(1)
+    # with the codes of the end, where the parent is silent, it would be new
+    at_end = kin_of_births(
+        W_dec, lambda _: codes[-1], tokens=tokens, relative=relative, birth=birth, kin_threshold=0.45
+    )
+    assert next(iter(at_end)).label == "novel"
 
 
 def test_a_newborn_feature_finds_the_one_it_split_from_or_took_over_from(small_run: Run) -> None:

@@ -190,8 +190,8 @@ def test_matched_features_are_active_as_often_and_are_others() -> None:
     assert len(matched(np.arange(60), counts, np.random.default_rng(0))) == 40  # no more are left
 
 
-def test_ranked_features_are_those_with_an_effect_the_helpful_first() -> None:
-    assert rank(np.asarray([0.0, -1.0, 3.0, 2.0])).tolist() == [2, 3, 1]
+def test_ranked_features_are_those_that_help_most_first() -> None:
+    assert rank(np.asarray([0.0, -1.0, 3.0, 2.0])).tolist() == [2, 3]
 
 
 def test_removing_and_keeping_features_by_hand() -> None:
@@ -235,7 +235,34 @@ def test_removing_and_keeping_features_by_hand() -> None:
 
 def test_figures_of_margins() -> None:
     margins = np.asarray([[1.0, -1.0, 0.0, 2.0], [1.0, 1.0, 0.0, 2.0]])
-    found = figures(margins, cluster_draws(np.arange(4), samples=500, seed=0))
+    found = figures(margins, np.arange(4), cluster_draws(np.arange(4), samples=500, seed=0))
     assert found["margin"] == pytest.approx(0.75)
     assert found["accuracy"] == pytest.approx((1 + 0.5 + 0.5 + 1) / 4)
     assert found["accuracy_ci_low"] < found["accuracy"] < found["accuracy_ci_high"]
+    # sixteen right ones of sixteen: Clopper and Pearson
+    sixteen = figures(np.ones((1, 16)), np.arange(16), cluster_draws(np.arange(16), samples=100, seed=0))
+    assert sixteen["accuracy_ci_low"] == pytest.approx(0.025 ** (1 / 16))
+    assert sixteen["accuracy_ci_high"] == 1
+    none = figures(-np.ones((1, 16)), np.arange(16), cluster_draws(np.arange(16), samples=100, seed=0))
+    assert none["accuracy_ci_low"] == 0
+    assert none["accuracy_ci_high"] == pytest.approx(1 - 0.025 ** (1 / 16))
+
+
+def test_intervals_hold_a_share_of_nothing() -> None:
+    # no effect at the first snapshot: all of it is the second's
+    draw = np.random.default_rng(5)
+    effects = [csr_array(mean + draw.standard_normal((100, 400))) for mean in (0.0, 2.0)]
+    found = bands(effects, [1, 2], np.arange(100), samples=400)
+    assert 0.9 <= (found.high[0] == 1).mean() <= 0.99
+    assert (found.low[0] <= found.share[0]).all()
+    assert (found.share[0] <= found.high[0]).all()
+
+
+def test_absolute_effects_of_both_signs_have_a_band() -> None:
+    draw = np.random.default_rng(6)
+    signs = draw.choice([-1.0, 1.0], (200, 3))
+    early, late = csr_array(0.1 * signs), csr_array(2 * signs)
+    found = bands([early, late], [512, 5000], np.arange(200), samples=100, absolute=True)
+    assert found.band.tolist() == ["only 5000"] * 3
+    assert found.share[0] == pytest.approx([2 / 2.1] * 3)
+    assert np.isnan(found.p).all()

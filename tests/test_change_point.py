@@ -192,3 +192,11 @@ def test_a_level_that_jumps_is_placed_at_once() -> None:
     assert (change.place, change.low, change.high) == (12, 12, 12)
     assert change.p_value < 0.01
     assert find_break(t[:7], t[:7]) is None
+
+
+@pytest.mark.parametrize("degree", [2, 3, 4])
+def test_so_few_snapshots_that_drift_and_a_break_explain_all_have_no_break(degree: int) -> None:
+    # nine snapshots, unevenly spaced: a quartic, the length of the interval and a break take all eight rates
+    steps = [0, 10, 25, 60, 150, 400, 1000, 2500, 6000]
+    change = find_change(steps, np.exp(np.random.default_rng(0).standard_normal(8)), samples=99, degree=degree)
+    assert (change is None) == (degree == 4)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
@@ -15,7 +16,7 @@ import ontogeny as og
 from ontogeny.cli import app
 from ontogeny.corpus.pack import Corpus
 from ontogeny.errors import RunError
-from ontogeny.features import counterparts
+from ontogeny.features import counterparts, matching
 from ontogeny.features.counterparts import LEAST_ACTIVE, Counterparts
 from ontogeny.run import Run
 
@@ -189,3 +190,21 @@ def test_the_command_tells_both_levels(small_run: Run, other: Run) -> None:
     assert [level["similarity"] for level in found["levels"]] == [0.7, 0.9]
     assert [level["matched"] for level in found["levels"]] == [1, 1]
     assert all(pair["feature"] == pair["other"] for pair in found["pairs"])
+
+
+def test_assigned_among_the_nearest_are_those_assigned_among_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    rows, order = torch.randn(300, 24, generator=draw), torch.randperm(300, generator=draw)
+    others = rows[order] + 2 * torch.rand(300, 1, generator=draw) * torch.randn(300, 24, generator=draw)
+    living, living_other = np.arange(280), np.arange(20, 300)
+    every = matching.match_rows(rows, others, living=living, living_other=living_other)
+    monkeypatch.setattr(matching, "MOST_PAIRS", 0)
+    monkeypatch.setattr(matching, "ROWS_AT_ONCE", 64)
+    near = matching.match_rows(rows, others, living=living, living_other=living_other)
+    pairs, sure = dict(zip(near.feature, near.other, strict=True)), every.cosine > 0.6
+    assert sure.sum() > 100
+    assert all(pairs[a] == b for a, b in zip(every.feature[sure], every.other[sure], strict=True))
+    assert near.cosine.sum() == pytest.approx(every.cosine.sum(), rel=0.01)
+    assert len(set(near.other)) == len(near.other)
+    alone = matching.match_rows(torch.eye(4)[:3], -torch.eye(4)[1:], living=np.arange(3), living_other=np.arange(3))
+    assert (alone.cosine <= 0).all()

@@ -496,3 +496,17 @@ def test_unknown_settings_name_the_nearest() -> None:
         ConfigError, match=r"unknown setting 'n_featurs' in CrosscoderConfig \(did you mean n_features\?\)"
     ):
         CrosscoderConfig(n_featurs=3)  # pyright: ignore[reportCallIssue]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_batches_of_any_precision_are_trained_on(dtype: torch.dtype) -> None:
+    batches = [torch.randn(64, 2, 8, generator=torch.Generator().manual_seed(number)) for number in range(4)]
+    config = CrosscoderConfig(n_features=16, k=4, norm_tokens=128)
+    found, expected = (train_crosscoder(given, config) for given in ([x.to(dtype) for x in batches], batches))
+    assert found.W_dec.dtype == torch.float32
+    torch.testing.assert_close(found.norm_scale, expected.norm_scale, rtol=1e-2, atol=0)
+
+
+def test_a_k_to_start_from_beyond_the_features_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"k_start needs to lie in 1..n_features = 16, found 100"):
+        CrosscoderConfig(n_features=16, k=4, k_start=100)

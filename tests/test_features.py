@@ -13,9 +13,10 @@ from ontogeny.activations.harvest import Harvester, usable_positions
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.start import norm_scale_of
+from ontogeny.features.codes import _sparse_code
 from ontogeny.features.examples import Leaders
 from ontogeny.features.life import life_history
-from ontogeny.features.measure import chosen_sequences
+from ontogeny.features.measure import Chunk, chosen_sequences
 from ontogeny.models.hookpoints import logit_directions, read_hookpoint, spliced
 from ontogeny.models.load import load_snapshot
 from ontogeny.models.names import parse_hookpoint
@@ -288,6 +289,20 @@ def test_sampled_codes_are_the_dictionarys(small_run: Run) -> None:
         found[rows["position"].to_list(), rows["feature"].to_list()] = torch.from_numpy(rows["code"].to_numpy().copy())
         assert ((found > 0) == (code > 0)).float().mean() > 0.999
         torch.testing.assert_close(found, code, rtol=1e-3, atol=2e-2)
+
+
+@pytest.mark.parametrize("activation", ["batch_topk", "relu"])
+def test_what_is_not_finite_where_no_token_counts_has_no_code(activation: str) -> None:
+    crosscoder = Crosscoder(
+        W_enc=torch.eye(4)[None], W_dec=torch.eye(4)[None], b_enc=torch.zeros(4), b_dec=torch.zeros(1, 4),
+        activation=activation, threshold=torch.full((4,), 0.1) if activation == "batch_topk" else None,
+    ).requires_grad_(False)  # fmt: skip
+    x = torch.rand(6, 1, 4) + 0.2
+    x[0] = torch.inf  # as of a start token in half precision
+    usable = torch.tensor([[False, True, True], [False, True, False]])
+    code = _sparse_code(crosscoder, Chunk(torch.arange(2), usable, x))
+    assert set(code.indices()[0].tolist()) == {1, 2, 4}
+    assert code.values().isfinite().all()
 
 
 def test_l0_at_inference_is_near_the_k_of_training(small_run: Run) -> None:

@@ -18,7 +18,16 @@ from ontogeny.config.analysis import AnalysesConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.features.codes import StoredCodes, code_correlations, stored_codes
 from ontogeny.features.formation import set_cosines
-from ontogeny.features.levels import Kinds, _leading_along, beats_random_directions, composition, significant
+from ontogeny.features.levels import (
+    Kinds,
+    RandomContexts,
+    _leading_along,
+    against_random_directions,
+    composition,
+    level_of_kinds,
+    significant,
+)
+from ontogeny.features.levels import levels as levels_of
 from ontogeny.features.sample import contexts_of, leading_tokens, stems_of, stored_activations, words_of
 from ontogeny.run import Run
 
@@ -52,17 +61,18 @@ def test_leading_tokens_are_those_of_a_loop() -> None:
     rng = np.random.default_rng(1)
     dense = np.where(rng.random((6, 400)) < 0.2, rng.random((6, 400)), 0)
     sequence, context = np.arange(400) // 20, rng.integers(0, 60, 400)
+    dense[5] = rng.random(400) + np.where(sequence < 2, 2.0, 0.0)  # its first forty stand in two sequences
+    dense[4] = np.where(np.arange(400) % 20 == 0, 2.0, dense[4])
+    context[::20] = 7  # the best of every sequence is a copy of one context
     found = leading_tokens(torch.from_numpy(dense).to_sparse(), sequence=sequence, context=context, ranks=8)
     for feature in range(6):
         kept: list[int] = []
-        by_sequence: set[int] = set()
-        for token in np.argsort(-dense[feature], kind="stable"):
-            if dense[feature, token] > 0 and sequence[token] not in by_sequence:
-                kept.append(int(token))
-                by_sequence.add(int(sequence[token]))
-        by_context: set[int] = set()
-        expected = [t for t in kept if not (context[t] in by_context or by_context.add(int(context[t])))][:8]  # type: ignore[func-returns-value]
-        assert found[feature].tolist() == expected + [-1] * (8 - len(expected))
+        for token in np.argsort(-dense[feature], kind="stable").tolist():
+            taken = {sequence[one] for one in kept}, {context[one] for one in kept}
+            if dense[feature, token] > 0 and sequence[token] not in taken[0] and context[token] not in taken[1]:
+                kept.append(token)
+        assert found[feature].tolist() == kept[:8] + [-1] * (8 - len(kept[:8]))
+    assert (found[4] >= 0).all()
 
 
 def test_code_correlations_are_those_of_dense_codes() -> None:
@@ -133,7 +143,7 @@ KINDS = {
     "grouping_to_concept": ("noise", "concept"),
     "dissolving": ("concept", "noise"),
     "unformed": ("noise", "noise"),
-    "dead": ("token", "nothing"),
+    "rare": ("token", "nothing"),
 }
 EACH = 12
 
@@ -184,7 +194,9 @@ class PlantedRun(Run):
         self.directions = np.tile(rng.normal(size=(n_features, WIDTH)), (N, 1, 1))
         before = np.arange(N)[:, None] < self.turn + 1  # directions settle one snapshot after meanings
         self.directions = np.where(before[..., None], rng.normal(size=(N, n_features, WIDTH)), self.directions)
-        self.held: dict[str, pl.DataFrame] = {"features": pl.DataFrame({"feature": np.arange(n_features)})}
+        self.held: dict[str, pl.DataFrame] = {
+            "features": pl.DataFrame({"feature": np.arange(n_features), "dead": [False] * n_features})
+        }
 
     def table(self, name: str) -> pl.DataFrame:
         return self.held[name]
@@ -295,22 +307,46 @@ def test_leading_tokens_of_a_direction_are_those_among_all(n_tokens: int) -> Non
     assert (found[:, -1] < 0).all() == (n_tokens == 300)  # few sequences give few
 
 
-def test_random_directions_are_no_concepts() -> None:
+@pytest.mark.parametrize("vocabulary", [None, 2000, 400])
+def test_random_directions_are_no_concepts(vocabulary: int | None) -> None:
+    # activations of noise alone, or of what token it is and as much noise: nothing in them is a concept
     draw, rng = torch.Generator().manual_seed(7), np.random.default_rng(7)
     x, token = torch.randn(8000, 64, generator=draw), rng.integers(0, 4000, 8000)
+    if vocabulary is not None:
+        rate = 1.0 / np.arange(1, vocabulary + 1)
+        token = rng.choice(vocabulary, 8000, p=rate / rate.sum())
+        x = (x + torch.randn(vocabulary, 64, generator=draw)[token]) / 2**0.5
     kinds = Kinds(token, token, token, np.arange(8000) // 40)
     codes = torch.relu(x @ torch.randn(64, 300, generator=draw) - 16).T.to_sparse().coalesce()
     context = np.arange(8000)
     leading = leading_tokens(codes, sequence=kinds.sequence, context=context, ranks=25)
-    points = (leading >= 0).sum(1)
-    leading, points = leading[points == 25], points[points == 25]
+    leading = leading[(leading >= 0).all(1)]
+    leading = leading[level_of_kinds(composition(leading, kinds)) == ""]
     within = set_cosines(x, leading)
-    assert len(within) > 200
+    assert len(within) > 150
     assert within.min() > 0.05
-    p = beats_random_directions(within, points, x, kinds, context=context, ranks=25, seed=0)
+    chance = against_random_directions(within, leading, x, kinds, context=context, seed=0)
+    for p in chance:
+        assert np.mean(p > 0.5) == pytest.approx(0.5, abs=0.1)
+        assert np.mean(p < 0.05) < 0.15
+    p = np.maximum(*chance)  # what counts
     assert np.mean(p < 0.05) < 0.1
-    assert np.mean(p > 0.5) == pytest.approx(0.5, abs=0.1)
-    assert np.mean(significant(p)) < 0.02
+    assert np.mean(p < 0.001) < 0.01
+    assert np.mean(levels_of(composition(leading, kinds), p) == "concept") < 0.01
+
+
+def test_similarity_of_the_same_tokens_in_random_contexts_is_that_of_draws() -> None:
+    draw, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
+    x, kind = torch.randn(60, 5, generator=draw), rng.integers(0, 6, 60)
+    kind[0] = 6  # the only one of its kind
+    places = {one: np.flatnonzero(kind == one) for one in range(7)}
+    tokens = np.concatenate([places[1][:3], [0], places[2][:2]])[None]
+    drawn = np.array(
+        [np.concatenate([rng.choice(places[1], 3, replace=False), [0], rng.choice(places[2], 2, replace=False)])
+         for _ in range(4000)]
+    )  # fmt: skip
+    alike = set_cosines(x, drawn)
+    assert RandomContexts(x, kind).cosines(tokens)[0] == pytest.approx(alike.mean(), abs=4 * alike.std() / 4000**0.5)
 
 
 def test_patterns_by_hand() -> None:
@@ -322,7 +358,7 @@ def test_patterns_by_hand() -> None:
     assert pattern(["noise", None, "weak_concept"], 0.9) == "grouping_to_concept"
     assert pattern(["weak_concept", None, "noise"], 0.9) == "dissolving"
     assert pattern(["noise", None, "noise"], 0.9) == "unformed"
-    assert pattern(["token", "token", None], 0.9) == "dead"
+    assert pattern(["token", "token", None], 0.9) == "rare"
     assert pattern_of(np.array([None, None, "token"], dtype=object), np.array([np.nan, np.nan, 1.0]), same=0.7) == (
         "maintaining"
     )

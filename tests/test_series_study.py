@@ -190,7 +190,7 @@ def test_formation_of_a_real_series(series_run: Run) -> None:
     assert (similar["random_ci_low"] <= similar["random"]).all()
     assert (similar["random"] <= similar["random_ci_high"]).all()
     formed = series_run.table("formed")
-    alive = formed.filter(pl.col("pattern") != "dead")
+    alive = formed.filter(~pl.col("pattern").is_in(["rare", "dead"]))
     assert alive["meaning_step"].is_not_null().all()
 
 
@@ -203,8 +203,8 @@ def test_formation_and_directions_of_a_crosscoder(small_run: Run, tmp_path: Path
         "pack: done already", "pretrain: done already", "train: done already", "measure: done already"
     ]  # fmt: skip
     found = run.table("formed")  # one code for all snapshots always means the same
-    assert set(found["pattern"]) <= {"maintaining", "unformed", "dead"}
-    assert set(found.filter(pl.col("pattern") != "dead")["meaning_step"]) == {0}
+    assert set(found["pattern"]) <= {"maintaining", "unformed", "rare", "dead"}
+    assert set(found.filter(~pl.col("pattern").is_in(["rare", "dead"]))["meaning_step"]) == {0}
     assert run.table("progress").row(0, named=True)["expected_correlation"] > 0.8
     assert run.table("directions").filter(snapshot=3).drop_nulls()["cosine_last"].min() > 0.999  # type: ignore[operator]
     assert run.report_path.is_file()

@@ -12,7 +12,7 @@ import ontogeny as og
 from ontogeny.dictionaries import start, track
 from ontogeny.dictionaries.sae_series import with_mean_code
 from ontogeny.dictionaries.start import carry_over, moments_of, tie_undetermined
-from ontogeny.dictionaries.track import rounds_taken
+from ontogeny.dictionaries.track import _of_neighbours, rounds_taken
 from ontogeny.errors import ConfigError
 from ontogeny.truth.planted import Planted, plant
 
@@ -306,3 +306,9 @@ def test_a_killed_series_goes_on_where_it_stopped(
 def test_no_snapshot_is_refused() -> None:
     with pytest.raises(ConfigError, match="one snapshot at least"):
         og.train_sae_series([], og.SAESeriesConfig(**SETTINGS))
+
+
+def test_a_feature_silent_on_the_first_tokens_keeps_its_neighbours_unit() -> None:
+    means = [torch.tensor(row) for row in ([0.5, 0.0, 0.0], [0.0, 2.0, 0.0], [4.0, 0.0, 0.0])]
+    found = _of_neighbours(means)
+    assert [row.tolist() for row in found] == [[0.5, 2.0, 0.0], [0.5, 2.0, 0.0], [4.0, 2.0, 0.0]]

@@ -3,14 +3,21 @@
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import t as student
 
 Z = 1.959964
+LEAST_CLUSTERS, FEW_CLUSTERS = 5, 30
+"""With fewer clusters no interval is given; with fewer than the second it is Student's, for drawing few anew knows too
+little doubt."""
 
 
 def bootstrap_mean(
     totals: np.ndarray, counts: np.ndarray, clusters: np.ndarray, *, samples: int, seed: int
 ) -> tuple[float, float]:
-    """Percentile interval of Σ totals / Σ counts, clusters (such as documents) drawn with replacement.
+    """Interval of Σ totals / Σ counts over clusters, such as documents: percentiles with clusters drawn anew.
+
+    With fewer than FEW_CLUSTERS by the jackknife and Student's t, as a bootstrap of 10 holds the mean in 90 % of cases
+    and one of 2 in 50 %; nan with fewer than LEAST_CLUSTERS.
 
     Args:
         totals: sum of the quantity in each unit.
@@ -20,6 +27,14 @@ def bootstrap_mean(
     _, index = np.unique(clusters, return_inverse=True)
     cluster_totals, cluster_counts = np.bincount(index, totals), np.bincount(index, counts)
     n = len(cluster_totals)
+    if n < LEAST_CLUSTERS:
+        return float("nan"), float("nan")
+    if n < FEW_CLUSTERS:
+        total, count = cluster_totals.sum(), cluster_counts.sum()
+        without = (total - cluster_totals) / np.maximum(count - cluster_counts, 1e-12)
+        alike = count**2 / np.square(cluster_counts).sum()  # as many clusters of one size know as much
+        half = student.ppf(0.975, max(alike - 1, 1)) * np.sqrt((n - 1) / n * np.square(without - without.mean()).sum())
+        return float(total / count - half), float(total / count + half)
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=samples)
     low, high = np.quantile(draws @ cluster_totals / np.maximum(draws @ cluster_counts, 1e-12), [0.025, 0.975])
     return float(low), float(high)

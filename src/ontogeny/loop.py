@@ -110,7 +110,11 @@ class Checkpoint:
     def _load(self) -> dict[str, Any] | None:
         """What is in the file, where there is one."""
         assert self.path is not None
-        return torch.load(self.path, weights_only=True, map_location="cpu") if self.path.is_file() else None
+        if not self.path.is_file():
+            return None
+        return torch.load(
+            self.path, weights_only=True, map_location="cpu", mmap=True
+        )  # large: not held beside its copy
 
     def _save(self, state: dict[str, Any]) -> None:
         assert self.path is not None

@@ -156,11 +156,13 @@ def find_break(
         degree: of the polynomial that smooth drift is.
         beside: [point] what the series may also follow without a break.
     Returns:
-        None where there are fewer than `MIN_INTERVALS` points.
+        None where there are fewer than `MIN_INTERVALS` points, or so few that drift and a break leave nothing.
     """
     if len(points) < MIN_INTERVALS:
         return None
     model = _model(points, degree=degree, beside=beside)
+    if round(np.trace(model.smooth)) <= model.breaks.shape[2]:
+        return None
     shares = _shares(values, model)
     place = int(shares.argmax())
     coefficient = _autocorrelation(model.smooth @ values, model.smooth)

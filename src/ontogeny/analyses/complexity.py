@@ -33,9 +33,9 @@ def complexity(run: Run) -> pl.DataFrame:
     codes = as_csr(stored.codes)
     corpus = Corpus(run.corpus_folder / "held_out")
     _, word = words_of(stored, corpus, corpus.tokenizer)
-    words = composition(
-        leading_of(stored, ranks=settings.formation_examples), Kinds(stored.token, word, word, stored.sequence)
-    ).effective
+    leading = leading_of(stored, ranks=settings.formation_examples)
+    words = composition(leading, Kinds(stored.token, word, word, stored.sequence)).effective
+    words[leading[:, -1] < 0] = np.nan
     by_token = explained_by(codes.T.tocsr(), stored.token)
     span = mean_span(stored.codes, stored.sequence)
     living = run.features.filter(~pl.col("dead")).sort("feature")

@@ -20,7 +20,7 @@ SAME_DIRECTION = 0.9
 RISEN, LEAST_RISE = 0.9, 0.1
 PATTERNS = (
     "maintaining", "shifting_to_token", "shifting_to_concept", "grouping_to_token", "grouping_to_concept",
-    "dissolving", "unformed", "dead",
+    "dissolving", "unformed", "rare", "dead",
 )  # fmt: skip
 
 
@@ -38,6 +38,7 @@ def formed(run: Run) -> pl.DataFrame:
     cosine = np.einsum("sfd,fd->sf", directions, directions[-1])
     angles = np.degrees(2 * np.arcsin(np.minimum(np.linalg.norm(np.diff(directions, axis=0), axis=2) / 2, 1)))
     near, retraining = _null_track(run)
+    dead = run.features.sort("feature")["dead"].to_numpy()
     progress[run.table("similarity").sort("snapshot")["collapsed"].to_numpy()] = np.nan
     shapes = find_phases_of(run.steps, progress.T)
     rows = []
@@ -49,7 +50,9 @@ def formed(run: Run) -> pl.DataFrame:
         first = int(known[0]) if len(known) else None
         row: dict[str, Any] = {
             "feature": feature,
-            "pattern": pattern_of(level[:, feature], meaning[:, feature], same=settings.same_meaning),
+            "pattern": "dead"
+            if dead[feature]
+            else pattern_of(level[:, feature], meaning[:, feature], same=settings.same_meaning),
             "first_step": None if first is None else steps[first],
             "first_level": None if first is None else level[first, feature],
             "last_level": level[-1, feature],
@@ -85,14 +88,14 @@ def patterns(run: Run) -> pl.DataFrame:
 
 
 def pattern_of(level: np.ndarray, meaning: np.ndarray, *, same: float) -> str:
-    """How a feature came to what it is at the last snapshot.
+    """How a feature that is not dead came to what it is at the last snapshot; `rare` where examples are too few there.
 
     Args:
         level: [snapshot], None where it has too few examples.
         meaning: correlation of its codes with those at the last snapshot [snapshot].
     """
     if level[-1] is None:
-        return "dead"
+        return "rare"
     first = next(place for place, one in enumerate(level) if one is not None)
     if level[-1] == "noise":
         return "unformed" if level[first] == "noise" else "dissolving"

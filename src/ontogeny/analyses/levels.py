@@ -15,7 +15,7 @@ def levels(run: Run) -> pl.DataFrame:
     """The table `levels`: a row per feature and snapshot, from the tokens on which it is most active there."""
     from ontogeny.features.codes import stored_codes
     from ontogeny.features.formation import set_cosines
-    from ontogeny.features.levels import Kinds, beats_random_directions, beats_same_tokens, composition
+    from ontogeny.features.levels import Kinds, against_random_directions, composition
     from ontogeny.features.levels import levels as levels_of
     from ontogeny.features.sample import contexts_of, leading_of, stems_of, stored_activations, words_of
 
@@ -32,11 +32,8 @@ def levels(run: Run) -> pl.DataFrame:
             leading[points < settings.least_examples] = -1
             x = stored_activations(run, snapshot, stored.sequences)
             within, found = set_cosines(x, leading), composition(leading, kinds)
-            of_directions = beats_random_directions(
-                within, points, x, kinds, context=context, ranks=leading.shape[1], seed=settings.seed
-            )
-            of_tokens = beats_same_tokens(within, leading, x, stored.token, seed=settings.seed)
-            level = levels_of(found, np.maximum(of_directions, of_tokens))
+            chance = against_random_directions(within, leading, x, kinds, context=context, seed=settings.seed)
+            level = levels_of(found, np.maximum(*chance))
             tables.append(
                 pl.DataFrame(
                     {
@@ -50,8 +47,8 @@ def levels(run: Run) -> pl.DataFrame:
                         "stem_share": found.stem,
                         "effective": found.effective,
                         "within": within,
-                        "p_random_directions": np.where(np.isfinite(within), of_directions, np.nan),
-                        "p_same_tokens": np.where(np.isfinite(within), of_tokens, np.nan),
+                        "p_random_directions": np.where(np.isfinite(within), chance.directions, np.nan),
+                        "p_same_tokens": np.where(np.isfinite(within), chance.same_tokens, np.nan),
                     }
                 )
             )

@@ -26,10 +26,11 @@ class Bands(NamedTuple):
 
     Attributes:
         share: of each snapshot; of two, the later one's alone [share, feature]; nan where no snapshot has an effect.
-        low, high: 95 % interval by bootstrap over clusters of items.
+        low, high: 95 % interval by bootstrap over clusters of items; a mean effect that is drawn on the other side of
+            zero counts as none, so that a share reaches 0 or 1 where an effect may be none.
         band: `only STEP`, `shared`, `STEP and STEP`, `other`, `sign change`, `unbanded` or `undetermined` [feature].
         probability: share of the bootstrap draws with this band; nan where undetermined or unbanded.
-        p: chance of effects as far from zero if there were none [feature].
+        p: chance of effects as far from zero if there were none [feature]; nan of absolute ones, which are not tested.
         total: Σ of |mean effect| over the snapshots, or of mean |effect| [feature].
     """
 
@@ -56,7 +57,8 @@ def bands(
 
     `undetermined` are the features whose effects do not differ from zero at a false discovery rate of 5 %, and those
     that have any on fewer than LEAST clusters, of which nothing could be said; `sign change` those whose effect is
-    beyond zero at one snapshot and below it at another (95 %).
+    beyond zero at one snapshot and below it at another (95 %). Absolute effects cannot be zero by cancelling; with them
+    the number of clusters alone decides.
 
     Args:
         effects: of the same items at each snapshot [item, feature].
@@ -74,9 +76,12 @@ def bands(
     errors = np.stack([cluster_error(one, clusters) for one in effects]) / scale
     p = combined(2 * stats.t.sf(np.abs(_ratio(means, errors)), max(len(np.unique(clusters)) - 1, 1)))
     active = (means != 0).any(0)
-    found = np.zeros(len(p), dtype=bool)
     tested = np.stack([clusters_of(one, clusters) for one in effects]).max(0) >= LEAST
-    found[tested] = significant(p[tested])
+    if absolute:
+        found, p = tested & (means != 0).any(0), np.full(len(p), np.nan)
+    else:
+        found = np.zeros(len(p), dtype=bool)
+        found[tested] = significant(p[tested])
     turned = np.logical_and((means > Z * errors).any(0), (means < -Z * errors).any(0))
     names, codes = band_names(steps), _codes(share)
     place = np.flatnonzero(active)
@@ -87,9 +92,11 @@ def bands(
     if len(place):
         drawn = _drawn(draws, dense)
         unit = np.maximum(np.abs(drawn).sum(2, keepdims=True), 1e-300) if normalise else 1.0
-        of = (_drawn(draws, [np.abs(one) for one in dense]) if absolute else drawn) / unit
+        aligned = np.maximum(drawn * np.sign(means[:, None, place]), 0)
+        of = (_drawn(draws, [np.abs(one) for one in dense]) if absolute else aligned) / unit
         shares = np.stack([_shares(of[:, sample]) for sample in range(samples)])  # sample, share, feature
-        low[:, place], high[:, place] = _interval(shares)
+        ends = _interval(shares)
+        low[:, place], high[:, place] = np.fmin(ends[0], share[:, place]), np.fmax(ends[1], share[:, place])
         codes_drawn = np.stack([_codes(one) for one in shares])
         same[place] = (codes_drawn == codes[place]).mean(0)
         both_signs = ((drawn > 0).any(0) & (drawn < 0).any(0)).mean(0)

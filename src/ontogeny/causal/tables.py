@@ -20,13 +20,12 @@ from ontogeny.features.codes import sampled_sequences
 from ontogeny.features.matching import Match
 from ontogeny.features.sample import stored_activations
 from ontogeny.features.similarity import linear_ckas, token_cosine
-from ontogeny.intervals import cluster_draws, rank_correlation
+from ontogeny.intervals import LEAST_CLUSTERS, cluster_draws, rank_correlation
 from ontogeny.run import Run
 from ontogeny.tables import from_rows
 
 OVERLAP_OF = 20
 SIMILARITY_TOKENS = 16_384
-LEAST_CLUSTERS = 5
 Tables = dict[str, pl.DataFrame]
 
 
@@ -130,7 +129,7 @@ def _task_rows(effects: Effects, settings: AttributionConfig) -> pl.DataFrame:
     weights = cluster_draws(effects.task.clusters, samples=settings.bootstrap, seed=settings.seed)
     rows = []
     for place, one in enumerate(effects.snapshots):
-        row = figures(one.clean[None], weights)
+        row = figures(one.clean[None], effects.task.clusters, weights)
         where = {"task": effects.task.name, "snapshot": place, "step": effects.steps[place]}
         learned = is_learned(
             one.clean, effects.task.clusters, above=settings.learned_accuracy, snapshots=len(effects.steps)

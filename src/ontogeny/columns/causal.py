@@ -131,7 +131,9 @@ CAUSAL: dict[str, dict[str, Column]] = {
         "snapshot": SNAPSHOT,
         "step": STEP,
         "features": Column(
-            pl.Int64, "features", "fewest leading ones without which half of the mean margin is lost; null if none are"
+            pl.Int64,
+            "features",
+            "fewest leading ones tried without which half of the mean margin is lost; null: too few help",
         ),
         "active": Column(pl.Int64, "features", "active on the items at all"),
     },

@@ -65,7 +65,8 @@ CHECKS: dict[str, dict[str, Column]] = {
             pl.Boolean,
             "",
             "whether what a probe on the snapshot alone knows of the feature, above the token's baseline, rises in the "
-            "interval of its birth; null where there is no birth or too little to probe",
+            "interval of its birth; null where there is no birth, too little to probe, or "
+            "nothing to gain above that baseline",
         ),
         "auc_rise": Column(pl.Float32, "share", "by how much"),
         "there_before": Column(

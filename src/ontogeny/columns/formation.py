@@ -61,15 +61,20 @@ FORMATION: dict[str, dict[str, Column]] = {
         "stem_share": Column(pl.Float32, "share", "that are of the most frequent stem"),
         "effective": Column(pl.Float32, "tokens or words", "exp of the entropy over them, the lesser of both"),
         "within": Column(pl.Float32, "cosine", "mean between two of its examples' activations here"),
-        "p_random_directions": Column(pl.Float32, "probability", "that a random direction's examples are as alike"),
-        "p_same_tokens": Column(pl.Float32, "probability", "that the same tokens in other contexts are as alike"),
+        "p_random_directions": Column(
+            pl.Float32, "probability", "that a random direction's examples are as alike, repeated tokens allowed for"
+        ),
+        "p_same_tokens": Column(
+            pl.Float32, "probability", "that they are so much more alike than the same tokens in random contexts"
+        ),
     },
     "formed": {
         "feature": FEATURE,
         "pattern": Column(
             pl.String,
             "",
-            "`maintaining`, `shifting_to_…` or `grouping_to_…` (`token`, `concept`), `dissolving`, `unformed`, `dead`",
+            "`maintaining`, `shifting_to_…` or `grouping_to_…` (`token`, `concept`), `dissolving`, `unformed`, "
+            "`rare` (too few examples at the last snapshot), `dead` (silent everywhere)",
         ),
         "first_step": Column(pl.Int64, "step", "first snapshot with enough examples"),
         "first_level": Column(pl.String, "", "level there"),

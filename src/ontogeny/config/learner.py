@@ -102,7 +102,17 @@ class OptimisationConfig(Settings):
     seed: int = 0
 
 
-class CrosscoderConfig(OptimisationConfig, DictionaryConfig):
+class LearnerConfig(OptimisationConfig, DictionaryConfig):
+    """What a dictionary is, and how it is trained."""
+
+    @model_validator(mode="after")
+    def _starts(self) -> "LearnerConfig":
+        if (self.k_start or 1) > self.n_features:
+            raise ConfigError(f"train: k_start needs to lie in 1..n_features = {self.n_features}, found {self.k_start}")
+        return self
+
+
+class CrosscoderConfig(LearnerConfig):
     """Settings of `train_crosscoder`."""
 
     steps: Positive | None = None
@@ -127,7 +137,7 @@ class SeriesSettings(Settings):
     """Whether the first snapshot's SAE is trained from scratch, or the last one's."""
 
 
-class SAESeriesConfig(OptimisationConfig, DictionaryConfig, SeriesSettings):
+class SAESeriesConfig(LearnerConfig, SeriesSettings):
     """Settings of `train_sae_series`."""
 
     steps: Annotated[list[Positive], Field(min_length=1)] = [2000, 100]

@@ -50,7 +50,8 @@ class Adam(torch.optim.Adam):
                 state[number] = {name: value for name, value in state[number].items() if name not in MOMENTS}
         super().load_state_dict({**state_dict, "state": state})
         for one, saved in moments.items():
-            self.state[one].update({name: value.to(one.device, self.moments) for name, value in saved.items()})
+            copied = {name: value.to(one.device, self.moments, copy=True) for name, value in saved.items()}
+            self.state[one].update(copied)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:

@@ -189,10 +189,14 @@ class Dictionary(nn.Module, ABC):
 
     def tensors(self) -> dict[str, Tensor]:
         """The canonical tensors, contiguous, by name."""
+        return {name: tensor.contiguous() for name, tensor in self.views().items()}
+
+    def views(self) -> dict[str, Tensor]:
+        """The canonical tensors by name, as they lie in memory."""
         tensors = {"W_enc": self.W_enc, "W_dec": self.W_dec, "b_enc": self.b_enc, "b_dec": self.b_dec}
         tensors |= {} if self.threshold is None else {"threshold": self.threshold}
         tensors |= {"norm_scale": self.norm_scale}
-        return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+        return {name: tensor.detach() for name, tensor in tensors.items()}
 
     def fold_normalisation(self) -> "Dictionary":
         """The same function on raw activations; exact for unequal scales.

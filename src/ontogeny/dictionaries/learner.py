@@ -225,7 +225,7 @@ class CrosscoderLearner:
 
     def state(self) -> dict[str, Any]:
         return {
-            "crosscoder": self.crosscoder.tensors(),
+            "crosscoder": self.crosscoder.views() if self.ranks.size == 1 else self.crosscoder.tensors(),
             "silent_tokens": self.silent_tokens,
             "threshold": self.threshold,
             "learned": None if self.learned is None else self.learned.detach(),
@@ -235,11 +235,10 @@ class CrosscoderLearner:
 
     def restore(self, state: dict[str, Any]) -> None:
         with torch.no_grad():
-            source = Crosscoder(**state["crosscoder"], **settings_of(self.config))
-            for own, saved in zip(self.crosscoder.parameters(), source.parameters(), strict=True):
-                own.copy_(saved)
-            self.crosscoder.norm_scale.copy_(source.norm_scale)
+            own = self.crosscoder.views()
+            for name in own.keys() - {"threshold"}:
+                own[name].copy_(state["crosscoder"][name])
             self.silent_tokens.copy_(state["silent_tokens"])
-            self.threshold = state["threshold"].to(self.threshold.device)
+            self.threshold.copy_(state["threshold"])
             if self.learned is not None:
                 self.learned.copy_(state["learned"])

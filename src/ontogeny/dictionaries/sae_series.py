@@ -43,11 +43,10 @@ class SAESeries(Dictionary):
     def sae(self, snapshot: int) -> Crosscoder:
         """One snapshot's SAE."""
         place = slice(snapshot, snapshot + 1)
-        tensors = {name: tensor[place] for name, tensor in self.tensors().items()}
-        for name in ("b_enc", "threshold"):
-            if name in tensors:
-                tensors[name] = tensors[name][0]
-        return Crosscoder(**tensors, **self.options()).requires_grad_(False).eval()
+        tensors = {name: getattr(self, name)[place] for name in ("W_enc", "W_dec", "b_dec", "norm_scale")}
+        threshold = None if self.threshold is None else self.threshold[snapshot]
+        sae = Crosscoder(**tensors, b_enc=self.b_enc[snapshot], threshold=threshold, **self.options())
+        return sae.requires_grad_(False).eval()
 
     def parts(self) -> list[Part]:
         """An SAE for each snapshot."""

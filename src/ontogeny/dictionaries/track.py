@@ -78,7 +78,20 @@ def train_sae_series(
             )  # fmt: skip
         chain = fingerprint(chain, found.rounds)
         before = saes[place] = found
-    return SAESeries.of([with_mean_code(saes[place].sae, saes[place].mean_code) for place in range(n)])
+    means = _of_neighbours([saes[place].mean_code for place in range(n)])
+    return SAESeries.of([with_mean_code(saes[place].sae, mean) for place, mean in enumerate(means)])
+
+
+def _of_neighbours(means: list[Tensor]) -> list[Tensor]:
+    """Mean codes with those of the snapshot before, or else after, where a feature is silent on the first tokens.
+
+    Its code and direction come from there, and the unit of both with them.
+    """
+    for order in (range(1, len(means)), range(len(means) - 2, -1, -1)):
+        for place in order:
+            near = means[place - order.step]
+            means[place] = torch.where(means[place] > 0, means[place], near)
+    return means
 
 
 def rounds_taken(folder: Path, n_snapshots: int) -> list[int]:
@@ -146,7 +159,7 @@ def _seen(sae: Crosscoder, batches: "_OneSnapshot", *, head: int) -> _Trained:
     x_sum, squares, error = torch.zeros(sae.d_model, dtype=torch.float64), 0.0, 0.0
     first: list[Tensor] = []
     for raw in batches.starting_at(0):
-        x = raw.cpu() * sae.norm_scale[:, None]
+        x = raw.cpu().float() * sae.norm_scale[:, None]
         code, x_hat = sae(x)
         if n < head:
             first.append(x)

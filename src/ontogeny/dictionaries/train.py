@@ -167,9 +167,9 @@ def _start(
     replayed = _Replayed(batches, config.norm_tokens)
     if not replayed.first:
         raise CorpusError("there is no batch to train on")
-    raw = torch.cat(replayed.first).to(device)
+    raw = torch.cat(replayed.first).to(device, torch.float32)
     scale = norm_scale_of(raw, robust=config.normalisation == "robust")
-    x = replayed.first[0].to(device) * scale[:, None]
+    x = raw[: len(replayed.first[0])] * scale[:, None]
     if start is None:
         crosscoder = initial_crosscoder(config, x, scale, ranks)
     else:

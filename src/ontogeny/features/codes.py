@@ -70,7 +70,7 @@ def sample_codes(crosscoder: Crosscoder, harvester: Harvester, held_out: Corpus,
 
 def _sparse_code(crosscoder: Crosscoder, chunk: Chunk) -> Tensor:
     code = crosscoder.widest_code(crosscoder.pre_activations(chunk.x))
-    return code.mul_(chunk.usable.view(-1, 1)).to_sparse()
+    return code.masked_fill_(~chunk.usable.view(-1, 1), 0).to_sparse()
 
 
 @dataclass(frozen=True)

@@ -99,4 +99,6 @@ def beyond_shuffled(
         null[number] = explained_by(codes, shuffled)
     with np.errstate(invalid="ignore", divide="ignore"):
         z = (own - null.mean(0)) / null.std(0, ddof=1)
-    return np.where(np.isfinite(z), stats.norm.sf(z), 1.0)
+    # mean and deviation are those of a few draws
+    p = stats.t.sf(z / np.sqrt(1 + 1 / SHUFFLES), SHUFFLES - 1)
+    return np.where(np.isfinite(z), p, 1.0)

@@ -1,6 +1,6 @@
 """Which feature another one came from: the nearest of those that were there before, or one that was the same."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 FEATURES_AT_ONCE = 256
+CodesAt = Callable[[int], Tensor]
+"""Sparse codes [feature, token] at a snapshot, of the same tokens at all; the same at all where they share one code."""
 THERE = 0.1
 """Share of its greatest strength from which on a feature can be a parent: weaker than alive, but not absent."""
 FADED = 0.5
@@ -28,7 +30,7 @@ class Kin:
         snapshot: the snapshot of its birth.
         parent: the feature of greatest kinship among those born before and there at the birth or just before.
         cosine: of the two decoder directions at the birth; the parent's just before it where it is gone by then.
-        code_correlation: Pearson, of the two codes.
+        code_correlation: Pearson, of the two codes at the birth; the parent's just before it where it is gone by then.
         kinship: mean of the cosine, whatever its sign, and the code correlation.
         lost: share of what the parent says, by code and tokens, from where its direction goes with the birth.
         label: `novel` where kinship is small; else `handover` where the parent fades, `absorption` where it loses much,
@@ -46,13 +48,13 @@ class Kin:
 
 
 def kin_of_births(
-    W_dec: Tensor, codes: Tensor, *, tokens: int, relative: np.ndarray, birth: np.ndarray, kin_threshold: float
+    W_dec: Tensor, codes_at: CodesAt, *, tokens: int, relative: np.ndarray, birth: np.ndarray, kin_threshold: float
 ) -> Iterator[Kin]:
     """The nearest earlier feature of every feature born after the first snapshot, where there is an earlier one.
 
     Args:
         W_dec: decoder rows [snapshot, feature, d_model].
-        codes: sparse [feature, token].
+        codes_at: the codes of each snapshot.
         tokens: number of tokens, those without any code among them.
         relative: strength as a share of the greatest, 0 for dead features [snapshot, feature].
         birth: snapshot of each birth, -1 for features that are never born [feature].
@@ -68,15 +70,19 @@ def kin_of_births(
         fades = lasting < FADED * _usual(relative, snapshot - 1, -1)
         directions = torch.where(torch.from_numpy(here)[:, None], W_dec[snapshot], W_dec[snapshot - 1])
         unit = torch.nn.functional.normalize(directions, dim=1).numpy()
+        codes, codes_before = codes_at(snapshot), codes_at(snapshot - 1)
         for first in range(0, len(born), FEATURES_AT_ONCE):
             block = born[first : first + FEATURES_AT_ONCE]
             cosine = unit[block] @ unit[earlier].T
-            correlation = code_correlations(codes, block, tokens=tokens)[:, earlier]
+            at_birth, just_before = (
+                code_correlations(codes, block, others, tokens=tokens) for others in (codes, codes_before)
+            )
+            correlation = np.where(here, at_birth, just_before)[:, earlier]
             kinship = (np.abs(cosine) + correlation) / 2
             for row, place in enumerate(kinship.argmax(1)):
                 feature, parent = int(block[row]), int(earlier[place])
                 was = snapshot - 1 if before[parent] else snapshot
-                lost = lost_share(W_dec, codes, parent, feature, was, snapshot, relative=relative)
+                lost = lost_share(W_dec, codes_at, parent, feature, was, snapshot, relative=relative)
                 label = "handover" if fades[parent] else _kind(lost)
                 yield Kin(
                     feature=feature,
@@ -112,14 +118,14 @@ class Parting:
     label: str
 
 
-def partings(W_dec: Tensor, codes: Tensor, *, relative: np.ndarray) -> Iterator[Parting]:
+def partings(W_dec: Tensor, codes_at: CodesAt, *, relative: np.ndarray) -> Iterator[Parting]:
     """Pairs of features that had one direction wherever both were there until they parted, and have two at the end.
 
     Where a feature splits, a dictionary often has both parts from the start, each active on its own tokens.
 
     Args:
         W_dec: decoder rows [snapshot, feature, d_model].
-        codes: sparse [feature, token].
+        codes_at: the codes of each snapshot.
         relative: strength as a share of the greatest, 0 for dead features [snapshot, feature].
     """
     n, n_features, _ = W_dec.shape
@@ -147,7 +153,7 @@ def partings(W_dec: Tensor, codes: Tensor, *, relative: np.ndarray) -> Iterator[
                 along = (W_dec[snapshot:, feature] * W_dec[snapshot:, other]).sum(1)
                 two = (along / norm[snapshot:, feature] / norm[snapshot:, other] < OTHER).tolist()
                 after = snapshot + two.index(True) if True in two else n - 1
-                lost = lost_share(W_dec, codes, other, feature, before, after, relative=relative)
+                lost = lost_share(W_dec, codes_at, other, feature, before, after, relative=relative)
                 yield Parting(
                     feature=feature,
                     other=other,
@@ -166,7 +172,7 @@ def _kind(lost: float | None) -> str:
 
 
 def lost_share(
-    W_dec: Tensor, codes: Tensor, older: int, younger: int, before: int, after: int, *, relative: np.ndarray
+    W_dec: Tensor, codes_at: CodesAt, older: int, younger: int, before: int, after: int, *, relative: np.ndarray
 ) -> float | None:
     """Share of what two features say along a direction from where it goes between two snapshots.
 
@@ -175,15 +181,20 @@ def lost_share(
     count by how much was said.
 
     Args:
-        codes: sparse [feature, token].
+        codes_at: the codes of each snapshot.
         relative: strength as a share of the greatest [snapshot, feature].
     Returns:
         None where both are silent.
     """
     pair = [older, younger]
-    code = torch.stack([codes[feature].to_dense() for feature in pair], dim=1)
     direction = W_dec[before, older] / W_dec[before, older].norm()
-    was, has = (code @ (W_dec[snapshot, pair] @ direction) for snapshot in (before, after))
+
+    def along(snapshot: int) -> Tensor:
+        codes = codes_at(snapshot)
+        code = torch.stack([codes[feature].to_dense() for feature in pair], dim=1)
+        return code @ (W_dec[snapshot, pair] @ direction)
+
+    was, has = along(before), along(after)
     was = was.clamp_min(0)
     gone = has < KEPT * _usual(relative, before, after) * was
     return float((was * gone).sum() / was.sum()) if was.any() else None
@@ -195,22 +206,20 @@ def _usual(relative: np.ndarray, before: int, after: int) -> float:
     return float(np.median(relative[after, there] / relative[before, there])) if there.any() else 1.0
 
 
-def code_correlations(codes: Tensor, block: np.ndarray, *, tokens: int) -> np.ndarray:
-    """Pearson correlation of the codes of some features with those of all [block, feature]; 0 for constant ones.
+def code_correlations(codes: Tensor, block: np.ndarray, others: Tensor, *, tokens: int) -> np.ndarray:
+    """Pearson correlation of some features' codes with all of others [block, feature]; 0 for constant ones.
 
     Args:
-        codes: sparse [feature, token].
-        block: the features to correlate.
+        codes, others: sparse [feature, token].
+        block: the features to correlate, in `codes`.
         tokens: number of tokens, those without any code among them.
     """
     dense = torch.stack([codes[int(feature)].to_dense() for feature in block], dim=1).double()
-    codes = codes.double()
-    mean, square = (
-        torch.sparse.sum(codes, 1).to_dense() / tokens,
-        torch.sparse.sum(codes * codes, 1).to_dense() / tokens,
-    )
-    spread = (square - mean.square()).clamp_min(0).sqrt()
-    chosen = torch.from_numpy(block)
-    covariance = (codes @ dense).T / tokens - mean[chosen, None] * mean
-    scale = spread[chosen, None] * spread
+    mean, spread = dense.mean(0), dense.std(0, unbiased=False)
+    others = others.double()
+    mean_other = torch.sparse.sum(others, 1).to_dense() / tokens
+    square_other = torch.sparse.sum(others * others, 1).to_dense() / tokens
+    spread_other = (square_other - mean_other.square()).clamp_min(0).sqrt()
+    covariance = (others @ dense).T / tokens - mean[:, None] * mean_other
+    scale = spread[:, None] * spread_other
     return torch.where(scale > 0, covariance / scale, 0.0).numpy()

@@ -19,8 +19,8 @@ SAME = 0.8
 """Share of the leading tokens that are of one kind."""
 FEW = 3.0
 """Effective number of different words up to which a set is a weak concept."""
-DIRECTIONS, LEAST_DIRECTIONS, DRAWS = 1000, 50, 64
-"""Random directions, how few of them still make a null, and draws of the same tokens in other contexts."""
+DIRECTIONS, LEAST_DIRECTIONS = 1000, 50
+"""Random directions, and how few of them still make a null."""
 FALSE_DISCOVERIES = 0.05
 
 
@@ -65,43 +65,101 @@ def _shares(kinds: Int[np.ndarray, "feature rank"]) -> tuple[np.ndarray, np.ndar
         return np.where(size > 0, np.nan_to_num(share).max(1), np.nan), np.where(size > 0, effective, np.nan)
 
 
+class Chances(NamedTuple):
+    """How likely the leading tokens of a random direction are as alike as a feature's: p-values [feature].
+
+    Attributes:
+        directions: beyond what their number of repeated tokens foretells.
+        same_tokens: beyond what the same tokens are in random contexts.
+    """
+
+    directions: np.ndarray
+    same_tokens: np.ndarray
+
+
 @torch.no_grad()
-def beats_random_directions(
+def against_random_directions(
     within: Float[np.ndarray, " feature"],
-    points: Int[np.ndarray, " feature"],
+    leading: Int[np.ndarray, "feature rank"],
     x: Float[Tensor, "token d_model"],
     kinds: Kinds,
     *,
     context: Int[np.ndarray, " token"],
-    ranks: int,
     seed: int,
-) -> Float[np.ndarray, " feature"]:
-    """How likely the leading tokens of a random direction are as alike: p-values.
+) -> Chances:
+    """Hold how alike leading tokens are against those of random directions, as many of each as the feature has.
 
-    Of each direction as many leading tokens are taken as the feature has. Random sets alone are no null: the leading
-    tokens of any direction are more alike than those. Directions whose leading tokens are of one kind, or of few, are
-    left out: they would not be called concepts either. Some of the rest lie on what is a concept, so the null is a
-    normal distribution with the median and the median absolute deviation of all, which those few do not move.
+    Random sets are no null, nor are the same tokens in random contexts: the leading tokens of any direction are more
+    alike than both, for they lead. So random directions' leading tokens are held against both as a feature's are.
+    Directions whose leading tokens are of one kind, or of few, are left out: they would not be called concepts either.
+    How alike the rest are goes mostly by how often a token comes again among them; what that foretells, by least
+    squares over the directions, is taken off. Some directions lie on what is a concept, so the null is a normal
+    distribution with the median and the median absolute deviation of all, which those few do not move.
 
     Args:
         within: mean cosine within each feature's leading tokens; nan for none.
-        points: their number.
+        leading: those tokens, -1 for none.
     """
-    centred = x - x.mean(0)
-    draw = torch.Generator().manual_seed(seed)
-    directions = torch.randn(x.shape[1], DIRECTIONS, generator=draw)
-    leading = _leading_along(directions.T @ centred.T, kinds.sequence, context, ranks=ranks)
-    of_many = level_of_kinds(composition(leading, kinds)) == ""
-    p = np.ones(len(within))
+    along = _leading_along(_random_directions(x, DIRECTIONS, seed), kinds.sequence, context, ranks=leading.shape[1])
+    along = along[level_of_kinds(composition(along, kinds)) == ""]
+    points, found = (leading >= 0).sum(1), Chances(np.ones(len(within)), np.ones(len(within)))
+    if len(along) < LEAST_DIRECTIONS:
+        return found
+    contexts = RandomContexts(x, kinds.token)
     for number in np.unique(points[np.isfinite(within)]):
-        null = set_cosines(x, leading[of_many, :number])
-        if len(null) < LEAST_DIRECTIONS:
-            continue
-        middle = np.median(null)
-        spread = np.median(np.abs(null - middle)) / norm.ppf(0.75)
-        own = np.flatnonzero((points == number) & np.isfinite(within))
-        p[own] = norm.sf((within[own] - middle) / spread)
-    return p
+        own, null = np.flatnonzero((points == number) & np.isfinite(within)), along[:, :number]
+        leads, alike = leading[own, :number], set_cosines(x, null)
+        same, same_own = (_same_pairs(kinds.token[one]) for one in (null, leads))
+        slope = np.polyfit(same, alike, 1)[0] if np.ptp(same) > 0 else 0.0
+        found.directions[own] = _robust_p(within[own] - slope * same_own, alike - slope * same)
+        found.same_tokens[own] = _robust_p(within[own] - contexts.cosines(leads), alike - contexts.cosines(null))
+    return found
+
+
+def _robust_p(values: np.ndarray, null: np.ndarray) -> np.ndarray:
+    """One-sided, of a normal distribution with the null's median and median absolute deviation."""
+    middle = np.median(null)
+    spread = np.median(np.abs(null - middle)) / norm.ppf(0.75)
+    return norm.sf((values - middle) / np.maximum(spread, 1e-12))
+
+
+class RandomContexts:
+    """How alike tokens of given kinds are, whatever contexts they stand in.
+
+    Args:
+        x: activations [token, d_model].
+        kind: of each token [token].
+    """
+
+    def __init__(self, x: Float[Tensor, "token d_model"], kind: Int[np.ndarray, " token"]) -> None:
+        self.kind, self.counts = kind, np.bincount(kind)
+        sums = torch.zeros(len(self.counts), x.shape[1])
+        sums.index_add_(0, torch.from_numpy(kind), torch.nn.functional.normalize(x, dim=1))
+        self.means = sums / torch.from_numpy(self.counts).clamp_min(1)[:, None]
+
+    def cosines(self, tokens: Int[np.ndarray, "set rank"]) -> Float[np.ndarray, " set"]:
+        """Expected mean cosine over the pairs of each set, its tokens drawn anew among their kinds, none twice."""
+        kinds, n = self.kind[tokens], tokens.shape[1]
+        means = self.means[torch.from_numpy(kinds)]
+        square = means.square().sum(2)
+        pairs = means.sum(1).square().sum(1) - square.sum(1)
+        counts = torch.from_numpy(self.counts[kinds]).float()
+        # of one kind no token pairs with itself
+        closer = (counts * square - 1) / (counts - 1).clamp_min(1) - square
+        others = torch.from_numpy((kinds[:, :, None] == kinds[:, None]).sum(2) - 1)
+        return ((pairs + (others * closer).sum(1)) / max(n * (n - 1), 1)).numpy()
+
+
+def _random_directions(x: Float[Tensor, "token d_model"], number: int, seed: int) -> Float[Tensor, "number token"]:
+    """Where tokens lie along random directions, their mean at 0."""
+    directions = torch.randn(x.shape[1], number, generator=torch.Generator().manual_seed(seed))
+    return directions.T @ (x - x.mean(0)).T
+
+
+def _same_pairs(kind: Int[np.ndarray, "set rank"]) -> Float[np.ndarray, " set"]:
+    """Share of the pairs within each set that are of one kind."""
+    n = kind.shape[1]
+    return ((kind[:, :, None] == kind[:, None]).sum((1, 2)) - n) / max(n * (n - 1), 1)
 
 
 def _leading_along(
@@ -132,31 +190,6 @@ def _leading_along(
     return leading
 
 
-@torch.no_grad()
-def beats_same_tokens(
-    within: Float[np.ndarray, " feature"],
-    leading: Int[np.ndarray, "feature rank"],
-    x: Float[Tensor, "token d_model"],
-    token: Int[np.ndarray, " token"],
-    *,
-    seed: int,
-) -> Float[np.ndarray, " feature"]:
-    """How likely the same tokens in other contexts are as alike: p-values, from the mean and spread of a few draws."""
-    rng = np.random.default_rng(seed)
-    order = np.argsort(token, kind="stable")
-    counts = np.bincount(token)
-    starts = counts.cumsum() - counts
-    kind = token[leading]
-    null = np.empty((DRAWS, len(leading)))
-    for number in range(DRAWS):
-        drawn = order[starts[kind] + rng.integers(0, counts[kind])]
-        null[number] = set_cosines(x, np.where(leading >= 0, drawn, -1))
-    spread = null.std(0, ddof=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        z = (within - null.mean(0)) / spread
-    return np.where(np.isfinite(z), norm.sf(z), 1.0)
-
-
 def significant(p: Float[np.ndarray, " feature"], level: float = FALSE_DISCOVERIES) -> np.ndarray:
     """Which are below the level at which so many false ones are among them (Benjamini and Hochberg 1995)."""
     ordered = np.sort(p)
@@ -179,5 +212,7 @@ def levels(found: Composition, p: Float[np.ndarray, " feature"]) -> np.ndarray:
         p: the greater of the p-values against both nulls.
     """
     known, of_kinds = np.isfinite(found.token), level_of_kinds(found)
-    passed = np.where(significant(np.where(known, p, 1.0)), "concept", "noise")
-    return np.where(known, np.where(of_kinds == "", passed, of_kinds), "")
+    tested = known & (of_kinds == "")
+    passed = np.zeros(len(p), dtype=bool)
+    passed[tested] = significant(p[tested])
+    return np.where(tested, np.where(passed, "concept", "noise"), of_kinds)

@@ -134,11 +134,13 @@ class Confirmation:
     Attributes:
         rise: how much the area above the baseline rises in the interval of the birth [feature]; nan without a birth.
         error: its standard error [feature].
+        testable: whether it could rise by so much: not where the token alone tells nearly all [feature].
         confirmed: whether it rises by more than chance and by at least `LEAST_RISE` [feature].
     """
 
     rise: np.ndarray
     error: np.ndarray
+    testable: np.ndarray
     confirmed: np.ndarray
 
 
@@ -169,5 +171,6 @@ def confirm_births(
     floor = np.maximum(np.nan_to_num(baseline, nan=0.5), 0.5)
     rise = np.maximum(later, floor) - np.maximum(before, floor)
     error = np.hypot(auc_error(later, positives, tokens), auc_error(before, positives, tokens))
-    confirmed = born & (rise >= LEAST_RISE) & (rise > CERTAIN * error)
-    return Confirmation(np.where(born, rise, np.nan), np.where(born, error, np.nan), confirmed)
+    testable = born & (1 - floor >= np.maximum(LEAST_RISE, CERTAIN * error))
+    confirmed = testable & (rise >= LEAST_RISE) & (rise > CERTAIN * error)
+    return Confirmation(np.where(born, rise, np.nan), np.where(born, error, np.nan), testable, confirmed)

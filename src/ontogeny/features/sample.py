@@ -22,6 +22,8 @@ from ontogeny.run import Run
 from ontogeny.suites.suite import suite_of
 
 SEQUENCES_AT_ONCE = 16
+FIRST_RANKS = 4
+"""Leading tokens are first looked for among so many times as many."""
 CONTEXT = 8
 """Tokens, up to the one in question, that two contexts share if one counts as a copy of the other."""
 WORD_STARTS = ("Ġ", "▁", "Ċ", "ĉ")
@@ -65,6 +67,8 @@ def leading_tokens(
 ) -> Int[np.ndarray, "feature rank"]:
     """The tokens on which each feature is most active, one a sequence and one of each context; -1 for none.
 
+    Taken one after the other, each the most active one of a sequence and a context that have none yet.
+
     Args:
         codes: sparse [feature, token].
     """
@@ -74,12 +78,25 @@ def leading_tokens(
         {"feature": feature, "token": token, "code": values, "sequence": sequence[token], "context": context[token]}
     )
     table = table.filter(pl.col("code") > 0).sort("feature", "code", "token", descending=[False, True, False])
-    for one in ("sequence", "context"):
-        table = table.unique(["feature", one], keep="first", maintain_order=True)
-    table = table.with_columns(rank=pl.int_range(pl.len()).over("feature")).filter(pl.col("rank") < ranks)
+    table = table.unique(["feature", "sequence", "context"], keep="first", maintain_order=True)
+    table = table.with_columns(place=pl.int_range(pl.len()).over("feature"))
     leading = np.full((codes.shape[0], ranks), -1, dtype=np.int64)
-    leading[table["feature"].to_numpy(), table["rank"].to_numpy()] = table["token"].to_numpy()
+    _fill(leading, table.filter(pl.col("place") < FIRST_RANKS * ranks))
+    short = np.flatnonzero(leading[:, -1] < 0)
+    more = table.filter(pl.col("place") == FIRST_RANKS * ranks)["feature"].to_numpy()
+    again = np.intersect1d(short, more)  # whose first ones stand too often in one sequence or context
+    leading[again] = -1
+    _fill(leading, table.filter(pl.col("feature").is_in(again)))
     return leading
+
+
+def _fill(leading: Int[np.ndarray, "feature rank"], table: pl.DataFrame) -> None:
+    """Put each feature's leading tokens into place, from rows in their order."""
+    for rank in range(leading.shape[1]):
+        first = table.unique("feature", keep="first", maintain_order=True)
+        leading[first["feature"].to_numpy(), rank] = first["token"].to_numpy()
+        for taken in ("sequence", "context"):
+            table = table.join(first, on=["feature", taken], how="anti", maintain_order="left")
 
 
 def words_of(

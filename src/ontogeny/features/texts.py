@@ -89,7 +89,7 @@ def add_shown(
         active: of `TextSums`.
     """
     strength = crosscoder.strength()
-    codes = crosscoder.widest_code(crosscoder.pre_activations(chunk.x)) * chunk.usable.view(-1, 1)
+    codes = crosscoder.widest_code(crosscoder.pre_activations(chunk.x)).masked_fill_(~chunk.usable.view(-1, 1), 0)
     active += (codes > 0).sum(0)
     row, column = codes.nonzero(as_tuple=True)
     entries = Entries(row, column, (codes.shape[0], codes.shape[1]))

@@ -4,6 +4,7 @@ CHECKS lists them: functions from a run to a table. None loads torch before it i
 """
 
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,8 +91,8 @@ def nulls(run: Run) -> pl.DataFrame:
     from ontogeny.dictionaries.variants import variant
     from ontogeny.truth.nulls import NoChange, ShuffledRows
 
-    settings, suite = _settings(run), suite_of(run)
-    steps = max(1, settings.null_tokens // run.study.train.batch_size)
+    settings, suite, batch_size = _settings(run), suite_of(run), run.study.train.batch_size
+    steps = max(1, settings.null_tokens // batch_size)
     last = suite.only([len(suite.snapshots) - 1])
 
     def unchanged() -> NoChange:
@@ -107,9 +108,9 @@ def nulls(run: Run) -> pl.DataFrame:
         dictionary = variant(
             run, name.replace(" ", "-"), batches=batches, of=(name, settings.seed), steps=steps, **changes
         )
-        batch = next(batches().starting_at(steps))
-        fires = (dictionary.encode(batch * dictionary.norm_scale[:, None]) > 0).flatten(0, -2).any(0)
-        rows.append(_null_row(run, name, dictionary.strength()[:, fires].numpy()))
+        further = islice(batches().starting_at(steps), max(1, run.study.measure.held_out_tokens // batch_size))
+        fires = sum((dictionary.encode(x * dictionary.norm_scale[:, None]) > 0).flatten(0, -2).any(0) for x in further)
+        rows.append(_null_row(run, name, dictionary.strength()[:, fires > 0].numpy()))
     return from_rows("nulls", rows)
 
 
@@ -170,7 +171,7 @@ def recovery(run: Run) -> pl.DataFrame:
         recovered=pl.col("recovered") / of,
         recovered_ci_low=pl.Series([low for low, _ in bounds]) / of,
         recovered_ci_high=pl.Series([high for _, high in bounds]) / of,
-        births_exact=pl.col("births_exact") / pl.col("recovered"),
+        births_exact=(pl.col("births_exact") / pl.col("recovered")).fill_nan(None),
     ).sort("birth_step", "frequency_part", nulls_last=False)
 
 
@@ -228,7 +229,7 @@ def trust(run: Run) -> pl.DataFrame:
     )
     strength = run.matrix("strength")[:, features["feature"].to_numpy()]
     before = there_before(refit, strength, birth, alive_threshold=run.study.measure.alive_threshold)
-    probable = (birth > 0) & ~np.isnan(found.rise)
+    probable = found.testable & ~np.isnan(found.rise)
     measures = (
         features.select(
             "feature",

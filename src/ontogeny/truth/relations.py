@@ -42,11 +42,14 @@ def score_relations(
     relative = strength / np.maximum(strength.max(0), 1e-12)
     birth = np.where(fired, alive_mask(strength, alive_threshold).argmax(0), -1)
     W_dec, codes = crosscoder.W_dec.detach(), code.T.to_sparse()
-    found = kin_of_births(W_dec, codes, tokens=len(code), relative=relative, birth=birth, kin_threshold=kin_threshold)
+    found = kin_of_births(
+        W_dec, lambda _: codes, tokens=len(code), relative=relative, birth=birth, kin_threshold=kin_threshold
+    )
     born = {kin.feature: kin for kin in found}
     pairs = {frozenset((kin.feature, kin.parent)): kin.label for kin in born.values() if kin.label != "novel"}
     parted = [
-        (parting, frozenset((parting.feature, parting.other))) for parting in partings(W_dec, codes, relative=relative)
+        (parting, frozenset((parting.feature, parting.other)))
+        for parting in partings(W_dec, lambda _: codes, relative=relative)
     ]
     pairs = {pair: parting.label for parting, pair in parted} | pairs
 

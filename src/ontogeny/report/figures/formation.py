@@ -99,7 +99,7 @@ def levels(run: Run) -> Spec:
 
 def formed(run: Run) -> Spec:
     """Share of features whose meaning, direction and progress have settled by each step."""
-    table = run.table("formed").filter(pl.col("pattern") != "dead")
+    table = run.table("formed").filter(~pl.col("pattern").is_in(["rare", "dead"]))
     names = {"meaning_step": "meaning", "direction_step": "direction", "progress_step": "progress of formation"}
     rows = []
     for column, name in names.items():

@@ -18,6 +18,10 @@ def model(run: Run) -> Sentence:
 def _passing(phases: pl.DataFrame, bound: str) -> str:
     """Between which steps the loss goes from above a bound to below it for good, each beyond doubt (95 %)."""
     value, step = f"{phases[bound][0]:.2f}", phases["step"].to_list()
+    if phases[f"above_{bound}_ci_low"].is_null().any():
+        last = phases["loss"][-1] < phases[bound][-1]
+        side = "below" if last else "above"
+        return f"ends {side} the {bound} model ({value}), on too few held-out documents to say how surely"
     above = (phases[f"above_{bound}_ci_low"] > 0).to_list()
     below = (phases[f"above_{bound}_ci_high"] < 0).to_list()
     if not below[-1]:

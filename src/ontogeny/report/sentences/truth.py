@@ -51,10 +51,12 @@ def checks(run: Run) -> list[Sentence]:
     found = run.table("recovery").filter(pl.col("frequency_part").is_null())
     everything = found.filter(pl.col("birth_step").is_null()).row(0, named=True)
     last = found.drop_nulls("birth_step").sort("birth_step").row(-1, named=True)
+    exact = everything["births_exact"]
+    exact = "" if exact is None else f", {exact:.0%} of those with the right birth"
     sentences.append(
         Sentence(
             f"Of {everything['features']:,} features planted in the likeness of these {everything['recovered']:.0%} "
-            f"are recovered, {everything['births_exact']:.0%} of those with the right birth; of the "
+            f"are recovered{exact}; of the "
             f"{last['features']:,} born last, at step {last['birth_step']:,}, {last['recovered']:.0%}.",
             ("recovery",),
         )
