@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,13 @@ import yaml
 
 import ontogeny
 from conftest import quick_study, small_study
+from ontogeny.config.study import load_study
 from ontogeny.preflight import check_study
-from ontogeny.run import Run
+from ontogeny.progress import read_events
+from ontogeny.run import Run, open_run
 from ontogeny.stages import STAGES
+from ontogeny.study import changes as changes_of
+from ontogeny.study import run_study
 
 
 def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -188,6 +193,27 @@ def test_ctrl_c_keeps_what_is_finished_and_exits_130(tmp_path: Path, text_file: 
     assert "report" not in Run(out).manifest["stages"]
 
 
+def test_ctrl_c_in_training_keeps_the_step_that_it_came_to(tmp_path: Path, text_file: Path) -> None:
+    study = small_study(text_file)
+    study["train"] = {**study["train"], "tokens": 600_000}  # type: ignore[dict-item]
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "ontogeny", "run", str(tmp_path / "study.yaml"), "--out", str(out)]
+    for asked in (signal.SIGINT, signal.SIGTERM):
+        with subprocess.Popen([*command, "--until", "train"], stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if line.strip().startswith("train "):
+                    break
+            process.send_signal(asked)
+            rest = process.stderr.read()
+        assert process.returncode == 130, rest
+        assert (out / "checkpoints" / "train.pt").is_file()
+    resumed = [event for event in read_events(out / "events.jsonl") if event["event"] == "resumed"]
+    assert [event["stage"] for event in resumed] == ["train"]
+    assert resumed[0]["step"] > 0
+
+
 def test_two_processes_do_not_work_on_one_run(small_run: Run, tmp_path: Path) -> None:
     import fcntl
 
@@ -226,3 +252,78 @@ def test_the_public_names_are_these() -> None:
         assert getattr(ontogeny, name).__doc__, name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = ontogeny.nothing
+
+
+def test_a_run_of_another_study_is_not_written_over(small_run: Run, tmp_path: Path) -> None:
+    study = dict(yaml.safe_load((small_run.folder / "study.yaml").read_text()), name="another")
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    done = run("run", tmp_path / "study.yaml", "--out", small_run.folder)
+    assert done.returncode == 2
+    assert "is a run of 'small', the study is called 'another': give --out a new folder" in done.stderr
+
+
+def test_what_has_changed_since_is_told_and_old_tables_are_not_compared(small_run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(small_run.folder, folder)
+    study = yaml.safe_load((folder / "study.yaml").read_text())
+    study["dictionary"]["k"] = 5
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    assert changes_of(Run(folder), load_study(tmp_path / "study.yaml")) == [
+        f"{folder} was made with other settings: dictionary.k 8 → 5"
+    ]
+    Run(folder).mark_outdated(["train", "measure"])
+    done = run("compare", folder, small_run.folder)
+    assert done.returncode == 2
+    assert "train, measure are of earlier settings: ontogeny run" in done.stderr
+    with pytest.warns(UserWarning, match="train, measure are of earlier settings"):
+        open_run(folder)
+
+
+def test_what_follows_a_stage_that_was_lost_is_made_again(small_run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(small_run.folder, folder)
+    shutil.rmtree(folder / "dictionary")
+    said: list[str] = []
+    run_study(small_run.study, out=folder, say=said.append)
+    again = [line.split(":")[0] for line in said if "done already" not in line]
+    assert again == ["train", "measure", "analyse", "report"]
+
+
+@pytest.mark.parametrize("command", ["run", "report", "compare"])
+def test_a_damaged_manifest_is_named(small_run: Run, tmp_path: Path, command: str) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(small_run.folder, folder)
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text()[:1000])
+    done = run(command, folder, *([small_run.folder] if command == "compare" else []))
+    assert done.returncode == 2
+    assert f"{manifest} is damaged" in done.stderr
+
+
+def test_an_out_that_is_a_file_is_named(small_run: Run, tmp_path: Path) -> None:
+    (tmp_path / "afile").write_text("")
+    for out in ("afile", "afile/run"):
+        done = run("run", small_run.folder / "study.yaml", "--out", tmp_path / out)
+        assert done.returncode == 2
+        assert f"{tmp_path / 'afile'} is a file: give another --out" in done.stderr
+
+
+def test_the_version_is_said() -> None:
+    done = run("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith("ontogeny ")
+
+
+def test_options_of_following_need_a_folder(series_file: Path) -> None:
+    done = run("track", series_file, "--until", "10")
+    assert done.returncode == 2
+    assert "--until and --idle are for --follow FOLDER" in done.stderr
+
+
+@pytest.fixture
+def series_file(tmp_path: Path, text_file: Path) -> Path:
+    path = tmp_path / "series.yaml"
+    path.write_text(
+        yaml.safe_dump(small_study(text_file, dictionary={"kind": "sae_series", "n_features": 32, "k": 4}, analysis={}))
+    )
+    return path

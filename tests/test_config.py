@@ -45,8 +45,18 @@ def test_a_resolved_study_reads_back_as_itself(tmp_path: Path) -> None:
         ({"dictionary": {"n_features": 8, "k": 9}}, r"batch_topk needs k in 1\.\.n_features = 8, found 9"),
         ({"dictionary": {"activation": "rele"}}, r"dictionary\.activation = 'rele'"),
         ({"suite": {}}, "give one of `folder`, `repo` and `pretrain`"),
-        ({"hookpoint": "somewhere"}, "hookpoint = 'somewhere'"),
-        ({"name": "a/b"}, "name = 'a/b'"),
+        ({"hookpoint": "somewhere"}, "no hookpoint 'somewhere': expected resid_post, .* and a layer: resid_post.2"),
+        ({"sweep": {"hookpoints": ["blocks.1.hook_resid_post"]}}, "no hookpoint 'blocks.1.hook_resid_post'"),
+        ({"name": "a/b"}, "name: 'a/b' is to name a folder: letters, digits"),
+        ({"train": {"tokens": 100, "batch_size": 200}}, "train.batch_size: 200 is more than train.tokens, 100"),
+        ({"train": {"tokens": True}}, "tokens is to be no true: give a value"),
+        ({"train": {"warmup": 0.9, "decay": 0.9}}, "warmup 0.9 and decay 0.9 are more than all the steps"),
+        ({"train": {"k_start": 5000}}, r"k_start needs to lie in 1..n_features = 4096, found 5000"),
+        ({"suite": {"pretrain": {}, "steps": []}}, "steps: an empty list studies no snapshot"),
+        (
+            {"analyses": ["pareto"], "analysis": {"pareto_features": [10], "pareto_k": [100]}},
+            r"analysis.pareto_k: 100 are more than the features of a dictionary, 10 \(analysis.pareto_features\)",
+        ),
     ],
 )
 def test_mistakes_are_named_in_one_line(tmp_path: Path, changes: dict[str, object], message: str) -> None:
@@ -54,6 +64,26 @@ def test_mistakes_are_named_in_one_line(tmp_path: Path, changes: dict[str, objec
         load_study(write(tmp_path, **changes))
     assert "\n" not in str(caught.value)
     assert str(tmp_path / "study.yaml") in str(caught.value)
+
+
+def test_a_setting_given_twice_is_named_with_both_lines(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    path.write_text(path.read_text() + "train: {tokens: 8000}\ntrain: {seed: 3}\n")
+    lines = path.read_text().splitlines()
+    with pytest.raises(ConfigError, match=f"'train' is given twice, in lines {len(lines) - 1} and {len(lines)}: merge"):
+        load_study(path)
+    path.write_text("corpus: {files: a, files: b}\n")
+    with pytest.raises(ConfigError, match="'files' is given twice, in lines 1 and 1: merge them"):
+        load_study(path)
+
+
+@pytest.mark.parametrize("written", ["1e6", "1E6", "1.0e+6", "1_000_000"])
+def test_numbers_of_tokens_may_be_written_with_an_exponent(tmp_path: Path, written: str) -> None:
+    path = write(tmp_path)
+    path.write_text(path.read_text() + f"train: {{tokens: {written}, learning_rate: 3e-4}}\n", encoding="utf-8-sig")
+    study = load_study(path)
+    assert study.train.tokens == 1_000_000
+    assert study.train.learning_rate == 3e-4
 
 
 def test_a_missing_setting_file_or_yaml_is_named_in_one_line(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from endpoint_server import Reply, stalled
 from ontogeny.config.analysis import EndpointConfig
 from ontogeny.config.settings import parse
 from ontogeny.endpoint import Endpoint, Question, json_object, spent
-from ontogeny.errors import EndpointError
+from ontogeny.errors import ConfigError, EndpointError
 from ontogeny.features.reading import Score, complexity_questions
 
 GOOD = {"complexity": 2, "consistency": 4, "description": "a word", "interpretability": 0.5, "languages": ["en"]}
@@ -149,7 +149,7 @@ def test_a_key_is_sent_and_written_nowhere(
     served.append(server := Server(lambda *_: json.dumps(GOOD)))
     config = config_of(server, key_variable="ONTOGENY_TEST_KEY")
     monkeypatch.delenv("ONTOGENY_TEST_KEY", raising=False)
-    with pytest.raises(EndpointError, match="ONTOGENY_TEST_KEY is not set"):
+    with pytest.raises(ConfigError, match="ONTOGENY_TEST_KEY is not set"):
         Endpoint(config, tmp_path / "replies.sqlite")
     monkeypatch.setenv("ONTOGENY_TEST_KEY", "secret-123")
     with Endpoint(config, tmp_path / "replies.sqlite") as endpoint:

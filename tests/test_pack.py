@@ -3,20 +3,23 @@
 import gzip
 import json
 import lzma
+import os
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from ontogeny import progress
 from ontogeny.config.corpus import CorpusConfig, TokenizerConfig
-from ontogeny.corpus.pack import Corpus, _reading, corpus_key, open_corpus, pack_documents, pack_study_corpus
+from ontogeny.corpus.pack import Corpus, _reading, _split, corpus_key, open_corpus, pack_documents, pack_study_corpus
 from ontogeny.corpus.pydocs import pydocs
 from ontogeny.corpus.readers import Document, Documents
 from ontogeny.corpus.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
 from ontogeny.errors import CorpusError
-from ontogeny.files import file_hash
+from ontogeny.files import atomic_path, file_hash
 
 WORDS = "the cat sat on the mat while a dog ran after the other cat and the bird flew away".split()  # noqa: SIM905
 
@@ -258,3 +261,28 @@ def test_zstandard_and_parquet_are_read_like_json_lines(tmp_path: Path) -> None:
             list(Documents([str(tmp_path / name)]))
     with pytest.raises(CorpusError):
         list(Documents([str(tmp_path / "c.jsonl.zst")]))
+
+
+def test_what_is_wrong_with_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bom.jsonl").write_text('{"text": "marked at the start"}\n', encoding="utf-8-sig")
+    assert [document.text for document in Documents([str(tmp_path / "bom.jsonl")])] == ["marked at the start"]
+    (tmp_path / "half.jsonl").write_text('{"text": "fine"}\n{"text": "half \\ud800 pair"}\n')
+    with pytest.raises(CorpusError, match=r"half.jsonl line 2: `text` holds what is no character"):
+        list(Documents([str(tmp_path / "half.jsonl")]))
+    with pytest.raises(CorpusError, match=r"is a folder: name the files in it, such as"):
+        Documents([str(tmp_path)])
+
+
+def test_documents_of_one_id_cannot_be_held_out(tmp_path: Path) -> None:
+    lines = [json.dumps({"id": "same", "text": f"document {number}"}) for number in range(30)]
+    (tmp_path / "same.jsonl").write_text("\n".join(lines))
+    with pytest.raises(CorpusError, match="all 30 documents have the id 'same', so none can be held out"):
+        _split(CorpusConfig(files=str(tmp_path / "same.jsonl")))
+
+
+def test_files_are_as_open_to_others_as_the_umask_says(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "folder") as folder:
+        folder.mkdir()
+        save_file({"x": torch.zeros(2)}, folder / "weights.safetensors")
+    os.umask(mask := os.umask(0))
+    assert (tmp_path / "folder" / "weights.safetensors").stat().st_mode & 0o777 == 0o666 & ~mask

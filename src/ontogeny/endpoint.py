@@ -6,7 +6,6 @@ may cost is set aside before it is sent, and counts as spent if no reply to it i
 
 import email.utils
 import json
-import os
 import random
 import sqlite3
 import threading
@@ -110,15 +109,8 @@ class Endpoint:
         import httpx2
 
         self.config = config
-        headers = {}
-        if config.key_variable is not None:
-            key = os.environ.get(config.key_variable)
-            if not key:
-                raise EndpointError(
-                    f"{config.url} needs a key, but the environment variable {config.key_variable} is not set: set it, "
-                    "or say `key_variable: null`"
-                )
-            headers["Authorization"] = f"Bearer {key}"
+        key = config.key()
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self.replies = Replies(replies)
         self._client = httpx2.Client(headers=headers, timeout=config.timeout, trust_env=False)
         self._stopped = threading.Event()

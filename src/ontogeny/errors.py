@@ -66,6 +66,10 @@ class DictionaryError(InputError):
     """A dictionary's files are missing, damaged, or do not do what they say."""
 
 
+class DamagedError(InputError):
+    """A file of ours or of a suite does not hold what it should."""
+
+
 class RunError(InputError):
     """A run folder lacks what is asked of it."""
 

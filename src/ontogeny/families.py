@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from ontogeny.errors import HookpointError, did_you_mean
 
+HOOKPOINT_KINDS = ("resid_post", "resid_pre", "mlp_out", "attn_out")
+
 
 @dataclass(frozen=True)
 class Family:

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ontogeny.errors import writing
+from ontogeny.errors import DamagedError, writing
 
 HASHED_BYTES = 64 << 20
 
@@ -29,6 +29,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             _sweep(path)
             yield temporary
+        _open_to_others(temporary)
         if path.is_dir() and temporary.is_dir():
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
             path.rename(old)
@@ -41,6 +42,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def _open_to_others(path: Path) -> None:
+    """Give files the mode that the user's umask asks for: safetensors writes its own readable by nobody else."""
+    os.umask(mask := os.umask(0))
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file() and not file.is_symlink():
+            file.chmod(0o666 & ~mask)
 
 
 def _sweep(path: Path) -> None:
@@ -68,6 +77,23 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, values: Any) -> None:
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, *, mend: str) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+        mend: what to do about a file that holds none.
+    Raises:
+        DamagedError: it holds none.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DamagedError(f"{path} is damaged ({error}): {mend}") from None
+    if not isinstance(values, dict):
+        raise DamagedError(f"{path} holds a {type(values).__name__}, not an object: {mend}")
+    return values
 
 
 @contextmanager

@@ -50,6 +50,8 @@ def follow(
     if study.suite.steps != "all" and study.suite.asked_steps is None:
         raise ConfigError(f"suite.steps: {study.suite.steps} needs all snapshots to choose from: give steps, or all")
     wanted = None if study.suite.asked_steps is None else set(study.suite.asked_steps)
+    if not complete_steps(folder):
+        say(f"follow: {folder} has no whole snapshot yet: waiting for one")
     while True:
         steps = [step for step in complete_steps(folder) if wanted is None or step in wanted]
         if steps != done:

@@ -6,12 +6,15 @@ by their number, and a checkpoint keeps the weights, the optimiser, the random s
 """
 
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -19,7 +22,7 @@ from torch import Tensor
 
 from ontogeny.errors import TrainingError
 from ontogeny.files import atomic_path
-from ontogeny.progress import Events, progress_bar
+from ontogeny.progress import Events, progress_bar, started_together
 
 CHECKPOINT_SECONDS = 60.0
 LOG_EVERY_STEPS = 20
@@ -91,13 +94,13 @@ class Checkpoint:
         torch.set_float32_matmul_precision(state["matmul_precision"])
         return state
 
-    def write_if_due(self, state: Callable[[], dict[str, Any]]) -> bool:
-        """Write what `state` gives, if the last time is long ago; whether it was.
+    def write_if_due(self, state: Callable[[], dict[str, Any]], *, now: bool = False) -> bool:
+        """Write what `state` gives, if the last time is long ago, or it is to be now; whether it was.
 
         Raises:
             DiskFullError: there is no space left.
         """
-        if self.path is None or not self._is_due():
+        if self.path is None or not (self._is_due() or now):
             return False
         numbers = {"threads": torch.get_num_threads(), "matmul_precision": torch.get_float32_matmul_precision()}
         self._save({"key": self.key, **numbers, **state()})
@@ -169,7 +172,7 @@ def run_loop(
     """
     events = events or Events()
     learning_rates = [group["lr"] for group in learner.optimizer.param_groups]
-    with numerics():
+    with numerics(), _stop_asked() as stop:
         start = _restore(learner, checkpoint.read())
         if start:
             events.emit(stage, "resumed", step=start)
@@ -197,8 +200,10 @@ def run_loop(
                 if step % LOG_EVERY_STEPS == 0:
                     tokens = {} if tokens_per_step is None else {"tokens": step * tokens_per_step}
                     events.emit(stage, "step", step=step, **tokens, **shown)
-                if checkpoint.write_if_due(partial(_state, learner, step)):
+                if checkpoint.write_if_due(partial(_state, learner, step), now=stop.is_set()):
                     events.emit(stage, "checkpoint", step=step)
+                if stop.is_set():
+                    raise KeyboardInterrupt
         learner.before_step(step)
     events.emit(stage, "trained", step=step, **shown)
     return step
@@ -251,6 +256,33 @@ def matmul_precision() -> str:
     error = float(((a @ b) - exact).abs().max() / exact.abs().max())
     torch.set_float32_matmul_precision(before)
     return "medium" if error < 1e-5 else "highest"
+
+
+@contextmanager
+def _stop_asked() -> Iterator[threading.Event]:
+    """Set by Ctrl-C, or by the signal that a cluster sends when time is over: the step in work is done first.
+
+    A second one stops at once. Nothing changes in a thread other than the first, which hears no signals, and where
+    several processes train together, which would hear them at different steps.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread() or started_together() > 1:
+        yield stop
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _state(learner: Learner, step: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ontogeny.analyses import ANALYSES, EXTRAS
+from ontogeny.analyses import ANALYSES, ASKS, EXTRAS
 from ontogeny.config.study import StudyConfig
 from ontogeny.corpus.pack import corpus_key
 from ontogeny.corpus.readers import expand
@@ -41,6 +41,9 @@ def check_study(study: StudyConfig, stages: Set[str], *, out: str | Path | None 
     )
     if not stages <= BEFORE_MODELS:
         check_hookpoint(config, hookpoint)
+    for step in (study.analysis.single_sae_steps or []) if "single_saes" in study.analyses else []:
+        if step not in steps and study.suite.drift is None:
+            raise ConfigError(f"analysis.single_sae_steps: the study has no snapshot of step {step}: it has {steps}")
     if study.attribution is not None and study.suite.drift is None:
         study.attribution.require_steps(steps)
     corpus_key(study.corpus, tokenizer=None if suite is None else suite.tokenizer())
@@ -79,6 +82,8 @@ def check_names(study: StudyConfig) -> None:
         InputError: an analysis, a family of tasks or a file does not exist.
     """
     _check_analyses(study)
+    if study.analysis.endpoint is not None and set(study.analyses) & set(ASKS):
+        study.analysis.endpoint.key()
     expand([one for one in study.corpus.patterns if one != "pydocs" and not one.startswith("datasets:")])
     for task in study.attribution.tasks if study.attribution is not None else []:
         check_family(task)

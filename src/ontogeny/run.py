@@ -4,10 +4,10 @@ Stages meet only here. A stage is recorded with a key, the fingerprint of everyt
 record counts while the key is the same and the outputs are as long as they were when written.
 """
 
-import json
 import os
 import platform
 import time
+import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +20,7 @@ import polars as pl
 from ontogeny import tables
 from ontogeny.config.study import StudyConfig, dump_study, load_study
 from ontogeny.errors import RunError, did_you_mean
-from ontogeny.files import atomic_path, write_json, write_text
+from ontogeny.files import atomic_path, read_json, write_json, write_text
 from ontogeny.progress import Events
 
 if TYPE_CHECKING:
@@ -79,7 +79,22 @@ class Run:
     def manifest(self) -> dict[str, Any]:
         """Snapshots and the record of every stage with its provenance."""
         path = self.folder / "manifest.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"stages": {}}
+        again = "remove it with the folder's other files, or bring it back from a copy"
+        return read_json(path, mend=again) if path.is_file() else {"stages": {}}
+
+    @property
+    def outdated(self) -> list[str]:
+        """Stages whose outputs are of an earlier state of the study, which has not been run to its end since."""
+        return [name for name, record in self.manifest["stages"].items() if record.get("outdated")]
+
+    def require_current(self) -> None:
+        """Refuse to show tables under settings that they are not of.
+
+        Raises:
+            RunError: some are of an earlier state of the study.
+        """
+        if old := self.outdated:
+            raise RunError(f"{self.folder}: {', '.join(old)} are of earlier settings: ontogeny run {self.folder}")
 
     @property
     def features(self) -> pl.DataFrame:
@@ -180,15 +195,23 @@ class Run:
 
     # what stages write
 
-    def require_own_folder(self) -> bool:
+    def require_own_folder(self, study: StudyConfig) -> bool:
         """Whether the run is new.
 
         Raises:
-            RunError: the folder holds something that is not a run.
+            RunError: the folder is a file, holds something that is not a run, or a run of another name.
         """
+        above = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
+        if not above.is_dir():
+            raise RunError(f"the run is to be written to {self.folder}, but {above} is a file: give another --out")
         held = [path for path in self.folder.iterdir() if not path.name.startswith(".")] if self.folder.is_dir() else []
         if held and not (self.folder / "manifest.json").is_file():
             raise RunError(f"{self.folder} is not empty and not a run: give --out a new folder, or an earlier run's")
+        if held and (name := self.manifest.get("name", study.name)) != study.name:
+            raise RunError(
+                f"{self.folder} is a run of '{name}', the study is called '{study.name}': give --out a new folder, or "
+                "remove that one"
+            )
         return not held
 
     def prepare(self, study: StudyConfig) -> None:
@@ -224,6 +247,12 @@ class Run:
         old = {name: record | {"outdated": True} for name, record in held.items() if name in stages}
         self.update_manifest(stages=held | old)
 
+    def forget_stages(self, stages: Sequence[str]) -> None:
+        """Take out what is recorded of some stages, and of analyses where that is among them: they are done again."""
+        held = self.manifest["stages"]
+        kept = {name: record for name, record in held.items() if name.split()[0] not in stages}
+        self.update_manifest(stages=kept)
+
     def confirm_stage(self, stage: str) -> None:
         """Say of a stage that is done that it is of these settings after all."""
         held = self.manifest["stages"]
@@ -246,7 +275,7 @@ class Run:
 
 
 def open_run(folder: str | Path) -> Run:
-    """Open a run folder to read it.
+    """Open a run folder to read it; a warning says where tables are of earlier settings than its study.
 
     Raises:
         RunError: the folder is not a run.
@@ -254,7 +283,10 @@ def open_run(folder: str | Path) -> Run:
     folder = Path(folder)
     if not (folder / "manifest.json").is_file():
         raise RunError(f"{folder} is not a run: it has no manifest.json (ontogeny run STUDY.yaml makes one)")
-    return Run(folder)
+    run = Run(folder)
+    if old := run.outdated:
+        warnings.warn(f"{folder}: {', '.join(old)} are of earlier settings: ontogeny run {folder}", stacklevel=2)
+    return run
 
 
 def runs_in(folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from ontogeny.columns.causal import CAUSAL
 from ontogeny.config.settings import fingerprint
 from ontogeny.corpus.pack import Corpus, corpus_key, pack_study_corpus
 from ontogeny.corpus.readers import expand
-from ontogeny.errors import ConfigError, did_you_mean
+from ontogeny.errors import ConfigError, TrainingError, did_you_mean
 from ontogeny.files import content_state, write_json
 from ontogeny.plan.plan import plan_study
 from ontogeny.progress import Events
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from ontogeny.dictionaries.dictionary import Dictionary
+
+
+DIVERGED = -1.0
+"""Explained variance below which nothing was learned but harm."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,11 @@ def _measure(run: Run) -> list[Path]:
     from ontogeny.features.parts import measure_dictionary
 
     measured = measure_dictionary(run, key=_measure_key(run))
+    if (best := float(measured["quality"]["explained_variance"].max())) < DIVERGED:  # type: ignore[arg-type]
+        raise TrainingError(
+            f"the dictionary explains {best:.3g} of the variance at best: its training has diverged: lower "
+            "train.learning_rate, or leave it out"
+        )
     return [run.write_table(name, table) for name, table in measured.items()]
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ontogeny.config.study import StudyConfig, TruthConfig, load_study
 from ontogeny.errors import ConfigError, CorpusError, RunError
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Say = Callable[[str], None]
+LONGEST_VALUE = 60
+"""Characters of a setting that are told when it has changed."""
 
 
 def run_study(
@@ -64,8 +66,10 @@ def run_study(
 def _run_stages(config: StudyConfig, stages: list[str], out: str | Path | None, say: Say) -> Run:
     check_study(config, set(stages), out=out)
     run = Run(run_folder(config, out))
-    is_new = run.require_own_folder()
+    is_new = run.require_own_folder(config)
     with _lock(run.folder):
+        for line in [] if is_new else changes(run, config):
+            say(line)
         run.prepare(config)
         pin(run)
         for stage in map(STAGES.__getitem__, stages):
@@ -101,6 +105,9 @@ def _run_stage(run: Run, stage: Stage, say: Say) -> None:
     outputs = stage.work(run)
     seconds = time.monotonic() - started
     run.finish_stage(stage.name, key, outputs, seconds)
+    if before is not None and before["key"] == key and before["outputs"]:
+        # what was lost and is made again may differ in its last bits, and what follows was made of the other
+        run.forget_stages(list(STAGES)[list(STAGES).index(stage.name) + 1 :])
     remove(run.checkpoints / f"{stage.name}.pt")
     shutil.rmtree(run.checkpoints / f"{stage.name}.shared", ignore_errors=True)
     run.events.emit(stage.name, "finished", seconds=round(seconds, 2))
@@ -120,6 +127,27 @@ def _lock(folder: Path) -> "Iterator[None]":
         except BlockingIOError:
             raise RunError(f"another process is working on {folder}: wait for it to end") from None
         yield
+
+
+def changes(run: Run, study: StudyConfig) -> list[str]:
+    """What a study changes of the settings that a run was made with, in lines to be told."""
+    if not (run.folder / "study.yaml").is_file():
+        return []
+    before, now = (_flat(one.model_dump(mode="json")) for one in (run.study, study))
+    differ = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    told = [f"{name} {_short(before.get(name))} → {_short(now.get(name))}" for name in differ]
+    return [f"{run.folder} was made with other settings: {', '.join(told)}"] if told else []
+
+
+def _short(value: Any) -> str:
+    return text if len(text := str(value)) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "…"
+
+
+def _flat(settings: dict[str, Any], above: str = "") -> dict[str, Any]:
+    found = {}
+    for name, value in settings.items():
+        found |= _flat(value, f"{above}{name}.") if isinstance(value, dict) and value else {above + name: value}
+    return found
 
 
 def with_truth(study: StudyConfig) -> StudyConfig:

@@ -52,7 +52,7 @@ class View:
         except OntogenyError as error:
             features, columns, missing = study.dictionary.n_features, [], {"features": str(error)}
         held, drawn = self.tables(), self._drawn()
-        if outdated := [name for name, record in run.manifest["stages"].items() if record.get("outdated")]:
+        if outdated := run.outdated:
             missing["earlier settings"] = (
                 f"{', '.join(outdated)} are of an earlier state of the study: ontogeny run {run.folder}"
             )

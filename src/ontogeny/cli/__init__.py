@@ -27,10 +27,23 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(suites_app, name="suites")
 app.add_typer(store_app, name="store")
 
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"ontogeny {version('ontogeny')}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", help="Say which version this is.", callback=_version, is_eager=True)
+]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 NEXT = {
@@ -44,7 +57,7 @@ NEXT = {
 
 
 @app.callback()
-def _root(debug: DebugOption = False) -> None:
+def _root(debug: DebugOption = False, version: VersionOption = False) -> None:
     _Settings.debug = debug
 
 
@@ -89,7 +102,9 @@ def run(
     study: StudyArgument,
     out: OutOption = None,
     as_json: JsonOption = False,
-    until: Annotated[str, typer.Option("--until", help="The last stage to run.")] = "report",
+    until: Annotated[
+        str, typer.Option("--until", help=f"The last stage to run, of {', '.join((*NEXT, 'report'))}.")
+    ] = "report",
     member: Annotated[str | None, typer.Option("--member", help="One study of a sweep.")] = None,
     slurm: Annotated[
         Path | None, typer.Option("--slurm", help="Of a sweep: write a SLURM script for each job into this folder.")
@@ -234,6 +249,10 @@ def track(
     config, out = load_one(study, out)
     if config.dictionary.kind != "sae_series":
         raise ConfigError(f"{study}: track is for an SAE series: set dictionary.kind: sae_series, or use ontogeny run")
+    if follow is None and (until is not None or idle is not None):
+        raise ConfigError("--until and --idle are for --follow FOLDER: give that too")
+    if idle is not None and idle < 0:
+        raise ConfigError(f"--idle {idle:g}: give seconds to wait, 0 or more")
     if follow is None:
         _run(config, out, "report", as_json)
         return

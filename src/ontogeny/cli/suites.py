@@ -42,11 +42,17 @@ SuiteArgument = Annotated[
         metavar="SUITE", help="A folder of snapshots, a repository on the hub, or a published suite's name."
     ),
 ]
-StepsOption = Annotated[str, typer.Option("--steps", help="all, log, every=K, n=K, or a schedule's name.")]
+StepsOption = Annotated[str, typer.Option("--steps", help="0,512,…; all, log, every=K, n=K, or a schedule's name.")]
 StageOption = Annotated[str | None, typer.Option("--stage", help="Of a suite that has several; default the first.")]
 RevisionsOption = Annotated[
     str | None, typer.Option("--revisions", help="Regular expression with a group `step`, for names of your own.")
 ]
+
+
+def _steps(text: str) -> list[int] | str:
+    """A list of steps, `0,512,1000`, or a selection's name."""
+    parts = text.strip("[]").split(",")
+    return [int(part) for part in parts] if all(part.strip().isdigit() for part in parts) else text
 
 
 @suites_app.command("audit")
@@ -66,7 +72,7 @@ def suites_audit(
     from ontogeny.suites.audit import audit_suite
     from ontogeny.suites.suite import open_suite
 
-    table = audit_suite(open_suite(suite, steps=steps, stage=stage, revisions=revisions))
+    table = audit_suite(open_suite(suite, steps=_steps(steps), stage=stage, revisions=revisions))
     bad = table.filter(pl.col("problems").list.len() > 0)
     if as_json:
         print(json.dumps(table.to_dicts()))
@@ -93,7 +99,7 @@ def suites_show(
 
     from ontogeny.suites.suite import open_suite
 
-    opened = open_suite(suite, steps=steps, stage=stage, revisions=revisions)
+    opened = open_suite(suite, steps=_steps(steps), stage=stage, revisions=revisions)
     columns = {"step": pl.Int64, "revision": pl.String, "commit": pl.String, "tokens_seen": pl.Int64}
     rows = [(one.step, one.revision, one.commit, one.tokens_seen) for one in opened.snapshots]
     table = pl.DataFrame(rows, schema=columns, orient="row")

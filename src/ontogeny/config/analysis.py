@@ -1,5 +1,6 @@
 """Settings of the analyses of a study, and of the endpoint that some of them ask."""
 
+import os
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -27,6 +28,21 @@ class EndpointConfig(Settings):
     for again."""
     budget_tokens: Positive = 1_000_000
     """The most tokens, of questions and replies together, that a run may ever ask for."""
+
+    def key(self) -> str | None:
+        """The key that the endpoint asks for; None where it asks for none.
+
+        Raises:
+            ConfigError: its environment variable is not set.
+        """
+        if self.key_variable is None:
+            return None
+        if not (key := os.environ.get(self.key_variable)):
+            raise ConfigError(
+                f"{self.url} needs a key, but the environment variable {self.key_variable} is not set: set it, or say "
+                "`key_variable: null`"
+            )
+        return key
 
     @property
     def longest_reply(self) -> int:

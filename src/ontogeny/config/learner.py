@@ -106,6 +106,12 @@ class LearnerConfig(OptimisationConfig, DictionaryConfig):
     """What a dictionary is, and how it is trained."""
 
     @model_validator(mode="after")
+    def _schedule_fits(self) -> "LearnerConfig":
+        if self.warmup + self.decay > 1:
+            raise ConfigError(f"train: warmup {self.warmup:g} and decay {self.decay:g} are more than all the steps")
+        return self
+
+    @model_validator(mode="after")
     def _starts(self) -> "LearnerConfig":
         if (self.k_start or 1) > self.n_features:
             raise ConfigError(f"train: k_start needs to lie in 1..n_features = {self.n_features}, found {self.k_start}")

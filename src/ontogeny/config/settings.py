@@ -27,6 +27,8 @@ class Settings(BaseModel):
                         f"unknown setting '{key}' in {cls.__name__}{did_you_mean(str(key), cls.model_fields)}; "
                         f"it has: {', '.join(cls.model_fields)}"
                     )
+                if isinstance(values[key], bool) and "bool" not in str(cls.model_fields[str(key)].annotation):
+                    raise ConfigError(f"{key} is to be no {str(values[key]).lower()}: give a value")
         return values
 
 

@@ -6,11 +6,12 @@ immutable `StudyConfig`. Stages take their own section and nothing else.
 
 import glob
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ontogeny.config.analysis import AnalysesConfig
 from ontogeny.config.attribution import AttributionConfig
@@ -24,7 +25,17 @@ from ontogeny.config.learner import (
 )
 from ontogeny.config.settings import Positive, Settings, Share, parse
 from ontogeny.config.suite import SuiteConfig
-from ontogeny.errors import ConfigError
+from ontogeny.errors import ConfigError, did_you_mean
+from ontogeny.families import HOOKPOINT_KINDS
+
+
+def _hookpoint(text: str) -> str:
+    if not re.fullmatch(r"[a-z_]+\.\d+", text):
+        raise ConfigError(f"no hookpoint '{text}': expected {', '.join(HOOKPOINT_KINDS)} and a layer: resid_post.2")
+    return text
+
+
+HookpointName = Annotated[str, AfterValidator(_hookpoint)]
 
 
 class SeriesConfig(SeriesSettings):
@@ -96,7 +107,7 @@ class TruthConfig(Settings):
 class SweepConfig(Settings):
     """Settings of which each combination is a study of its own (`ontogeny run`, `ontogeny merge`)."""
 
-    hookpoints: Annotated[list[Annotated[str, Field(pattern=r"^[a-z_]+\.\d+$")]], Field(min_length=1)] | None = None
+    hookpoints: Annotated[list[HookpointName], Field(min_length=1)] | None = None
     seeds: Annotated[list[int], Field(min_length=1)] | None = None
     """Of the dictionary (`train.seed`)."""
     steps: Annotated[list[list[Annotated[int, Field(ge=0)]] | str], Field(min_length=1)] | None = None
@@ -120,10 +131,11 @@ class Pareto(NamedTuple):
 class StudyConfig(Settings):
     """A study: one YAML file, from a suite to a report."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+    name: str
+    """Letters, digits, `.`, `_` and `-`: the run folder's name."""
     suite: SuiteConfig
     corpus: CorpusConfig
-    hookpoint: Annotated[str, Field(pattern=r"^[a-z_]+\.\d+$")]
+    hookpoint: HookpointName
     dictionary: DictionaryConfig = DictionaryConfig()
     train: TrainConfig = TrainConfig()
     series: SeriesConfig = SeriesConfig()
@@ -156,6 +168,27 @@ class StudyConfig(Settings):
             raise ConfigError(f"truth.seeds: {self.train.seed} is the study's own seed: give others")
         elif "tracking" in self.analyses:
             raise ConfigError("leave out the analysis tracking: it is for an SAE series (dictionary.kind: sae_series)")
+        return self
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+            raise ConfigError(f"name: '{name}' is to name a folder: letters, digits, '.', '_' and '-', no '.' first")
+        return name
+
+    @model_validator(mode="after")
+    def _can_be_trained(self) -> "StudyConfig":
+        if self.train.batch_size > self.train.tokens:
+            raise ConfigError(
+                f"train.batch_size: {self.train.batch_size:,} is more than train.tokens, {self.train.tokens:,}"
+            )
+        _ = self.sae_series if self.dictionary.kind == "sae_series" else self.crosscoder
+        if "pareto" in self.analyses and max(self.pareto.k) > min(self.pareto.features):
+            raise ConfigError(
+                f"analysis.pareto_k: {max(self.pareto.k)} are more than the features of a dictionary, "
+                f"{min(self.pareto.features)} (analysis.pareto_features)"
+            )
         return self
 
     @field_validator("analyses")
@@ -198,6 +231,27 @@ class StudyConfig(Settings):
         return self.dictionary.model_dump(exclude={"kind"}) | optimisation
 
 
+class _StudyLoader(yaml.SafeLoader):
+    """YAML in which a key may stand once, and 1e6 is a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
+                continue
+            line = key.start_mark.line + 1
+            if (first := lines.setdefault(key.value, line)) != line or key.value in seen:
+                raise yaml.YAMLError(f"'{key.value}' is given twice, in lines {first} and {line}: merge them")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_StudyLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 def load_study(path: str | Path) -> StudyConfig:
     """Read a study file. Relative paths in it are looked up from the working directory, then from the file's folder.
 
@@ -208,9 +262,15 @@ def load_study(path: str | Path) -> StudyConfig:
     """
     path = Path(path)
     if not path.is_file():
-        raise ConfigError(f"no study file {path}: give the path of a YAML file (ontogeny run --help)")
+        from ontogeny.config.presets import presets
+
+        names = presets()
+        raise ConfigError(
+            f"no study file {path}{did_you_mean(path.name, names)}: give the path of a YAML file, a run's folder, or a "
+            f"preset ({', '.join(names)})"
+        )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_StudyLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     study: StudyConfig = parse(StudyConfig, values, where=str(path))

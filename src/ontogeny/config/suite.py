@@ -110,6 +110,8 @@ class SuiteConfig(Settings):
     @field_validator("steps")
     @classmethod
     def _known_schedule(cls, steps: list[int] | str) -> list[int] | str:
+        if not steps:
+            raise ConfigError("steps: an empty list studies no snapshot: give steps, or all")
         return check_selection(steps) if isinstance(steps, str) else steps
 
     @field_validator("revisions")

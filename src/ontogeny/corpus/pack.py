@@ -4,7 +4,6 @@ Every context starts with the start token and holds one document, padded at its 
 contexts. Only when asked do short documents of one source follow each other in one context.
 """
 
-import json
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from functools import cached_property
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
+from typing import IO, TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 import polars as pl
@@ -24,7 +23,7 @@ from ontogeny.corpus.pydocs import environment_key
 from ontogeny.corpus.readers import Document, Documents, expand
 from ontogeny.corpus.tokenizer import load_tokenizer, start_token, tokenizer_hash, train_tokenizer
 from ontogeny.errors import CorpusError
-from ontogeny.files import atomic_path, content_state, default_cache, file_hash, write_json, write_text
+from ontogeny.files import atomic_path, content_state, default_cache, file_hash, read_json, write_json, write_text
 from ontogeny.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ class Corpus:
         path = self.folder / "manifest.json"
         if not path.is_file():
             raise CorpusError(f"{self.folder} is not a packed corpus: it has no manifest.json")
-        self.manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        self.manifest = read_json(path, mend=f"remove {self.folder} and pack again")
         shape = (self.manifest["sequences"], self.manifest["sequence_length"])
         dtype = np.dtype(self.manifest["dtype"])
         file = self.folder / "tokens.bin"
@@ -206,6 +205,10 @@ def _split(config: CorpusConfig) -> tuple[Documents, Documents]:
         raise CorpusError(f"the corpus is empty: {', '.join(config.patterns)} hold no text")
     if len(ids) == 1:
         raise CorpusError("the corpus is one document, so none can be held out: give corpus.held_out or more files")
+    if len(set(ids)) == 1:
+        raise CorpusError(
+            f"all {len(ids):,} documents have the id '{ids[0]}', so none can be held out: give each its own"
+        )
     share = max(config.held_out_share, min(map(rank, ids)))
     return train.only(lambda name: rank(name) > share), train.only(lambda name: rank(name) <= share)
 

@@ -50,6 +50,8 @@ def expand(patterns: Iterable[str]) -> list[Path]:
     files: dict[Path, None] = {}
     for pattern in patterns:
         found = sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())  # noqa: PTH207
+        if not found and Path(pattern).is_dir():
+            raise CorpusError(f"'{pattern}' is a folder: name the files in it, such as '{pattern}/*.jsonl'")
         if not found:
             raise CorpusError(f"no file matches '{pattern}': check the path (relative ones start at {Path.cwd()})")
         files.update((Path(path), None) for path in found)
@@ -145,7 +147,7 @@ def _read_file(path: Path) -> Iterator[tuple[Document, int]]:
         )
     name = path.name.removesuffix(suffixes[-1] if opener is not None else "").removesuffix(kind)
     try:
-        with path.open("rb") as raw, TextIOWrapper(opener(raw) if opener else raw, encoding="utf-8") as file:
+        with path.open("rb") as raw, TextIOWrapper(opener(raw) if opener else raw, encoding="utf-8-sig") as file:
             documents = _jsonl(file, path, name) if kind == ".jsonl" else iter([Document(name, name, file.read())])
             for document in documents:
                 yield document, raw.tell()
@@ -188,7 +190,7 @@ def lines_of(path: Path) -> list[str]:
     """
     opener = OPENERS.get(path.suffix)
     try:
-        with path.open("rb") as raw, TextIOWrapper(opener(raw) if opener else raw, encoding="utf-8") as file:
+        with path.open("rb") as raw, TextIOWrapper(opener(raw) if opener else raw, encoding="utf-8-sig") as file:
             return [line.rstrip("\n") for line in file if line.strip()]
     except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError, *_zstd_errors()) as error:
         raise CorpusError(f"{path}: cannot be read as UTF-8 text: {error}") from None
@@ -205,4 +207,8 @@ def _jsonl(lines: Iterable[str], path: Path, name: str) -> Iterator[Document]:
             raise CorpusError(f"{path} line {number}: expected a JSON object with a `text`") from None
         if not isinstance(text, str):
             raise CorpusError(f"{path} line {number}: `text` is {type(text).__name__}, not a string")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise CorpusError(f"{path} line {number}: `text` holds what is no character: {error.reason}") from None
         yield Document(str(record.get("id", f"{name}:{number}")), str(record.get("source", name)), text)

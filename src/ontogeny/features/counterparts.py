@@ -84,6 +84,7 @@ def compare_runs(run: Run, other: Run) -> Counterparts:
     for each in (run, other):
         if not each.manifest.get("snapshots"):
             raise RunError(f"{each.folder} has no snapshots yet: ontogeny run {each.folder}")
+        each.require_current()
     steps = sorted(set(run.steps) & set(other.steps))
     if not steps:
         raise RunError("the runs have no step in common")

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.errors import DictionaryError, RunError
-from ontogeny.run import Run
 
 
 @dataclass(frozen=True)
@@ -54,16 +53,6 @@ def require_new(folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder} is not empty: give a new folder")
-
-
-def require_current(run: Run) -> None:
-    """Check that a run's results are of its present settings.
-
-    Raises:
-        RunError: some are of earlier ones.
-    """
-    if old := [name for name, record in run.manifest["stages"].items() if record.get("outdated")]:
-        raise RunError(f"{', '.join(old)} are of earlier settings: ontogeny run {run.folder}")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.sae_series import SAESeries
 from ontogeny.errors import DictionaryError, RunError
 from ontogeny.files import atomic_path
-from ontogeny.interop.about import About, require_current, require_new
+from ontogeny.interop.about import About, require_new
 from ontogeny.interop.card import model_card
 from ontogeny.interop.formats import format_of
 from ontogeny.run import Run
@@ -32,7 +32,7 @@ def export_dictionary(run: Run, name: str, folder: str | Path, *, step: int | No
     """
     folder, layout = Path(folder), format_of(name)
     require_new(folder)
-    require_current(run)
+    run.require_current()
     if layout.one_snapshot:
         snapshot = _place(run, step)
         crosscoder, note = _sae_of(run, snapshot)

@@ -8,7 +8,7 @@ from pathlib import Path
 from ontogeny import tables
 from ontogeny.errors import RunError, SuiteError
 from ontogeny.files import atomic_path
-from ontogeny.interop.about import require_current, require_new
+from ontogeny.interop.about import require_new
 from ontogeny.interop.card import model_card
 from ontogeny.interop.export import about_run
 from ontogeny.run import Run, open_run
@@ -36,7 +36,7 @@ def push(run: Run, repo: str, *, private: bool = False) -> str:
     from ontogeny.suites.hub import patiently
 
     api, what = HfApi(), f"repository {repo}"
-    require_current(run)
+    run.require_current()
     with tempfile.TemporaryDirectory(dir=run.folder.parent) as held:
         staged = Path(held) / "run"
         _stage(run, staged)

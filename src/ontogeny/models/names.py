@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ontogeny.errors import HookpointError, did_you_mean
-from ontogeny.families import shape_of
-
-KINDS = ("resid_post", "resid_pre", "mlp_out", "attn_out")
+from ontogeny.families import HOOKPOINT_KINDS, shape_of
 
 
 @dataclass(frozen=True)
@@ -25,10 +23,10 @@ def parse_hookpoint(text: str) -> Hookpoint:
         HookpointError: the kind is unknown or the layer is no number.
     """
     kind, _, layer = text.partition(".")
-    if kind not in KINDS or not layer.isdigit():
+    if kind not in HOOKPOINT_KINDS or not layer.isdigit():
         raise HookpointError(
-            f"no hookpoint '{text}'{did_you_mean(kind, KINDS)}: expected one of {', '.join(KINDS)} and a layer, "
-            "such as resid_post.2"
+            f"no hookpoint '{text}'{did_you_mean(kind, HOOKPOINT_KINDS)}: expected one of "
+            f"{', '.join(HOOKPOINT_KINDS)} and a layer, such as resid_post.2"
         )
     return Hookpoint(kind, int(layer))
 

@@ -342,7 +342,7 @@ def plan_study(study: StudyConfig, out: str | Path | None = None) -> Plan:
         InputError: the suite or the hookpoint does not exist, or the folder is not a run.
     """
     run, pretrain, to_fetch = Run(run_folder(study, out)), study.suite.pretrain, 0
-    run.require_own_folder()
+    run.require_own_folder(study)
     packed = run.corpus_folder / "train"
     corpus = Corpus(packed) if packed.is_dir() else None
     if pretrain is None:

@@ -1,6 +1,5 @@
 """Where the files of snapshots are: a folder each, a file each beside one configuration, or a repository on the hub."""
 
-import json
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ontogeny.files import content_state
+from ontogeny.files import content_state, read_json
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -49,7 +48,7 @@ class Folders(Source):
     """A folder of ours or the user's for each snapshot: `repo/revision/`."""
 
     def config(self, snapshot: "Snapshot") -> dict[str, Any]:
-        return json.loads((snapshot.path / "config.json").read_text(encoding="utf-8"))
+        return read_json(snapshot.path / "config.json", mend="copy the snapshot again")
 
     def tokenizer(self, snapshot: "Snapshot") -> Path | None:
         return snapshot.path if (snapshot.path / "tokenizer.json").is_file() else None
@@ -70,7 +69,7 @@ class Files(Source):
     """One safetensors file for each snapshot, `repo/revision`, beside one config.json and one tokenizer."""
 
     def config(self, snapshot: "Snapshot") -> dict[str, Any]:
-        return json.loads((snapshot.path.parent / "config.json").read_text(encoding="utf-8"))
+        return read_json(snapshot.path.parent / "config.json", mend="copy the snapshot again")
 
     def tokenizer(self, snapshot: "Snapshot") -> Path | None:
         folder = snapshot.path.parent

@@ -80,7 +80,10 @@ class Suite:
             raise SuiteError(
                 f"suite {self.name}: no snapshot has a tokenizer.json{there}: give a saved one as corpus.tokenizer"
             )
-        return PreTrainedTokenizerFast.from_pretrained(found)
+        try:
+            return PreTrainedTokenizerFast.from_pretrained(found)
+        except Exception as error:  # the library in Rust raises its own
+            raise SuiteError(f"{found / 'tokenizer.json'} cannot be read as a tokenizer: {error}") from None
 
 
 def open_suite(
