@@ -19,7 +19,10 @@ from safetensors.torch import load_file, save_file
 import ontogeny.dictionaries.files
 import ontogeny.loop
 from conftest import Command, small_study
+from ontogeny.errors import DictionaryError, RunError
 from ontogeny.run import Run
+from ontogeny.suites.audit import audit_suite
+from ontogeny.suites.suite import open_suite
 from test_resume import results
 
 
@@ -122,16 +125,17 @@ def test_snapshots_of_differing_width_are_one_line_before_any_work(
     ("corpus", "message"),
     [
         ({}, r"the corpus is one document, so none can be held out: give corpus\.held_out or more files"),
-        ({"held_out": "word.txt"}, "too little text for train: 0 tokens in contexts of 16 or more, 2 in shorter ones"),
-        ({"held_out": "word.txt", "min_tokens": 1}, "too little text for train: 2 tokens in contexts of 1 or more"),
-        ({"files": "text", "held_out": "word.txt"}, "too little text for held_out: 0 tokens in contexts of 16 or more"),
+        ({"held_out": "other.txt"}, "too little text for train: 0 tokens in contexts of 16 or more, 2 in shorter ones"),
+        ({"held_out": "other.txt", "min_tokens": 1}, "too little text for train: 2 tokens in contexts of 1 or more"),
+        ({"files": "text", "held_out": "other.txt"}, "too little text for held_out: 0 tokens in contexts of 16 or more"),
     ],
 )
 def test_a_corpus_of_one_token_is_one_line_and_leaves_no_run(
     corpus: dict[str, object], message: str, text_file: Path, tmp_path: Path, command: Command, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("word.txt").write_text("word")
+    for name in ("word.txt", "other.txt"):
+        Path(name).write_text("word")
     files = {"files": str(text_file) if "files" in corpus else "word.txt"}
     study = write_study(tmp_path, text_file, corpus={"sequence_length": 64, **corpus, **files})
     code, lines = command("run", study, "--out", "out")
@@ -182,3 +186,30 @@ def test_a_full_disk_is_one_line_and_the_same_command_then_goes_on_to_the_same_b
         assert not list(run.folder.rglob("*.partial"))
     assert command(*arguments) == (0, [])
     assert results(run) == results(small_run)
+
+
+def test_an_audit_sees_weights_that_are_cut_short_and_other_tensors(small_run: Run, tmp_path: Path) -> None:
+    suite = tmp_path / "suite"
+    shutil.copytree(small_run.suite_folder, suite)
+    truncate(suite / "step10" / "model.safetensors")
+    weights = load_file(suite / "step25" / "model.safetensors")
+    weights[LAST] = weights[LAST][:-1].clone()
+    save_file(weights, suite / "step25" / "model.safetensors", metadata={"format": "pt"})
+    problems = dict(audit_suite(open_suite(suite)).select("step", "problems").iter_rows())
+    assert problems[10] == ["has damaged or cut short model.safetensors"]
+    assert len(problems[25]) == 1
+    assert problems[25][0].startswith(f"has another set of tensors than most ({LAST} [31, 64] for [32, 64])")
+    assert problems[0] == problems[60] == []
+
+
+def test_a_damaged_table_and_dictionary_say_what_to_remove(small_run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(small_run.folder, folder)
+    for name in ("features.parquet", "dictionary/weights.safetensors"):
+        size = (folder / name).stat().st_size
+        (folder / name).write_bytes(b"\0" * size)
+    run = Run(folder)
+    with pytest.raises(RunError, match=r"features.parquet cannot be read .*: remove it, then ontogeny run"):
+        _ = run.features
+    with pytest.raises(DictionaryError, match=r"or remove .*dictionary, and ontogeny run"):
+        run.dictionary()

@@ -286,3 +286,11 @@ def test_files_are_as_open_to_others_as_the_umask_says(tmp_path: Path) -> None:
         save_file({"x": torch.zeros(2)}, folder / "weights.safetensors")
     os.umask(mask := os.umask(0))
     assert (tmp_path / "folder" / "weights.safetensors").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_text_that_is_trained_on_is_not_held_out(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text('{"text": "some text"}\n')
+    with pytest.raises(CorpusError, match=r"b.jsonl is held out and trained on: name other files"):
+        _split(CorpusConfig(files=str(tmp_path / "*.jsonl"), held_out=str(tmp_path / "b.jsonl")))
+    _split(CorpusConfig(files=str(tmp_path / "a.jsonl"), held_out=str(tmp_path / "b.jsonl")))

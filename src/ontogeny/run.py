@@ -19,7 +19,7 @@ import polars as pl
 
 from ontogeny import tables
 from ontogeny.config.study import StudyConfig, dump_study, load_study
-from ontogeny.errors import RunError, did_you_mean
+from ontogeny.errors import DictionaryError, RunError, did_you_mean
 from ontogeny.files import atomic_path, read_json, write_json, write_text
 from ontogeny.progress import Events
 
@@ -129,9 +129,15 @@ class Run:
         """Any table of the run by its name in `ontogeny/tables.py`.
 
         Raises:
-            RunError: no such table, or this run does not have it yet.
+            RunError: no such table, or this run does not have it yet, or it cannot be read.
         """
-        return self.scan(name).collect()
+        try:
+            return self.scan(name).collect()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            path = self.folder / tables.FILES[name]
+            raise RunError(
+                f"{path} cannot be read ({error}): remove it, then ontogeny run {self.folder} makes it again"
+            ) from None
 
     def scan(self, name: str) -> pl.LazyFrame:
         """The same, to be read as far as it is asked for."""
@@ -147,10 +153,18 @@ class Run:
         return self.trajectories.sort("snapshot", "feature")[column].to_numpy().reshape(len(self.steps), -1)
 
     def dictionary(self) -> "Dictionary":
-        """The trained dictionary, its weights and golden vectors checked (loads torch)."""
+        """The trained dictionary, its weights and golden vectors checked (loads torch).
+
+        Raises:
+            DictionaryError: it is not there, or damaged.
+        """
         from ontogeny.dictionaries.load import load_dictionary
 
-        return load_dictionary(self.dictionary_folder)
+        try:
+            return load_dictionary(self.dictionary_folder)
+        except DictionaryError as error:
+            again = f"or remove {self.dictionary_folder}, and ontogeny run {self.folder} trains it again"
+            raise DictionaryError(f"{error}, {again}") from None
 
     @property
     def steps(self) -> list[int]:

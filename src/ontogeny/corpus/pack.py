@@ -5,7 +5,7 @@ contexts. Only when asked do short documents of one source follow each other in 
 """
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from hashlib import sha256
@@ -159,7 +159,7 @@ def corpus_key(config: CorpusConfig, *, tokenizer: "PreTrainedTokenizerFast | No
     for patterns in (config.patterns, config.held_out_patterns):
         datasets = [pattern for pattern in patterns if pattern.startswith(PREFIX)]
         texts += [HubDataset.of(name, cap=config.max_bytes_per_source) for name in datasets]
-        files = expand(pattern for pattern in patterns if pattern != "pydocs" and pattern not in datasets)
+        files = expand(_of_files(patterns))
         texts.append([(file.name, *content_state(file)) for file in files])
         texts.append(environment_key() if "pydocs" in patterns else [])
     own = own_tokenizer(config, suites=tokenizer)
@@ -191,6 +191,9 @@ def _split(config: CorpusConfig) -> tuple[Documents, Documents]:
     """Documents to train on and documents held out, as given or by the hash of each document's id."""
     train = Documents(config.patterns, max_bytes_per_source=config.max_bytes_per_source)
     if config.held_out_patterns:
+        own, held = (expand(_of_files(patterns)) for patterns in (config.patterns, config.held_out_patterns))
+        if both := sorted(set(own) & set(held)):
+            raise CorpusError(f"{both[0]} is held out and trained on: name other files in corpus.held_out")
         from_hub = any(pattern.startswith(PREFIX) for pattern in config.held_out_patterns)
         return train, Documents(
             config.held_out_patterns, max_bytes_per_source=config.max_bytes_per_source if from_hub else None
@@ -211,6 +214,10 @@ def _split(config: CorpusConfig) -> tuple[Documents, Documents]:
         )
     share = max(config.held_out_share, min(map(rank, ids)))
     return train.only(lambda name: rank(name) > share), train.only(lambda name: rank(name) <= share)
+
+
+def _of_files(patterns: Sequence[str]) -> list[str]:
+    return [one for one in patterns if one != "pydocs" and not one.startswith(PREFIX)]
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from ontogeny.files import content_state, file_hash
 from ontogeny.suites.hub import Hub
 from ontogeny.suites.registry import find_suite, parse_all
 from ontogeny.suites.source import FILES, WEIGHT_FILES, Snapshot
-from ontogeny.suites.suite import Suite
+from ontogeny.suites.suite import Suite, tensors_of
 
 AUDIT = {
     "step": pl.Int64,
@@ -47,11 +47,14 @@ EMBEDDINGS = ("embed_in.weight", "embed_tokens.weight", "wte.weight", "word_embe
 
 
 class _Held(NamedTuple):
-    """What a snapshot holds: digests of its weights, the shards that are missing, its tokenizer's digest."""
+    """What a snapshot holds: digests of its weights, the shards that are missing, its tokenizer's digest; of one on
+    disk also the files that are cut short, and its tensors' names and shapes."""
 
     weights: tuple[str, ...]
     missing: tuple[str, ...]
     tokenizer: str | None
+    short: tuple[str, ...] = ()
+    tensors: tuple[tuple[str, str], ...] | None = None
 
 
 def audit_suite(suite: Suite, *, embeddings: bool = True) -> pl.DataFrame:
@@ -67,10 +70,13 @@ def audit_suite(suite: Suite, *, embeddings: bool = True) -> pl.DataFrame:
             problems[place].append(f"lacks {', '.join(one.missing)}")
         elif not one.weights:
             problems[place].append("has no weights")
+        if one.short:
+            problems[place].append(f"has damaged or cut short {', '.join(one.short)}")
     _duplicates(suite, held, problems)
     configs = [_architecture(snapshot) for snapshot in suite.snapshots]
     _odd(configs, problems, "configuration", _difference)
     _odd([one.tokenizer for one in held], problems, "tokenizer", lambda *_: "")
+    _odd([one.tensors for one in held], problems, "set of tensors", _difference)
     if embeddings:
         _too_near(suite, problems)
     rows = [
@@ -113,7 +119,7 @@ def _held(snapshot: Snapshot) -> _Held:
         digests = tuple(sorted(file.digest for file in weights if not file.path.endswith(".json")))
         return _Held(digests, missing, None if tokenizer is None else tokenizer.digest)
     if snapshot.source is FILES:
-        return _Held((_digest(snapshot.path),), (), None)
+        return _Held((_digest(snapshot.path),), (), None, *_tensors([snapshot.path]))
     there = {path.name for path in snapshot.path.iterdir()}
     first = next((name for name in WEIGHT_FILES if name in there), None)
     index = snapshot.path / first if first is not None and first.endswith(".json") else None
@@ -123,7 +129,18 @@ def _held(snapshot: Snapshot) -> _Held:
         tuple(sorted(_digest(snapshot.path / name) for name in names if name in there)),
         () if index is None else _missing(index, there),
         file_hash(tokenizer) if tokenizer.is_file() else None,
+        *_tensors([snapshot.path / name for name in names if name in there]),
     )
+
+
+def _tensors(files: Sequence[Path]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...] | None]:
+    """Which of some files are not as long as their headers say, and all their tensors; None where not all are known."""
+    if any(file.suffix != ".safetensors" for file in files):
+        return (), None
+    read = {file.name: tensors_of(file) for file in files}
+    short = tuple(name for name, shapes in read.items() if shapes is None)
+    every = sorted((name, str(list(shape))) for shapes in read.values() if shapes for name, shape in shapes.items())
+    return short, None if short else tuple(every)
 
 
 def _digest(file: Path) -> str:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 SETTLED_SECONDS = 10.0
+LONGEST_HEADER = 100_000_000
+"""Bytes of a safetensors file's header, by the format."""
 STEP_IN_NAME = re.compile(ANY)
 
 
@@ -269,15 +271,22 @@ def _is_complete(snapshot: Path) -> bool:
 
 def _is_whole(file: Path) -> bool:
     """Whether a safetensors file is as long as its header says; another file, whether it has settled."""
-    if file.suffix != ".safetensors":
-        return _is_settled(file)
+    return _is_settled(file) if file.suffix != ".safetensors" else tensors_of(file) is not None
+
+
+def tensors_of(file: Path) -> dict[str, tuple[int, ...]] | None:
+    """Shapes of a safetensors file's tensors by name; None where it is shorter or longer than its header says."""
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
-        header = opened.read(length)
-    if len(header) < max(length, 1):
-        return False
-    ends = [entry["data_offsets"][1] for name, entry in json.loads(header).items() if name != "__metadata__"]
-    return file.stat().st_size == 8 + length + max(ends, default=0)
+        header = opened.read(length) if length < LONGEST_HEADER else b""
+    try:
+        entries = json.loads(header)
+        tensors = {name: entry for name, entry in entries.items() if name != "__metadata__"}
+        end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+        shapes = {name: tuple(entry["shape"]) for name, entry in tensors.items()}
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return None
+    return shapes if file.stat().st_size == 8 + length + end else None
 
 
 def _is_settled(file: Path) -> bool:

@@ -71,7 +71,10 @@ def zorro(path: Path) -> Iterator[Pair]:
     the two are the pair.
     Source: Huebner et al. 2021.
     """
-    lines = [tuple(re.sub(r" ([.,?!])", r"\1", line).split(" ")) for line in lines_of(path)]
+    read = lines_of(path)
+    if read and read[0].lstrip().startswith("{"):
+        raise TaskError(f"{path} line 1: a JSON object, not a sentence: is this file of another family?")
+    lines = [tuple(re.sub(r" ([.,?!])", r"\1", line).split(" ")) for line in read]
     if len(lines) % 2:
         raise TaskError(f"{path}: an odd number of lines: expected two a pair, the bad one first")
     bad_ones = set(lines[::2])
