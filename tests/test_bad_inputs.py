@@ -125,16 +125,16 @@ def test_snapshots_of_differing_width_are_one_line_before_any_work(
     ("corpus", "message"),
     [
         ({}, r"the corpus is one document, so none can be held out: give corpus\.held_out or more files"),
-        ({"held_out": "other.txt"}, "too little text for train: 0 tokens in contexts of 16 or more, 2 in shorter ones"),
-        ({"held_out": "other.txt", "min_tokens": 1}, "too little text for train: 2 tokens in contexts of 1 or more"),
-        ({"files": "text", "held_out": "other.txt"}, "too little text for held_out: 0 tokens in contexts of 16 or more"),
+        ({"held_out": "more.txt"}, "too little text for train: 0 tokens in contexts of 16 or more, 2 in shorter ones"),
+        ({"held_out": "more.txt", "min_tokens": 1}, "too little text for train: 2 tokens in contexts of 1 or more"),
+        ({"files": "text", "held_out": "more.txt"}, "too little text for held_out: 0 tokens in contexts of 16 or more"),
     ],
 )
 def test_a_corpus_of_one_token_is_one_line_and_leaves_no_run(
     corpus: dict[str, object], message: str, text_file: Path, tmp_path: Path, command: Command, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("word.txt", "other.txt"):
+    for name in ("word.txt", "more.txt"):
         Path(name).write_text("word")
     files = {"files": str(text_file) if "files" in corpus else "word.txt"}
     study = write_study(tmp_path, text_file, corpus={"sequence_length": 64, **corpus, **files})
