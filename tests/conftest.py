@@ -177,7 +177,8 @@ def task_run(small_folder: Path, once: Once, tmp_path_factory: pytest.TempPathFa
         study = load_study(folder / "study.yaml").model_copy(update={"attribution": TASKS})
         said: list[str] = []
         run_study(study, out=folder, say=said.append)
-        assert [line.split(":")[0] for line in said if "done already" not in line] == ["attribute", "report"]
+        assert said[0].startswith("settings changed: attribution.tasks None → ")
+        assert [line.split(":")[0] for line in said[1:] if "done already" not in line] == ["attribute", "report"]
 
     return copied(once("tasks", make), tmp_path_factory.mktemp("tasks"))
 

@@ -67,8 +67,8 @@ def test_ablation_begins_with_the_model_and_ends_with_the_error_term(task_run: R
     assert clean["items"] == 20
     leading = table.filter(condition="leading", way="removed").sort("k")
     assert leading["k"].to_list()[:2] == [1, 3]
-    # when no other feature has an effect, removing all that lead is removing all
-    assert leading["margin"][-1] == pytest.approx(everything["margin"], abs=0.1)
+    # removing all that help leaves less than removing those that harm with them
+    assert leading["margin"][-1] < everything["margin"] + 0.1
     kept = table.filter(condition="leading", way="kept").sort("k")
     assert kept["margin"][-1] == pytest.approx(clean["margin"], abs=0.1)
 

@@ -268,9 +268,7 @@ def test_what_has_changed_since_is_told_and_old_tables_are_not_compared(small_ru
     study = yaml.safe_load((folder / "study.yaml").read_text())
     study["dictionary"]["k"] = 5
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
-    assert changes_of(Run(folder), load_study(tmp_path / "study.yaml")) == [
-        f"{folder} was made with other settings: dictionary.k 8 → 5"
-    ]
+    assert changes_of(Run(folder), load_study(tmp_path / "study.yaml")) == ["settings changed: dictionary.k 8 → 5"]
     Run(folder).mark_outdated(["train", "measure"])
     done = run("compare", folder, small_run.folder)
     assert done.returncode == 2

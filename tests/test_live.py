@@ -121,7 +121,9 @@ def test_following_gives_what_a_run_of_the_whole_suite_gives(
         stopped.set()
         trainer.join()
     assert run is not None
-    assert [line for line in said if line.startswith("follow")] == [f"follow: step {step}" for step in (0, 10, 25, 60)]
+    told = [line for line in said if line.startswith("follow")]
+    assert told[0] == f"follow: {suite} has no whole snapshot yet: waiting for one"
+    assert told[1:] == [f"follow: step {step}" for step in (0, 10, 25, 60)]
     whole = run_study(
         study.model_copy(update={"suite": run.study.suite.model_copy(update={"steps": "all"})}),
         out=tmp_path / "whole", say=lambda line: None,

@@ -115,10 +115,9 @@ def test_what_is_for_a_sweep_is_one_line_elsewhere(
     small_run: Run, text_file: Path, tmp_path: Path, command: Command
 ) -> None:
     path = sweep_file(tmp_path, small_run, text_file, AXES)
-    for asked in (("plan", path), ("measure", path)):
-        code, said = command(*asked)
-        assert code == 2
-        assert "is a sweep of several studies" in said[0]
+    code, said = command("measure", path)
+    assert code == 2
+    assert "is a sweep of several studies" in said[0]
     code, said = command("run", path, "--out", tmp_path / "run", "--member", "resid_post.0-sed7")
     assert code == 2
     assert "no member 'resid_post.0-sed7' (did you mean resid_post.0-seed7?)" in said[0]
@@ -130,3 +129,14 @@ def test_what_is_for_a_sweep_is_one_line_elsewhere(
     code, said = command("run", sweep_file(tmp_path, small_run, text_file, {}))
     assert code == 2
     assert "give hookpoints, seeds or steps" in said[0]
+
+
+def test_a_sweep_is_planned_by_its_first_study(
+    small_run: Run, text_file: Path, tmp_path: Path, command: Command
+) -> None:
+    study = sweep_file(tmp_path, small_run, text_file, AXES)
+    code, _ = command("plan", study, "--out", tmp_path / "out")
+    assert code == 0
+    planned = CliRunner().invoke(app, ["plan", str(study), "--out", str(tmp_path / "out")])
+    assert "of a sweep of 4 studies this is the first, resid_post.0-seed0" in planned.stdout
+    assert not (tmp_path / "out").exists()

@@ -136,7 +136,7 @@ def changes(run: Run, study: StudyConfig) -> list[str]:
     before, now = (_flat(one.model_dump(mode="json")) for one in (run.study, study))
     differ = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     told = [f"{name} {_short(before.get(name))} → {_short(now.get(name))}" for name in differ]
-    return [f"{run.folder} was made with other settings: {', '.join(told)}"] if told else []
+    return [f"settings changed: {', '.join(told)}"] if told else []
 
 
 def _short(value: Any) -> str:
@@ -146,6 +146,7 @@ def _short(value: Any) -> str:
 def _flat(settings: dict[str, Any], above: str = "") -> dict[str, Any]:
     found = {}
     for name, value in settings.items():
+        value = value[0] if isinstance(value, list) and len(value) == 1 else value  # as a setting may be written
         found |= _flat(value, f"{above}{name}.") if isinstance(value, dict) and value else {above + name: value}
     return found
 

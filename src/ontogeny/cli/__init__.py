@@ -169,6 +169,8 @@ def plan(
 ) -> None:
     """Say what a study takes before anything runs: parameters, memory, arithmetic, disk; refuse what cannot fit.
 
+    Of a sweep it says that of its first study, and refuses what any of them cannot.
+
     Example: ontogeny plan study.yaml --pace
     """
     import polars as pl
@@ -176,10 +178,20 @@ def plan(
     from ontogeny.plan.plan import plan_study
     from ontogeny.preflight import check_names
 
-    config, folder = load_one(study, out)
+    config, folder = load(study, out)
+    said = []
+    if config.sweep is not None:
+        from ontogeny.run import run_folder
+        from ontogeny.sweep import members
+
+        every, below = members(config), run_folder(config, folder)
+        for name, member in every.items():
+            plan_study(member.study, below / name).require_room()
+        said.append(f"of a sweep of {len(every)} studies this is the first, {next(iter(every))}")
+        config, folder = next(iter(every.values())).study, below / next(iter(every))
     check_names(config)
     planned = plan_study(config, folder)
-    tables, said = [planned.table()], []
+    tables = [planned.table()]
     if not as_json:
         print_table(tables[0])
     try:

@@ -210,8 +210,8 @@ LIFE: dict[str, dict[str, Column]] = {
         "snapshot": SNAPSHOT,
         "step": STEP,
         "loss": Column(pl.Float64, "nat / token", "held-out cross-entropy of the snapshot"),
-        "loss_ci_low": Column(pl.Float64, "nat / token", "95 % interval, bootstrap over documents"),
-        "loss_ci_high": Column(pl.Float64, "nat / token", "95 % interval, bootstrap over documents"),
+        "loss_ci_low": Column(pl.Float64, "nat / token", "95 % interval over documents; null with fewer than 5"),
+        "loss_ci_high": Column(pl.Float64, "nat / token", "95 % interval over documents; null with fewer than 5"),
         "unigram": Column(pl.Float64, "nat / token", "held-out cross-entropy of the unigram model, same positions"),
         "bigram": Column(pl.Float64, "nat / token", "the same of the interpolated Kneser-Ney bigram model"),
         "above_unigram_ci_low": Column(

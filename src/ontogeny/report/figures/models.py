@@ -32,7 +32,8 @@ def loss(run: Run) -> Spec:
         }
     )
     x = step_axis(run.steps)
-    band = alt.Chart(table).mark_area(opacity=0.25, color=BLUE).encode(x=x, y="loss_ci_low:Q", y2="loss_ci_high:Q")
+    known = table.drop_nulls(["loss_ci_low", "loss_ci_high"])  # of too few documents there are none
+    band = alt.Chart(known).mark_area(opacity=0.25, color=BLUE).encode(x=x, y="loss_ci_low:Q", y2="loss_ci_high:Q")
     line = (
         alt.Chart(table.with_columns(curve=pl.lit("language model")))
         .mark_line(point=True)
@@ -56,7 +57,8 @@ def loss(run: Run) -> Spec:
         .encode(y="value:Q", color="bound:N", tooltip=["bound", alt.Tooltip("value", format=".3f")])
     )
     title = "The model's loss, and what n-gram models of the same text reach"
-    return finished(alt.layer(band, rules, line).properties(width=WIDTH, height=HEIGHT, title=title))
+    layers = [band, rules, line] if len(known) else [rules, line]
+    return finished(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=title))
 
 
 def divergences(run: Run) -> Spec:

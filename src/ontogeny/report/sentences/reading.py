@@ -59,10 +59,9 @@ def descriptions(run: Run) -> list[Sentence]:
     said = [told]
     first = run.table("detection_snapshots").filter(pl.col("alive")).sort("snapshot").head(1)
     for row in first.iter_rows(named=True):
-        said.append(
-            f"on the examples of step {row['step']:,} of those alive there {row['accuracy']:.2f} "
-            f"({row['accuracy_ci_low']:.2f} to {row['accuracy_ci_high']:.2f})"
-        )
+        low, high = row["accuracy_ci_low"], row["accuracy_ci_high"]
+        told = f"on the examples of step {row['step']:,} of those alive there {row['accuracy']:.2f}"
+        said.append(told if low is None else f"{told} ({low:.2f} to {high:.2f})")
     return [Sentence("; ".join(said) + ".", ("descriptions", "detection", "detection_snapshots"))]
 
 
