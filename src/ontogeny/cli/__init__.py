@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -403,6 +404,7 @@ app.command()(pull)
 
 def main() -> None:
     """Entry point: 0 on success, 2 on bad input, 1 on failure, 130 on Ctrl-C; one line for each."""
+    warnings.filterwarnings("ignore", message=".* of earlier settings")
     try:
         app()
     except SystemExit as exit_:  # typer turns Ctrl-C into this
