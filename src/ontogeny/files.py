@@ -13,6 +13,7 @@ from typing import Any
 from ontogeny.errors import DamagedError, writing
 
 HASHED_BYTES = 64 << 20
+os.umask(UMASK := os.umask(0))  # it can be read only by setting it, which no thread should do
 
 
 @contextmanager
@@ -46,10 +47,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def _open_to_others(path: Path) -> None:
     """Give files the mode that the user's umask asks for: safetensors writes its own readable by nobody else."""
-    os.umask(mask := os.umask(0))
     for file in path.rglob("*") if path.is_dir() else [path]:
         if file.is_file() and not file.is_symlink():
-            file.chmod(0o666 & ~mask)
+            file.chmod(0o666 & ~UMASK)
 
 
 def _sweep(path: Path) -> None:
