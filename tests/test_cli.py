@@ -10,12 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+import polars as pl
 import pytest
 import yaml
 
 import ontogeny
 from conftest import quick_study, small_study
-from ontogeny.config.study import load_study
+from ontogeny.cli.shared import print_table
+from ontogeny.config.study import StudyConfig, load_study
 from ontogeny.preflight import check_study
 from ontogeny.progress import read_events
 from ontogeny.run import Run, open_run
@@ -36,6 +38,14 @@ def assert_one_line_and_nothing_written(done: subprocess.CompletedProcess[str], 
     assert re.search(message, lines[0]), lines[0]
     assert done.stdout == ""
     assert not out.exists()
+
+
+def test_tables_that_are_piped_are_cut_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"a column of some width {number}" for number in range(20)]
+    print_table(pl.DataFrame({name: [1.5, None] for name in names}))
+    heads, *rows = capsys.readouterr().out.splitlines()
+    assert heads.split("  ") == names
+    assert rows[0].split() == ["1.5"] * 20
 
 
 @pytest.mark.parametrize(
@@ -296,6 +306,31 @@ def test_a_damaged_manifest_is_named(small_run: Run, tmp_path: Path, command: st
     done = run(command, folder, *([small_run.folder] if command == "compare" else []))
     assert done.returncode == 2
     assert f"{manifest} is damaged" in done.stderr
+
+
+def test_the_report_of_a_run_that_is_done_asks_for_no_text(text_file: Path, tmp_path: Path) -> None:
+    text, out = tmp_path / "text.jsonl", tmp_path / "run"
+    shutil.copy(text_file, text)
+    study = load_study_of(tmp_path, quick_study(text, analyses=["emergence"]))
+    run_study(study, out=out, say=lambda line: None)
+    text.unlink()
+    Run(out).report_path.unlink()
+    done = run("report", out, "--figures", tmp_path / "figures")
+    assert done.returncode == 0, done.stderr
+    assert f"wrote {out / 'report.html'}" in done.stdout
+    assert list((tmp_path / "figures").glob("*.svg"))
+    assert Run(out).stage_done("report", Run(out).manifest["stages"]["report"]["key"])
+    # what was changed is to be computed, and that asks for it
+    settings = Run(out).study_path
+    settings.write_text(settings.read_text().replace("bootstrap: 200", "bootstrap: 100"))
+    done = run("report", out)
+    assert done.returncode == 2
+    assert "no file matches" in done.stderr
+
+
+def load_study_of(folder: Path, study: dict[str, object]) -> StudyConfig:
+    (folder / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
+    return load_study(folder / "study.yaml")
 
 
 def test_an_out_that_is_a_file_is_named(small_run: Run, tmp_path: Path) -> None:

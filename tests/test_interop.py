@@ -354,6 +354,10 @@ def test_a_run_is_pushed_to_a_hub_and_pulled_from_it(small_run: Run, serve: Call
     assert pulled.features.equals(small_run.features)
     assert torch.equal(pulled.dictionary().W_dec, small_run.dictionary().W_dec)
     assert token_texts(pulled) == token_texts(small_run)
+    pulled.report_path.unlink()
+    done = hub.run("report", pulled.folder)
+    assert done.returncode == 0, done.stderr
+    assert pulled.report_path.is_file()
     shutil.copytree(small_run.folder, tmp_path / "less")
     (tmp_path / "less" / "analyses" / "phases.parquet").unlink()
     done = hub.run("push", tmp_path / "less", "lab/features", **home)

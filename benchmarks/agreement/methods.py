@@ -109,7 +109,7 @@ def methods(study: StudyConfig, out: Path) -> Iterator[Method]:
     series = run_study(study, out=out / "series")
     yield of_run("series", series)
     shared = study.dictionary.model_copy(update={"kind": "crosscoder"})
-    train = study.train.model_copy(update={"tokens": 2 * study.train.tokens})
+    train = study.train.model_copy(update={"tokens": 2 * study.train.tokens, "store_gb": "auto"})
     crosscoder = study.model_copy(update={"dictionary": shared, "train": train})
     yield of_run("crosscoder", run_study(crosscoder, out=out / "crosscoder"))
     steps = [series.steps[0], series.steps[len(series.steps) // 2], series.steps[-1]]

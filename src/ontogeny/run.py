@@ -69,7 +69,7 @@ class Run:
     @property
     def study(self) -> StudyConfig:
         """The resolved settings; read again when they have changed."""
-        path = self.folder / "study.yaml"
+        path = self.study_path
         changed = path.stat().st_mtime_ns if path.is_file() else 0
         if self._study is None or self._study[0] != changed:
             self._study = changed, load_study(path)
@@ -174,6 +174,10 @@ class Run:
     # where things are
 
     @property
+    def study_path(self) -> Path:
+        return self.folder / "study.yaml"
+
+    @property
     def schedule_path(self) -> Path:
         """Where the snapshots are named that were chosen by how far activations move."""
         return self.folder / "schedule.json"
@@ -232,7 +236,7 @@ class Run:
         """Make the folder and write the resolved study."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.update_manifest(name=study.name)
-        write_text(self.folder / "study.yaml", dump_study(study))
+        write_text(self.study_path, dump_study(study))
         self._study = None
 
     def update_manifest(self, **entries: Any) -> None:

@@ -85,6 +85,29 @@ def _run_stages(config: StudyConfig, stages: list[str], out: str | Path | None, 
                 run.update_manifest(suite=name, snapshots=[snapshot.plain() for snapshot in suite.snapshots])
                 if config.suite.drift is not None:
                     require_room(config, set(stages), out=out)
+        if stages[-1] == list(STAGES)[-1]:
+            run.update_manifest(study=run.study_path.read_text(encoding="utf-8"))
+    return run
+
+
+def report_again(folder: Path) -> Run | None:
+    """Write the report of a run from its tables, without the text and the models that it was made from.
+
+    Args:
+        folder: of the run.
+    Returns:
+        The run; None, and nothing is written, where it has not been run to its end under the settings that lie in it.
+    """
+    if not (folder / "manifest.json").is_file():
+        return None
+    run = Run(folder)
+    if run.manifest.get("study") != run.study_path.read_text(encoding="utf-8") or run.outdated:
+        return None
+    with _lock(folder):
+        started, stage = time.monotonic(), STAGES["report"]
+        run.finish_stage(
+            stage.name, run.manifest["stages"][stage.name]["key"], stage.work(run), time.monotonic() - started
+        )
     return run
 
 
@@ -131,7 +154,7 @@ def _lock(folder: Path) -> "Iterator[None]":
 
 def changes(run: Run, study: StudyConfig) -> list[str]:
     """What a study changes of the settings that a run was made with, in lines to be told."""
-    if not (run.folder / "study.yaml").is_file():
+    if not run.study_path.is_file():
         return []
     before, now = (_flat(one.model_dump(mode="json")) for one in (run.study, study))
     differ = [name for name in {**before, **now} if before.get(name) != now.get(name)]

@@ -241,7 +241,7 @@ class View:
         manifest = self.run.manifest
         measured = manifest["stages"].get("measure", {})
         return {
-            "study": (self.run.folder / "study.yaml").read_text(encoding="utf-8"),
+            "study": self.run.study_path.read_text(encoding="utf-8"),
             "snapshots": manifest.get("snapshots", []),
             "provenance": measured.get("provenance"),
             "numerics": manifest.get("numerics"),

@@ -77,6 +77,11 @@ def _run(study: "Path | StudyConfig", out: Path | None, until: str, as_json: boo
     run = run_study(study, out=out, until=until, say=lambda line: print(line, file=sys.stderr))
     if not speaks():
         raise SystemExit(0)
+    _tell(run, until, as_json)
+    return run
+
+
+def _tell(run: "Run", until: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"run": str(run.folder), "stages": run.manifest["stages"]}))
     elif until == "report":
@@ -84,7 +89,6 @@ def _run(study: "Path | StudyConfig", out: Path | None, until: str, as_json: boo
     else:
         following = NEXT["attribute"] if until == "analyse" and run.study.attribution is None else NEXT[until]
         print(f"wrote {run.folder}; next: ontogeny {following} {run.folder}")
-    return run
 
 
 @app.command()
@@ -380,9 +384,17 @@ def report(
 ) -> None:
     """Write a study's report (after what comes before it).
 
+    Of the folder of a run that is done it is written from the run's tables: text and models need not be there.
+
     Example: ontogeny report runs/demo --figures figures --site site
     """
-    done = _run(study, out, "report", as_json)
+    from ontogeny.study import report_again
+
+    done = report_again(study) if out is None else None
+    if done is None:
+        done = _run(study, out, "report", as_json)
+    else:
+        _tell(done, "report", as_json)
     if figures is not None:
         from ontogeny.report.page import write_figures
 

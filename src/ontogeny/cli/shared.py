@@ -51,7 +51,8 @@ def print_table(table: "pl.DataFrame") -> None:
         drawn.add_column(name, justify="right" if dtype.is_numeric() else "left")
     for row in table.iter_rows():
         drawn.add_row(*map(_cell, row))
-    Console(width=None if sys.stdout.isatty() else 160, markup=False).print(drawn)
+    # what is piped is cut nowhere
+    Console(width=None if sys.stdout.isatty() else 10**6, markup=False).print(drawn)
 
 
 def _cell(value: Any) -> str:

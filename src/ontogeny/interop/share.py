@@ -13,7 +13,10 @@ from ontogeny.interop.card import model_card
 from ontogeny.interop.export import about_run
 from ontogeny.run import Run, open_run
 
-PUSHED = ("study.yaml", "manifest.json", "report.html", "dictionary/*", "corpus/tokenizer/*", *tables.FILES.values())
+PUSHED = (
+    "study.yaml", "manifest.json", "report.html", "dictionary/*", "corpus/tokenizer/*", "corpus/train/manifest.json",
+    *tables.FILES.values(),
+)  # fmt: skip
 """What a reader of a run needs, as globs: no models, no activations, no replies of a language model."""
 NAMED = ("study.yaml", "manifest.json", "report.html")
 """Files that may name folders of this machine."""

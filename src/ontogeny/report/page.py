@@ -76,7 +76,7 @@ def write_report(run: Run) -> Path:
         manifest=run.manifest,
         provenance=run.manifest["stages"]["measure"]["provenance"],
         corpus=json.loads((run.corpus_folder / "train" / "manifest.json").read_text(encoding="utf-8")),
-        config=(run.folder / "study.yaml").read_text(encoding="utf-8"),
+        config=run.study_path.read_text(encoding="utf-8"),
         css=Markup((assets / "report.css").read_text(encoding="utf-8")),
         script=Markup((assets / "report.js").read_text(encoding="utf-8")),
         vega=Markup(vega_bundle()),
