@@ -50,7 +50,6 @@ def of_run(name: str, run: Run) -> Method:
     return Method(name, run.steps, torch.nn.functional.normalize(W_dec, dim=2).numpy(), run.matrix("strength"))
 
 
-@torch.no_grad()
 def aligned(run: Run) -> Method:
     """SAEs of each snapshot alone, features followed back from the last by matching each to its neighbour's.
 
