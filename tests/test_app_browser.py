@@ -15,6 +15,7 @@ from conftest import small_study
 from ontogeny.app.site import write_site
 from ontogeny.config.study import load_study
 from ontogeny.corpus.pack import Corpus
+from ontogeny.report.page import write_figures
 from ontogeny.run import Run
 from ontogeny.study import run_study
 
@@ -181,6 +182,21 @@ def test_figures_and_tables_can_be_taken_away(browser: Any, app: App) -> None:
         with tab.page.expect_download() as started:
             tab.page.click("text=csv >> nth=0")
         assert started.value.suggested_filename.endswith(".csv")
+
+
+BEYOND = """() => [...document.querySelectorAll("div")].flatMap((figure) => {
+  const whole = figure.querySelector("svg").getBoundingClientRect();
+  const beyond = (text) => { const own = text.getBoundingClientRect();
+    return own.width > 0 && (own.left < whole.left - 1 || own.right > whole.right + 1); };
+  return [...figure.querySelectorAll("text")].filter(beyond).map((text) => `${figure.id}: ${text.textContent}`); })"""
+
+
+def test_no_text_of_a_figure_in_a_file_is_cut(browser: Any, task_run: Run, tmp_path: Path) -> None:
+    drawn = {path.stem: path.read_text(encoding="utf-8") for path in write_figures(task_run, tmp_path)}
+    with a_tab(browser) as tab:
+        tab.page.set_content("".join(f'<div id="{name}">{svg}</div>' for name, svg in drawn.items()))
+        assert len(tab.page.query_selector_all("svg text")) > 20 * len(drawn)
+        assert tab.page.evaluate(BEYOND) == []
 
 
 def test_nothing_that_a_corpus_says_is_run(browser: Any, tmp_path: Path) -> None:

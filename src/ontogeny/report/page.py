@@ -19,7 +19,7 @@ from ontogeny.run import Run
 
 MAX_CARDS_PER_BIRTH, MAX_CARDS = 4, 24
 DENSITY_RANGE = (2e-4, 0.05)
-PADDING = {"left": 20, "top": 5, "bottom": 5, "right": 24}
+PADDING = {"left": 20, "top": 5, "bottom": 5, "right": 28}
 """Of a figure in a file, in pixels: a viewer's letters may be wider than those that it was laid out with."""
 TOP_EXAMPLES, OWN_EXAMPLES, LOGIT_TOKENS, SNAPSHOTS_PER_CARD, EFFECTS = 6, 3, 8, 5, 3
 

@@ -30,12 +30,12 @@ function vega() {
   return loading;
 }
 
-const DRAWN = 620, BESIDE = 80, LETTER = 5.8;
+const DRAWN = 620, BESIDE = 80, LETTERS = { text: 7.6, subtitle: 6 };
 
 function lines(text, width) {
-  if (typeof text !== "string") return text;
+  if (typeof text !== "string" && !Array.isArray(text)) return text;
   const found = [""];
-  for (const word of text.split(" ")) {
+  for (const word of [text].flat().join(" ").split(" ")) {
     const last = found[found.length - 1];
     if (last && last.length + word.length >= width) found.push(word);
     else found[found.length - 1] = last ? `${last} ${word}` : word;
@@ -50,7 +50,9 @@ function fitted(node, share) {
   const copy = { ...node };
   for (const part of ["layer", "vconcat", "hconcat", "concat", "spec"]) if (copy[part]) copy[part] = fitted(copy[part], share);
   if (typeof copy.width === "number" && copy.width > DRAWN * share) copy.width = Math.round(copy.width * share);
-  if (copy.title?.subtitle) copy.title = { ...copy.title, subtitle: lines(copy.title.subtitle, (DRAWN * share) / LETTER) };
+  const least = Math.min(DRAWN * share, (copy.width ?? DRAWN) + BESIDE / 2);
+  for (const [name, letter] of Object.entries(LETTERS))
+    if (copy.title?.[name]) copy.title = { ...copy.title, [name]: lines(copy.title[name], least / letter) };
   return copy;
 }
 

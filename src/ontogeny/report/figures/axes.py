@@ -5,6 +5,7 @@ palette of Okabe and Ito and from viridis, which hold for colour-blind readers.
 """
 
 from itertools import pairwise
+from textwrap import wrap
 from typing import Any
 
 import altair as alt
@@ -58,5 +59,29 @@ def scale_of(table: pl.DataFrame, **given: Any) -> alt.Scale:
     return alt.Scale(**given)
 
 
+LETTERS = {"text": 7.6, "subtitle": 6.0}
+"""Widths in pixels of a letter of Vega's titles and subtitles, in the mean."""
+
+
 def finished(chart: alt.TopLevelMixin) -> Spec:
-    return chart.to_dict()
+    """The chart as Vega-Lite has it; titles that are wider than what they stand over have several lines."""
+    spec = chart.to_dict()
+    for part in (spec, *(part for below in ("vconcat", "hconcat", "concat") for part in spec.get(below, ()))):
+        title, width = part.get("title"), _width(part, spec)
+        if title and width is not None:
+            titles: dict[str, Any] = {"text": title} if isinstance(title, str) else title
+            part["title"] = titles
+            for name, letter in LETTERS.items():
+                if isinstance(text := titles.get(name), str):
+                    lines = wrap(text, int((width + 40) / letter))
+                    titles[name] = lines if len(lines) > 1 else text
+    return spec
+
+
+def _width(part: Spec, spec: Spec) -> float | None:
+    """Pixels from the left to the right of a chart, its panels beside each other; None where Vega lays it out."""
+    if "facet" not in part:
+        return width if isinstance(width := part.get("width"), int | float) else None
+    one, field, rows = _width(part["spec"], spec), part["facet"].get("field"), spec["datasets"][part["data"]["name"]]
+    panels = min(len({row[field] for row in rows}), part.get("columns") or len(rows)) if field else None
+    return None if one is None or panels is None else one * panels

@@ -83,8 +83,7 @@ def _expected_recovery(run: Run) -> alt.LayerChart | alt.FacetChart:
     of_initial = "".join(f"; of those there at step {run.steps[0]:,} {share:.0%}" for share in initial["recovered"])
     title = alt.Title(
         "How much of what is born there would be found",
-        subtitle=f"{table['features'].sum():,} planted features with the study's directions, births and frequencies"
-        f"{of_initial}. Lines: 95 % intervals",
+        subtitle=f"{table['features'].sum():,} plants in the study's likeness{of_initial}. Lines: 95 % intervals",
     )
     return alt.layer(bars, spread).properties(width=WIDTH, height=HEIGHT // 2, title=title)
 

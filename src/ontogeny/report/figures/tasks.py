@@ -297,7 +297,7 @@ def elsewhere(run: Run) -> Spec:
     tasks = [name for name in names(run) if name in set(table["task"])]
     base = alt.Chart(table).encode(
         x=alt.X("task:N", title="tried on", sort=tasks, axis=alt.Axis(labelAngle=-40, labelLimit=200)),
-        y=alt.Y("ranked_on:N", title="leading features of", sort=tasks, axis=alt.Axis(labelLimit=220)),
+        y=alt.Y("ranked_on:N", title="leading features of", sort=tasks, axis=alt.Axis(labelLimit=220, titlePadding=14)),
         tooltip=["task", "ranked_on", "step", "k",
                  *(alt.Tooltip(name, format=".2f") for name in ("margin", "clean", "accuracy"))],
     )  # fmt: skip
@@ -308,8 +308,9 @@ def elsewhere(run: Run) -> Spec:
     ink = alt.condition("abs(datum.lost) > .6", alt.value("white"), alt.value("black"))
     text = base.mark_text(fontSize=11).encode(text=alt.Text("lost:Q", format=".0%"), color=ink)
     title = alt.Title(
-        f"Does a task have features of its own? Margin lost without {table['k'].max()} leading features",
-        subtitle=f"step {table['step'].max():,}; tried on items that no feature was ranked by",
+        "Does a task have features of its own?",
+        subtitle=f"margin lost without {table['k'].max()} leading features at step {table['step'].max():,}, "
+        "on items that none was ranked by",
     )
     width, height = (max(200, per * len(tasks)) for per in (46, 28))
     return finished((cells + text).properties(width=width, height=height, title=title))
