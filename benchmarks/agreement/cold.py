@@ -4,6 +4,7 @@ from itertools import pairwise
 from typing import Any
 
 from ontogeny.activations.harvest import harvester_of
+from ontogeny.analyses.gate import gate
 from ontogeny.analyses.single_saes import compared_places
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.variants import batch_topk
@@ -56,4 +57,4 @@ def plateau(rows: list[dict[str, Any]]) -> int | None:
 
 def taken(run: Run) -> int:
     """Tokens that the SAEs of a series took in all."""
-    return int(run.table("gate")["tokens"].sum())
+    return int(gate(run)["tokens"].sum())
