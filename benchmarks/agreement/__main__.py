@@ -8,10 +8,13 @@ Usage: python -m benchmarks.agreement [STUDY] [--out FOLDER] [--page]
 import argparse
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import jinja2
+import polars as pl
 from benchmarks.agreement.cold import BUDGETS, GAIN, curves, plateau, taken
 from benchmarks.agreement.methods import SAME, compared, methods
+from benchmarks.agreement.planted import BATCH, NEXT_STEPS, STEPS, dated
 from benchmarks.measured import Measured
 
 from ontogeny.config.study import StudyConfig, load_study
@@ -25,6 +28,8 @@ def measure(study: StudyConfig, out: Path, measured: Measured) -> None:
     """Train what is not there, and keep what it shows."""
     found = list(methods(study, out))
     measured.add("agreement", [compared(a, b) for a, b in combinations(found, 2)])
+    if "planted" not in measured:
+        measured.add("planted", dated())
     series = Run(out / "series")
     measured.add("cost", {"series": taken(series), "snapshots": len(series.steps), "cold": curves(series)})
     measured.add("study", {"hookpoint": study.hookpoint, "features": study.dictionary.n_features,
@@ -36,11 +41,31 @@ def write_page(measured: Measured) -> None:
     cost = measured["cost"]
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = lambda share: "–" if share is None else f"{100 * share:.0f} %"
+    environment.filters["correlation"] = correlation
+    pairs = {tuple(pair["methods"]): pair for pair in measured["agreement"]}
     text = environment.get_template("page.md.j2").render(
-        study=measured["study"], pairs=measured["agreement"], cost=cost, plateau=plateau(cost["cold"]),
+        study=measured["study"], pairs=list(pairs.values()), cost=cost, plateau=plateau(cost["cold"]),
         budgets=BUDGETS, gain=GAIN, same=SAME,
+        named=lambda *names: pairs[names], dated=_means(measured["planted"]),
+        steps=STEPS, next_steps=NEXT_STEPS, batch=BATCH,
     )  # fmt: skip
     (ROOT / "docs" / "agreement.md").write_text(text, encoding="utf-8")
+
+
+def _means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means over seeds, a row for each way."""
+    return (
+        pl.DataFrame(rows)
+        .group_by("way", maintain_order=True)
+        .agg(pl.len().alias("seeds"), pl.exclude("seed").mean())
+        .to_dicts()
+    )
+
+
+def correlation(pair: dict[str, Any], name: str, ends: str) -> str:
+    """A correlation with its interval; a dash where there is nothing to tell it from."""
+    value, low, high = (pair[key] for key in (name, f"{ends}_low", f"{ends}_high"))
+    return "–" if value is None else f"{value:.2f}" + ("" if low is None else f" ({low:.2f} to {high:.2f})")
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.agreement.planted import settled
 
 from ontogeny.config.study import StudyConfig
 from ontogeny.dictionaries.sae_series import with_mean_code
@@ -17,6 +18,7 @@ from ontogeny.features.codes import sampled_sequences
 from ontogeny.features.life import alive_mask
 from ontogeny.features.matching import match_rows
 from ontogeny.features.sample import stored_activations
+from ontogeny.intervals import rank_correlation
 from ontogeny.run import Run
 from ontogeny.study import run_study
 
@@ -43,6 +45,10 @@ class Method:
     def born(self) -> np.ndarray:
         """Step of the first snapshot at which each feature lives [feature]."""
         return np.array(self.steps)[alive_mask(self.strength, 0.5).argmax(0)]
+
+    def settled(self, steps: list[int]) -> np.ndarray:
+        """Place among some of its steps from which on each feature's direction is the last one's [feature]."""
+        return settled(self.unit[[self.steps.index(step) for step in steps]], level=SAME)
 
 
 def of_run(name: str, run: Run) -> Method:
@@ -77,8 +83,8 @@ def aligned(run: Run) -> Method:
 
 
 def compared(a: Method, b: Method) -> dict[str, Any]:
-    """How far two of them agree on features of the last snapshot and on births (`ontogeny.features.agreement`),
-    and median cosines of those that both have at the first and the middle common snapshot."""
+    """How far two of them agree on features of the last snapshot and on births (`ontogeny.features.agreement`), on when
+    directions settle, and median cosines of those that both have at the first and the middle common snapshot."""
     living, other = (np.flatnonzero(one.strength[-1] > 0) for one in (a, b))
     match = match_rows(torch.from_numpy(a.unit[-1]), torch.from_numpy(b.unit[-1]), living=living, living_other=other)
     common = [step for step in a.steps if step in b.steps]
@@ -98,8 +104,11 @@ def compared(a: Method, b: Method) -> dict[str, Any]:
         float(np.median((a.unit[a.steps.index(step), feature] * b.unit[b.steps.index(step), counterpart]).sum(1)))
         for step in (common[0], common[len(common) // 2])
     ]
+    together = rank_correlation(a.settled(common)[feature], b.settled(common)[counterpart])
+    found |= dict(zip(("settled_spearman", "settled_ci_low", "settled_ci_high"), together, strict=True))
     known = {name: value if np.isfinite(value) else None for name, value in found.items()}
-    return {"methods": [a.name, b.name], **known, "cosines": along}
+    initial = [float((one[chosen] == 0).mean()) for one, chosen in ((place, feature), (place_b, counterpart))]
+    return {"methods": [a.name, b.name], **known, "initial": initial, "cosines": along}
 
 
 def methods(study: StudyConfig, out: Path) -> Iterator[Method]:
