@@ -131,7 +131,12 @@ def main() -> None:
     page = template.render(
         steps=steps,
         names=TASKS,
-        found=found.sort(pl.col("task").replace_strict({task: place for place, task in enumerate(TASKS)})).to_dicts(),
+        found=found.sort(
+            *(
+                pl.col(name).replace_strict({one: place for place, one in enumerate(order)}, return_dtype=pl.Int64)
+                for name, order in (("task", TASKS), ("model", MODELS))
+            )
+        ).to_dicts(),
         cells=cells.to_dicts(),
         coefficients=COEFFICIENTS,
         repeats=REPEATS,

@@ -135,8 +135,8 @@ def _agreement(figures: dict[str, Any]) -> str:
     lines = [[name, *(f"{row[column]:.4g}" for column in columns)] for name, row in figures.items()]
     usual = next(iter(figures.values()))
     for name, row in list(figures.items())[1:]:
-        shares = [f"{row[column] / usual[column] - 1:+.2%}" if usual[column] else "" for column in columns]
-        lines.append([f"{name}, beside it", *shares])
+        beside = [f"{row['loss'] / usual['loss'] - 1:+.2%}", *(f"{row[one] - usual[one]:+.4f}" for one in columns[1:])]
+        lines.append([f"{name}, beside it", *beside])
     return _table(["", "loss", "plants recovered", "births exact", "strength RMSE"], lines)
 
 
