@@ -21,7 +21,8 @@ from ontogeny.dictionaries import track
 from ontogeny.dictionaries.variants import series as chain
 from ontogeny.errors import ConfigError, DictionaryError
 from ontogeny.features import parts
-from ontogeny.features.codes import sampled_sequences, stored_codes
+from ontogeny.features.carried import carried, correlations_before
+from ontogeny.features.codes import as_csr, sampled_sequences, stored_codes
 from ontogeny.features.measure import chosen_sequences, chunks_of
 from ontogeny.features.quality import reconstruct_held_out
 from ontogeny.features.sample import stored_activations
@@ -80,7 +81,10 @@ def test_each_snapshot_is_measured_by_its_own_sae(series_run: Run) -> None:
     assert harvester.n_snapshots == 4
     rates = (code > 0).double().mean(1)
     np.testing.assert_allclose(series_run.matrix("firing_rate"), rates, atol=1e-3)
-    strength = series.strength().numpy() * (rates.numpy() > 0)
+    sampled = [as_csr(stored_codes(series_run, snapshot=place).codes) for place in range(4)]
+    there = carried(correlations_before(sampled))
+    assert 0 < there[:-1].mean() < 1
+    strength = series.strength().numpy() * (rates.numpy() > 0) * there
     np.testing.assert_allclose(series_run.matrix("strength"), strength, rtol=1e-5)
     greatest = np.maximum(strength.max(0), 1e-30)
     np.testing.assert_allclose(series_run.matrix("strength_relative"), strength / greatest, rtol=1e-5)

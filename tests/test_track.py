@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
 import ontogeny as og
@@ -14,7 +16,10 @@ from ontogeny.dictionaries.sae_series import with_mean_code
 from ontogeny.dictionaries.start import carry_over, moments_of, tie_undetermined
 from ontogeny.dictionaries.track import _of_neighbours, rounds_taken
 from ontogeny.errors import ConfigError
+from ontogeny.features.carried import carried, correlations_before
+from ontogeny.features.life import alive_mask
 from ontogeny.truth.planted import Planted, plant
+from ontogeny.truth.recovery import score_recovery
 
 SETTINGS = {"n_features": 48, "k": 4, "steps": [400, 200], "next_learning_rate": 0.3, "dead_after_tokens": 5000}
 
@@ -212,6 +217,46 @@ def test_codes_of_a_series_have_a_mean_of_one(planted: Planted, series: og.SAESe
     assert float(often.float().mean()) > 0.5
     mean = code.sum(0) / (code > 0).sum(0)
     assert float((mean[often] - 1).abs().max()) < 0.1
+
+
+def test_correlations_are_with_the_codes_where_a_feature_was_last_active() -> None:
+    draw = np.random.default_rng(0)
+    codes = draw.random((5, 6, 200)) * (draw.random((5, 6, 200)) < 0.2)
+    codes[2, 1], codes[1:, 2], codes[0, 3], codes[:, 4] = 0, 0, 0, 0
+    found = correlations_before([csr_array(one) for one in codes])
+    for feature in range(6):
+        latest = codes[0, feature]
+        for link, later in enumerate(codes[1:, feature]):
+            if latest.any() and later.any():
+                assert found[link, feature] == pytest.approx(np.corrcoef(latest, later)[0, 1])
+            else:
+                assert np.isnan(found[link, feature])
+            latest = later if later.any() else latest
+
+
+def test_a_feature_goes_back_to_where_its_index_stood_for_another() -> None:
+    correlation = np.array([[0.9, 0.1, 0.9, np.nan], [0.8, 0.9, 0.4, 0.9], [0.6, 0.9, np.nan, 0.9]])
+    expected = [[True, False, False, True], [True, True, False, True], [True] * 4, [True] * 4]
+    assert carried(correlation).tolist() == expected
+
+
+def test_births_in_a_series_are_where_an_index_came_to_stand_for_the_feature() -> None:
+    config = og.SAESeriesConfig(n_features=60, k=4, steps=[800, 600], next_learning_rate=0.5, dead_after_tokens=20_000)
+    births, by_life, by_strength = [], [], []
+    for seed in (0, 1):
+        planted = plant(n_snapshots=4, d_model=32, n_features=48, active=4.0, seed=seed)
+        series = og.train_sae_series([Of(planted, place) for place in range(4)], config)
+        features = score_recovery(planted, series).features.filter("recovered")
+        births += features["birth"].to_list()
+        by_life += features["birth_found"].to_list()
+        strength = series.strength().numpy()[:, features["match"].to_numpy()]
+        by_strength += alive_mask(strength, 0.5).argmax(0).tolist()
+    right, right_by_strength = (np.array(found) == births for found in (by_life, by_strength))
+    assert len(births) > 0.7 * 96
+    assert right.mean() > 0.9
+    assert right[np.array(births) == 3].mean() > 0.9
+    # by strength alone an index is there before what it stands for at the end
+    assert right_by_strength.mean() < 0.75
 
 
 def test_batches_that_can_be_read_once_are_refused(planted: Planted) -> None:

@@ -41,7 +41,7 @@ def direction_components(run: Run) -> pl.DataFrame:
 def unit_directions(run: Run) -> np.ndarray:
     """Unit decoder directions [snapshot, feature, d_model], nan where a feature is never active."""
     W_dec = run.dictionary().W_dec.numpy()
-    return W_dec / np.where(run.matrix("strength") > 0, np.linalg.norm(W_dec, axis=2), np.nan)[..., None]
+    return W_dec / np.where(run.matrix("firing_rate") > 0, np.linalg.norm(W_dec, axis=2), np.nan)[..., None]
 
 
 def _principal(unit: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -27,16 +27,20 @@ FEW = 0.05
 
 
 def gaps(run: Run) -> pl.DataFrame:
-    """The table `gaps`: how far the same tokens' activations move from one snapshot to the next."""
+    """The table `gaps`: how far the same tokens' activations move from one snapshot to the next, and how many indices
+    stand for the same features then."""
     from ontogeny.activations.schedule import moved
-    from ontogeny.features.codes import sampled_sequences
+    from ontogeny.features.carried import KEPT, correlations_before
+    from ontogeny.features.codes import as_csr, sampled_sequences, stored_codes
     from ontogeny.features.sample import stored_activations
     from ontogeny.features.similarity import linear_cka
 
     sequences, rows = sampled_sequences(run), []
-    before = stored_activations(run, 0, sequences)
+    codes = [as_csr(stored_codes(run, snapshot=place).codes) for place in range(len(run.steps))]
+    before, correlation = stored_activations(run, 0, sequences), correlations_before(codes)
     for place in range(1, len(run.steps)):
         x = stored_activations(run, place, sequences)
+        known = correlation[place - 1][np.isfinite(correlation[place - 1])]
         rows.append(
             {
                 "step_a": run.steps[place - 1],
@@ -44,6 +48,8 @@ def gaps(run: Run) -> pl.DataFrame:
                 "moved": moved(before, x),
                 "cka_distance": 1 - linear_cka(before, x),
                 "tokens": len(x),
+                "carried": float((known >= KEPT).mean()) if len(known) else None,
+                "features": len(known),
             }
         )
         before = x

@@ -156,6 +156,10 @@ FORMATION: dict[str, dict[str, Column]] = {
         "moved": Column(pl.Float64, "share", "mean ‖Δx‖ of the sampled tokens over mean ‖x‖ before"),
         "cka_distance": Column(pl.Float64, "share", "1 - linear CKA of their activations"),
         "tokens": Column(pl.Int64, "tokens", "sampled ones"),
+        "carried": Column(
+            pl.Float64, "share", "of `features`, with the same meaning at both: their codes correlate by .5 or more"
+        ),
+        "features": Column(pl.Int64, "features", "active on them at the next snapshot, and at one before"),
     },
     "track_drift": {
         "variant": CHAIN,

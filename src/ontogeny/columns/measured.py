@@ -41,7 +41,8 @@ MEASURED: dict[str, dict[str, Column]] = {
         "strength": Column(
             pl.Float32,
             "normalised",
-            "norm of the decoder direction in the snapshot's normalised units; 0 where the feature is never active",
+            "norm of the decoder direction in the snapshot's normalised units; 0 where the feature is never active or, "
+            "in a series, its index stands for another",
         ),
         "strength_relative": Column(pl.Float32, "share", "strength over the feature's greatest strength"),
         "firing_rate": Column(pl.Float32, "share", "share of measured tokens on which the code is active"),

@@ -128,8 +128,12 @@ def code_correlations(a: Tensor, b: Tensor) -> np.ndarray:
     Args:
         a, b: sparse [feature, token].
     """
-    one, other = (as_csr(codes) for codes in (a, b))
-    tokens = a.shape[1]
+    return correlated(as_csr(a), as_csr(b))
+
+
+def correlated(one: csr_array, other: csr_array) -> np.ndarray:
+    """The same of matrices as scipy has them."""
+    tokens = int(one.shape[1])  # pyright: ignore[reportOptionalSubscript]
     means = [np.asarray(codes.mean(axis=1)).ravel() for codes in (one, other)]
     squares = [np.asarray(codes.multiply(codes).sum(axis=1)).ravel() / tokens for codes in (one, other)]
     both = np.asarray(one.multiply(other).sum(axis=1)).ravel() / tokens - means[0] * means[1]

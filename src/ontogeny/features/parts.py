@@ -17,6 +17,7 @@ from ontogeny.config.study import MeasureConfig
 from ontogeny.corpus.pack import Corpus
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.dictionary import Part
+from ontogeny.features.carried import carried, correlations_before, tables_codes
 from ontogeny.features.codes import sample_codes
 from ontogeny.features.life import relative_strength
 from ontogeny.features.measure import measure_features
@@ -48,6 +49,7 @@ def measure_dictionary(run: Run, *, key: str) -> Tables:
         tables = measure_part(run, parts[0].crosscoder, suite, key=key, checkpoint=run.checkpoints / "measure.pt")
     else:
         tables = joined([_kept_part(run, part, suite) for part in parts], run.study.measure)
+        tables["trajectories"] = _as_carried(tables["trajectories"], _carried(run, tables["codes"]))
     features = features_table(tables.pop("found"), tables["trajectories"], tables["quality"], run.study.measure)
     return {"features": features} | tables
 
@@ -117,17 +119,27 @@ def joined(parts: list[Tables], config: MeasureConfig) -> Tables:
     found = pl.concat([part["found"] for part in parts]).group_by("feature").max().sort("feature")
     return {
         "found": found,
-        "trajectories": _trajectories([part["trajectories"] for part in parts]),
+        "trajectories": pl.concat([part["trajectories"] for part in parts]),
         "examples": _examples({part["quality"]["snapshot"][0]: part["examples"] for part in parts}, config),
         **{name: pl.concat([part[name] for part in parts]) for name in ("logit_effects", "codes", "quality")},
     }
 
 
-def _trajectories(parts: list[pl.DataFrame]) -> pl.DataFrame:
-    table = pl.concat(parts).sort("snapshot", "feature")
-    strength = table["strength"].to_numpy().reshape(table["snapshot"].n_unique(), -1)
-    relative = pl.Series("strength_relative", relative_strength(strength).ravel())
-    return table.with_columns(relative).sort("feature", "snapshot")
+def _carried(run: Run, codes: pl.DataFrame) -> np.ndarray:
+    """Where each index stands for the feature that it is at the last snapshot [snapshot, feature]."""
+    lengths = Corpus(run.corpus_folder / "held_out").lengths
+    tokens = int((lengths[codes["sequence"].unique().to_numpy()].astype(np.int64) - 1).sum())
+    n, n_features = len(run.steps), run.study.dictionary.n_features
+    return carried(correlations_before(tables_codes(codes, n_snapshots=n, n_features=n_features, tokens=tokens)))
+
+
+def _as_carried(trajectories: pl.DataFrame, carried: np.ndarray) -> pl.DataFrame:
+    """Strengths that are 0 where an index stands for another feature than at the end."""
+    table = trajectories.sort("snapshot", "feature")
+    strength = table["strength"].to_numpy().reshape(carried.shape) * carried
+    found = {"strength": strength, "strength_relative": relative_strength(strength)}
+    columns = [pl.Series(name, values.ravel()) for name, values in found.items()]
+    return table.with_columns(columns).sort("feature", "snapshot")
 
 
 def _examples(parts: dict[int, pl.DataFrame], config: MeasureConfig) -> pl.DataFrame:

@@ -7,9 +7,11 @@ import numpy as np
 import polars as pl
 import torch
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from ontogeny.dictionaries.dictionary import Dictionary
+from ontogeny.features.carried import carried, correlations_before
 from ontogeny.features.life import alive_mask
 from ontogeny.truth.planted import Planted
 
@@ -89,10 +91,11 @@ def score_recovery(
 
     Planted and found features are assigned one to one so that the sum of their mean cosines is greatest (the Hungarian
     method). Births follow the rule of the life history, for both: the first snapshot with at least `alive_threshold` of
-    the greatest strength in normalised units. Features of the dictionary that never fire are left out.
+    the greatest strength in normalised units, in a series from where an index stands for the feature that it is at the
+    end. Features of the dictionary that never fire are left out.
 
     Args:
-        tokens: held-out tokens to measure firing, L0 and explained variance on.
+        tokens: held-out tokens to measure firing, L0, explained variance and what an index stands for on.
     """
     n_features = planted.W_dec.shape[1]
     scale = dictionary.norm_scale[:, None]
@@ -109,7 +112,7 @@ def score_recovery(
     rows, columns = linear_sum_assignment(-mean_cosine)
 
     true_strength = (planted.W_dec.norm(dim=2) * scale).numpy()
-    strength = dictionary.strength()[:, living].numpy()
+    strength = (dictionary.strength().numpy() * _carried(dictionary, held_out))[:, living]
     birth, birth_found = (alive_mask(values, alive_threshold).argmax(0) for values in (true_strength, strength))
     match, of_match = np.full(n_features, -1), np.zeros(n_features)
     match[rows], of_match[rows] = columns, mean_cosine[rows, columns]
@@ -161,6 +164,15 @@ def score_recovery(
         l0=l0,
         dead_share=1 - len(living) / len(fired),
     )
+
+
+def _carried(dictionary: Dictionary, batches: Iterable[Tensor]) -> np.ndarray:
+    """Where features are those of the last snapshot [snapshot, feature]: everywhere, where all have one code."""
+    if dictionary.one_encoder:
+        return np.ones((dictionary.n_snapshots, dictionary.n_features), dtype=bool)
+    codes = [dictionary.encode(raw * dictionary.norm_scale[:, None]).permute(1, 2, 0) for raw in batches]
+    of_snapshot = (torch.cat(parts, dim=1) for parts in zip(*codes, strict=True))
+    return carried(correlations_before([csr_array(code.double().numpy()) for code in of_snapshot]))
 
 
 def _firing(dictionary: Dictionary, batches: Iterable[Tensor]) -> tuple[Tensor, float, np.ndarray]:

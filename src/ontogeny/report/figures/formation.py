@@ -202,8 +202,8 @@ def umap(run: Run) -> Spec:
 
 
 def gaps(run: Run) -> Spec:
-    """How far activations move between neighbouring snapshots."""
-    names = {"moved": "‖Δx‖ / ‖x‖", "cka_distance": "1 − CKA"}
+    """How far activations move between neighbouring snapshots, and how many features are carried over."""
+    names = {"moved": "‖Δx‖ / ‖x‖", "cka_distance": "1 − CKA", "carried": "features that keep their meaning"}
     table = run.table("gaps").with_columns(step=((1 + pl.col("step_a")) * (1 + pl.col("step_b"))).sqrt() - 1)
     long = table.unpivot(list(names), index=["step", "step_a", "step_b"], variable_name="name", value_name="value")
     long = long.with_columns(measure=pl.col("name").replace_strict(names, return_dtype=pl.String))
@@ -214,10 +214,13 @@ def gaps(run: Run) -> Spec:
             x=step_axis(run.steps),
             y=alt.Y("value:Q", title="share"),
             color=alt.Color(
-                "measure:N", title=None, scale=alt.Scale(domain=list(names.values()), range=[BLUE, ORANGE])
+                "measure:N", title=None, scale=alt.Scale(domain=list(names.values()), range=[BLUE, ORANGE, GREEN])
             ),
             tooltip=["step_a:Q", "step_b:Q", "measure:N", alt.Tooltip("value:Q", format=".3f")],
         )
     )
-    title = "How far the same tokens' activations move between snapshots"
+    title = alt.Title(
+        "How far activations move between snapshots, and which share of features is carried over",
+        subtitle="features: codes of the same tokens correlate by .5 or more from one SAE to the next",
+    )
     return finished(chart.properties(width=WIDTH, height=HEIGHT // 2, title=title))

@@ -5,6 +5,9 @@ import polars as pl
 from ontogeny.report.sentences.sentence import Sentence
 from ontogeny.run import Run
 
+LOST = 0.5
+"""Share of the features that keep their meaning over a link, under which births there tell of the series."""
+
 
 def formation(run: Run) -> Sentence:
     table = run.table("progress").sort("snapshot")
@@ -48,6 +51,13 @@ def tracking(run: Run) -> Sentence:
     floor = f", {null['angle'].mean():.1f}° where nothing has changed" if len(null) else ""
     beyond = int((own["beyond_ci_low"] > 0).sum())
     links = f"; {beyond} of {len(own)} links turn more than that beyond doubt (95 %)" if len(null) else ""
+    carried = run.table("gaps").drop_nulls("carried").sort("carried")
+    worst = carried.row(0, named=True)
+    kept = (
+        f"{carried['carried'].median():.0%} of the features keep their meaning in the median link, "
+        f"{worst['carried']:.0%} from step {worst['step_a']:,} to {worst['step_b']:,}"
+        + (": what is born there may have been in the model before" if worst["carried"] < LOST else "")
+    )
     same = run.table("identity").filter(variant=name)["same"]
     gate = run.table("gate")
     failed = gate.filter(~pl.col("passed"))
@@ -59,6 +69,7 @@ def tracking(run: Run) -> Sentence:
     passes += f" (not step {steps})" if steps else ""
     return Sentence(
         f"{passes}. From one SAE to the next directions turn by {own['angle'].mean():.1f}° in the mean{floor}{links}. "
-        f"In the worst link {same.min():.1%} of the features have themselves for nearest neighbour in the next SAE.",
-        ("gate", "track_drift", "identity"),
+        f"In the worst link {same.min():.1%} of the features have themselves for nearest neighbour in the next SAE; "
+        f"{kept}.",
+        ("gate", "track_drift", "identity", "gaps"),
     )
