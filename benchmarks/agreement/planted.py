@@ -12,6 +12,7 @@ from ontogeny.dictionaries.dictionary import Dictionary
 from ontogeny.dictionaries.track import train_sae_series
 from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.features.agreement import LEVELS
+from ontogeny.features.life import alive_mask
 from ontogeny.truth.planted import Planted, plant
 from ontogeny.truth.recovery import score_recovery
 
@@ -50,7 +51,7 @@ def settled(unit: np.ndarray, *, level: float) -> np.ndarray:
 
 def dated() -> list[dict[str, Any]]:
     """A row for each way and seed: shares of planted features that are recovered; of these, whose birth is right by
-    strength; and of those that keep their direction, whose birth is where their direction settles."""
+    the life history, and by strength alone; and of those that keep their direction, whose birth is where it settles."""
     rows = []
     for seed in SEEDS:
         planted = plant(seed=seed)
@@ -60,6 +61,8 @@ def dated() -> list[dict[str, Any]]:
             found = score.features.filter("recovered")
             last = found.filter(birth=len(planted.W_dec) - 1)
             unit = torch.nn.functional.normalize(dictionary.W_dec.detach(), dim=2).numpy()
+            strength = dictionary.strength().numpy()[:, found["match"].to_numpy()]
+            by_strength = alive_mask(strength, 0.5).argmax(0)
             still = found.filter(pl.col("rotation") < 1)
             places = settled(unit[:, still["match"].to_numpy()], level=LEVELS[0])
             rows.append(
@@ -69,7 +72,7 @@ def dated() -> list[dict[str, Any]]:
                     "recovered": score.recovered,
                     "births_exact": score.births_exact,
                     "last_exact": (last["birth_found"] == last["birth"]).mean(),
-                    "early": (found["birth_found"] < found["birth"]).mean(),
+                    "by_strength": float((by_strength == found["birth"].to_numpy()).mean()),
                     "settled_exact": float((places == still["birth"].to_numpy()).mean()),
                 }
             )
