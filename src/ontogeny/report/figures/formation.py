@@ -203,7 +203,7 @@ def umap(run: Run) -> Spec:
 
 def gaps(run: Run) -> Spec:
     """How far activations move between neighbouring snapshots, and how many features are carried over."""
-    names = {"moved": "‖Δx‖ / ‖x‖", "cka_distance": "1 − CKA", "carried": "features that keep their meaning"}
+    names = {"moved": "‖Δx‖ / ‖x‖", "cka_distance": "1 − CKA", "carried": "features carried over"}
     table = run.table("gaps").with_columns(step=((1 + pl.col("step_a")) * (1 + pl.col("step_b"))).sqrt() - 1)
     long = table.unpivot(list(names), index=["step", "step_a", "step_b"], variable_name="name", value_name="value")
     long = long.with_columns(measure=pl.col("name").replace_strict(names, return_dtype=pl.String))
@@ -220,7 +220,7 @@ def gaps(run: Run) -> Spec:
         )
     )
     title = alt.Title(
-        "How far activations move between snapshots, and which share of features is carried over",
-        subtitle="features: codes of the same tokens correlate by .5 or more from one SAE to the next",
+        "How far activations move between snapshots, and how many features are carried over",
+        subtitle="carried over: codes of the same tokens correlate by .5 or more with the SAE's before",
     )
     return finished(chart.properties(width=WIDTH, height=HEIGHT // 2, title=title))
