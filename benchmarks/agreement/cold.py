@@ -55,6 +55,8 @@ def plateau(rows: list[dict[str, Any]]) -> int | None:
     return min(level, default=None)
 
 
-def taken(run: Run) -> int:
-    """Tokens that the SAEs of a series took in all."""
-    return int(gate(run)["tokens"].sum())
+def taken(run: Run) -> dict[str, Any]:
+    """Tokens that the SAEs of a series took in all, and what it explains at the same snapshots."""
+    passed, steps = gate(run), [run.steps[place] for place in compared_places(run)]
+    at = passed.filter(passed["step"].is_in(steps)).select("step", "explained_variance", "dead_share")
+    return {"tokens": int(passed["tokens"].sum()), "at": at.to_dicts()}
