@@ -9,6 +9,7 @@ import torch
 from ontogeny.analyses.three_phases import COEFFICIENTS, _bic, find_phases, find_phases_of
 from ontogeny.features.formation import (
     between_tokens,
+    cosines_by_token,
     expected_at_start,
     mean_cosine,
     mean_jaccard,
@@ -100,6 +101,26 @@ def test_activations_that_are_their_tokens_have_the_expected_progress() -> None:
         found = float(mean_cosine(embedding[tokens])) - float(mean_cosine(embedding[chance]))
         expected = expected_at_start(np.array([same_token_share(tokens)]), same_token_share(chance), between)
         assert found == pytest.approx(float(expected[0]), abs=0.03)
+
+
+def test_pairs_of_one_token_and_of_two() -> None:
+    rng = np.random.default_rng(1)
+    x, token = torch.randn(200, 12, generator=torch.Generator().manual_seed(7)), rng.integers(0, 6, 200)
+    sets = np.array([rng.permutation(200)[:9] for _ in range(40)])
+    sets[0, 4:], sets[1, :], sets[2, :] = -1, -1, -1
+    sets[1, :3] = np.flatnonzero(token == 2)[:3]
+    sets[2, :2] = np.flatnonzero(token == 3)[0], np.flatnonzero(token == 4)[0]
+    pairs, unit = cosines_by_token(x, sets, token), torch.nn.functional.normalize(x, dim=1)
+    for place, members in enumerate(sets):
+        both = list(combinations(members[members >= 0], 2))
+        cosines = {
+            kind: [float(unit[a] @ unit[b]) for a, b in both if (token[a] == token[b]) == kind] for kind in (0, 1)
+        }
+        assert pairs.share[place] == pytest.approx(len(cosines[1]) / len(both))
+        for found, expected in ((pairs.same, cosines[1]), (pairs.other, cosines[0])):
+            assert found[place] == pytest.approx(np.mean(expected) if expected else np.nan, nan_ok=True, abs=1e-6)
+    whole = pairs.share * np.nan_to_num(pairs.same) + (1 - pairs.share) * np.nan_to_num(pairs.other)
+    assert whole == pytest.approx(set_cosines(x, sets), abs=1e-6)
 
 
 def wiggles(rng: np.random.Generator, coefficient: float, size: float) -> np.ndarray:

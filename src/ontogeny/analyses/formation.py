@@ -34,23 +34,19 @@ def formation(run: Run) -> pl.DataFrame:
     import torch
 
     from ontogeny.features.codes import stored_codes
-    from ontogeny.features.formation import expected_at_start, same_token_share, set_cosines
+    from ontogeny.features.formation import cosines_by_token, expected_at_start, set_cosines
     from ontogeny.features.sample import leading_of, stored_activations
 
     settings, stored = run.study.analysis, stored_codes(run)
     leading = leading_of(stored, ranks=settings.formation_examples)
     points = (leading >= 0).sum(1)
     chance = _random_tokens(run, stored)
-    shares = [
-        same_token_share(stored.token[own[:n]]) if n > 1 else np.nan for own, n in zip(leading, points, strict=True)
-    ]
-    share = np.array(shares)
     sampled = _in_feature_space(run, points)
     parts, table = [], run.table("similarity").sort("snapshot")
     with torch.no_grad(), progress_bar("formation", len(run.steps), unit="snapshots") as bar:
         for snapshot, step in enumerate(run.steps):
             x = stored_activations(run, snapshot, stored.sequences)
-            within = set_cosines(x, leading)
+            within, pairs = set_cosines(x, leading), cosines_by_token(x, leading, stored.token)
             within[points < settings.least_examples] = np.nan
             row = table.row(snapshot, named=True)
             of_codes = _feature_space(stored_codes(run, snapshot=snapshot).codes, leading, chance, sampled)
@@ -62,7 +58,10 @@ def formation(run: Run) -> pl.DataFrame:
                         "step": step,
                         "within": within,
                         "progress": within - row["random"],
-                        "expected": expected_at_start(share, row["same_token_share"], row["between_tokens"]),
+                        "expected": expected_at_start(pairs.share, row["same_token_share"], row["between_tokens"]),
+                        "same_token_share": pairs.share,
+                        "same_token": pairs.same,
+                        "other_tokens": pairs.other,
                         "points": points,
                         **of_codes,
                     }
@@ -114,6 +113,7 @@ def progress(run: Run) -> pl.DataFrame:
         ones, each = np.ones(len(values)), np.arange(len(values))
         low, high = bootstrap_mean(values, ones, each, samples=settings.bootstrap, seed=settings.seed)
         spread = expected.std()
+        share, same, other = (part[name].to_numpy() for name in ("same_token_share", "same_token", "other_tokens"))
         rows.append(
             {
                 "snapshot": snapshot,
@@ -125,11 +125,19 @@ def progress(run: Run) -> pl.DataFrame:
                 "normalised": values.mean() / (1 - random[snapshot]),
                 "collapsed": masked[snapshot],
                 "expected": expected.mean(),
+                "same_token": _mean_over_pairs(same, share),
+                "other_tokens": _mean_over_pairs(other, 1 - share),
                 "expected_correlation": np.corrcoef(expected, values)[0, 1] if spread > 0 else np.nan,
                 "expected_slope": np.polyfit(expected, values, 1)[0] if spread > 0 else np.nan,
             }
         )
     return from_rows("progress", rows).sort("snapshot")
+
+
+def _mean_over_pairs(values: np.ndarray, share: np.ndarray) -> float:
+    """The mean over all sets' pairs of a kind, of which each set has a share; nan where none has one."""
+    there = share > 0
+    return float(np.average(values[there], weights=share[there])) if there.any() else np.nan
 
 
 def collapsed(random: np.ndarray, participation: np.ndarray) -> np.ndarray:

@@ -30,6 +30,9 @@ FORMATION: dict[str, dict[str, Column]] = {
         ),
         "progress": Column(pl.Float32, "cosine", "`within` less the same of random tokens: progress of formation, M"),
         "expected": Column(pl.Float32, "cosine", "what progress would be if an activation were its token's alone"),
+        "same_token_share": Column(pl.Float32, "share", "q, of the pairs of its examples that are of one token"),
+        "same_token": Column(pl.Float32, "cosine", "mean over those pairs; null where there is none"),
+        "other_tokens": Column(pl.Float32, "cosine", "mean over its pairs of two tokens; null where there is none"),
         "points": Column(pl.Int16, "tokens", "its examples: leading tokens at the last snapshot, one a sequence"),
         "code_cosine": Column(pl.Float32, "cosine", "progress by the examples' codes here; null if not sampled"),
         "jaccard": Column(pl.Float32, "share", "the same by the share of active features that two codes have both"),
@@ -45,6 +48,10 @@ FORMATION: dict[str, dict[str, Column]] = {
         "normalised": Column(pl.Float64, "share", "of the most that it can be, 1 - similarity of random tokens"),
         "collapsed": Column(pl.Boolean, "", "whether all activations are alike at this snapshot"),
         "expected": Column(pl.Float64, "cosine", "mean of what tokens alone would give"),
+        "same_token": Column(pl.Float64, "cosine", "mean over all examples' pairs of one token: 1 if tokens were all"),
+        "other_tokens": Column(
+            pl.Float64, "cosine", "mean over all examples' pairs of two tokens: `between_tokens` if tokens were all"
+        ),
         "expected_correlation": Column(pl.Float64, "correlation", "over features, of that and progress"),
         "expected_slope": Column(pl.Float64, "share", "of progress on that, by least squares"),
     },

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 POINTS_AT_ONCE = 1 << 23
@@ -40,6 +40,42 @@ def set_cosines(x: Float[Tensor, "token d_model"], sets: Int[np.ndarray, "set ra
         total = points.sum(1).double().square().sum(-1) - points.double().square().sum((-2, -1))
         found.append((total / (sizes * (sizes - 1))).masked_fill(sizes < 2, torch.nan))
     return torch.cat(found).numpy()
+
+
+class Pairs(NamedTuple):
+    """Cosines within sets, pairs of one token apart from pairs of two; nan where there is no such pair.
+
+    The mean within a set is share · same + (1 - share) · other.
+    """
+
+    share: Float[np.ndarray, " set"]
+    """q, the share of a set's pairs that are of one token."""
+    same: Float[np.ndarray, " set"]
+    """Their mean cosine."""
+    other: Float[np.ndarray, " set"]
+    """Mean cosine of pairs of two tokens."""
+
+
+def cosines_by_token(
+    x: Float[Tensor, "token d_model"], sets: Int[np.ndarray, "set rank"], token: Int[np.ndarray, " token"]
+) -> Pairs:
+    """Mean cosines within sets of tokens by whether two points are of one token; -1 stands for none."""
+    unit, kinds = torch.nn.functional.normalize(x, dim=-1), torch.from_numpy(token)
+    apart = ~torch.eye(sets.shape[1], dtype=torch.bool)
+    found = []
+    for block in torch.from_numpy(sets).split(max(1, POINTS_AT_ONCE // (sets.shape[1] * x.shape[1]))):
+        there, kind, points = block >= 0, kinds[block.clamp_min(0)], unit[block.clamp_min(0)]
+        pair = there[:, :, None] & there[:, None, :] & apart
+        same = pair & (kind[:, :, None] == kind[:, None, :])
+        cosine = (points @ points.mT).double()
+        found.append(
+            torch.stack([same.sum((1, 2)) / pair.sum((1, 2)), *(_mean(cosine, at) for at in (same, pair & ~same))])
+        )
+    return Pairs(*torch.cat(found, dim=1).numpy())
+
+
+def _mean(values: Float[Tensor, "set point point"], at: Bool[Tensor, "set point point"]) -> Float[Tensor, " set"]:
+    return (values * at).sum((1, 2)) / at.sum((1, 2))
 
 
 def mean_jaccard(codes: Float[Tensor, "*set point feature"]) -> Float[Tensor, "*set"]:

@@ -18,6 +18,17 @@ def formation(run: Run) -> Sentence:
         if first["expected_correlation"] is not None
         else ""
     )
+    tokens = dict(run.table("similarity").select("step", "between_tokens").iter_rows())
+    pairs = [
+        f"{row['same_token']:.2f} at step {row['step']:,}"
+        f" (two tokens of a feature's examples by {row['other_tokens']:.2f}, random ones by {tokens[row['step']]:.2f})"
+        for row in (first, last)
+        if row["same_token"] is not None and row["other_tokens"] is not None
+    ]
+    if pairs:
+        foretold += (
+            f". Tokens alone would make two contexts of one token the same; they are alike by {', '.join(pairs)}"
+        )
     alike = [f"{step:,}" for step in run.table("similarity").filter("collapsed")["step"]]
     return Sentence(
         f"The mean progress of formation goes from {first['progress']:.3f} at step {first['step']:,} to "
