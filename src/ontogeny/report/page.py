@@ -97,12 +97,13 @@ def _memorised(run: Run) -> list[dict[str, Any]]:
 
 
 def _track(run: Run) -> list[dict[str, Any]]:
-    """The links of the series, and of its null, with the share of features that are nearest to themselves."""
-    keys = ["variant", "link"]
-    table = run.table("track_drift").filter(pl.col("variant").is_in([run.study.series.direction, "null"]))
-    return table.join(
-        run.table("identity").select(*keys, "same"), on=keys, how="left", maintain_order="left"
-    ).to_dicts()
+    """The links of the series, with the share of features that are nearest to themselves, and the same of its null."""
+    both = run.table("track_drift").join(
+        run.table("identity").select("variant", "link", "same"), on=["variant", "link"], how="left"
+    )
+    null = both.filter(variant="null").select("link", null_angle="angle", null_same="same")
+    own = both.filter(variant=run.study.series.direction)
+    return own.join(null, on="link", how="left").sort("link").to_dicts()
 
 
 def _tasks(run: Run) -> list[dict[str, Any]]:

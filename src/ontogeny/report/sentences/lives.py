@@ -52,8 +52,9 @@ def sensitivity(run: Run) -> list[Sentence]:
         splits = int((pairs["label"] == "split").sum())
         sentences.append(
             Sentence(
-                f"{len(pairs):,} pairs of features had one direction and have two at the end: {splits:,} splits, "
-                f"{len(pairs) - splits:,} absorptions.",
+                f"{_counted(len(pairs), 'pair')} of features had one direction and "
+                f"{'has' if len(pairs) == 1 else 'have'} two at the end: {_counted(splits, 'split')}, "
+                f"{_counted(len(pairs) - splits, 'absorption')}.",
                 ("partings",),
             )
         )
@@ -88,3 +89,7 @@ def dimensions(run: Run) -> Sentence:
         f"({last['random']:.0%}).",
         ("dimensions",),
     )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
