@@ -206,7 +206,7 @@ class PlantedRun(Run):
         return self.held[name]
 
     def matrix(self, column: str) -> np.ndarray:
-        assert column == "strength"
+        assert column == "firing_rate"
         return np.stack([np.bincount(one.indices()[0], minlength=len(self.kinds)) for one in self.codes])
 
     def dictionary(self) -> SimpleNamespace:  # type: ignore[override]
