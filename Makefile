@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 SHAPES := $(addprefix tests/test_,$(addsuffix .py,bands change_point crosscoder kernels vectors))
 
-.PHONY: help demo test suite soak check lint types floors docs site truth agreement gallery change-points bench bench-gpu interop bench-change-point bench-memory bench-activations clean
+.PHONY: help demo test suite soak check lint types floors docs site truth agreement gallery pictures change-points bench bench-gpu interop bench-change-point bench-memory bench-activations clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -63,8 +63,11 @@ bench-gpu: $(STAMP)  ## kernels beside PyTorch's and whole steps on a GPU (OUT=F
 agreement: $(STAMP)  ## series, crosscoder, triplet and aligned SAEs on the reference suite: write docs/agreement.md (hours)
 	$(BIN)/python -m benchmarks.agreement
 
-gallery: $(STAMP)  ## case studies of small models (CASE=collapse, kinds, induction or seeds; hours): write docs/gallery.md
+gallery: $(STAMP)  ## case studies of small models (CASE=collapse, kinds, induction, seeds, models or published; hours): write docs/gallery.md
 	$(BIN)/python -m benchmarks.gallery $(CASE)
+
+pictures: $(STAMP)  ## pictures of the tutorial and of the README, from the runs they tell of (some minutes; wants Chromium)
+	$(BIN)/python docs/pictures.py
 
 interop: $(STAMP)  ## other tools, each in an environment of its own, read our files and we theirs
 	$(BIN)/python -m benchmarks.interop

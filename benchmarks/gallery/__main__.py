@@ -1,6 +1,6 @@
 """Case studies of small models: `make gallery` writes docs/gallery.md. Each can be made alone.
 
-Usage: python -m benchmarks.gallery [collapse|kinds|induction|seeds] [--runs FOLDER] [--page]
+Usage: python -m benchmarks.gallery [collapse|kinds|induction|seeds|models|published] [--runs FOLDER] [--page]
 """
 
 import argparse
@@ -9,14 +9,17 @@ from types import ModuleType
 
 import jinja2
 import vl_convert
-from benchmarks.gallery import collapse, induction, kinds, seeds
+from benchmarks.gallery import collapse, induction, kinds, models, published, seeds
 from benchmarks.measured import Measured
 
 from ontogeny.report.page import PADDING
 from ontogeny.study import run_study
 
 ROOT = Path(__file__).resolve().parents[2]
-CASES: dict[str, ModuleType] = {"collapse": collapse, "kinds": kinds, "induction": induction, "seeds": seeds}
+CASES: dict[str, ModuleType] = {
+    "collapse": collapse, "kinds": kinds, "induction": induction, "seeds": seeds, "models": models,
+    "published": published,
+}  # fmt: skip
 
 
 def measure(case: ModuleType, runs: Path) -> dict:
