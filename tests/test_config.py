@@ -7,7 +7,7 @@ import yaml
 
 from ontogeny.config.learner import SAESeriesConfig
 from ontogeny.config.presets import preset, presets
-from ontogeny.config.settings import fingerprint
+from ontogeny.config.settings import fingerprint, parse
 from ontogeny.config.study import dump_study, load_study
 from ontogeny.errors import ConfigError
 from ontogeny.preflight import check_study
@@ -171,7 +171,7 @@ def test_the_preset_of_sae_track_has_the_published_schedule() -> None:
     chosen = [*range(12), *range(13, 33, 2), *range(33, 154, 20)]
     assert study.suite.asked_steps == [pythia[place] for place in chosen]
     steps, n = study.sae_series, len(chosen)
-    tokens = [steps.steps_of(place) * study.train.batch_size for place in range(n)]
+    tokens = [steps.steps_of(steps.gap_of(place, n)) * study.train.batch_size for place in range(n)]
     assert sum(tokens) == pytest.approx(300e6 + 4 * 5e6 + 24 * 15e6, rel=1e-3)
 
 
@@ -201,8 +201,24 @@ def test_every_preset_is_a_study() -> None:
 
 def test_later_saes_of_a_series_may_pull_harder_at_dead_features_than_the_first() -> None:
     config = SAESeriesConfig(n_features=8, k=2, next_aux_weight=8, next_aux_reach=0.3)
-    assert [(config.of_sae(place).aux_weight, config.of_sae(place).aux_reach) for place in range(3)] == [
+    assert [(config.of_sae(gap).aux_weight, config.of_sae(gap).aux_reach) for gap in (None, 0, 1)] == [
         (1.0, 0.02), (8.0, 0.3), (8.0, 0.3),
     ]  # fmt: skip
     plain = SAESeriesConfig(n_features=8, k=2)
-    assert plain.of_sae(0) == plain.of_sae(1).model_copy(update={"steps": plain.steps_of(0)})
+    assert plain.of_sae(None) == plain.of_sae(0).model_copy(update={"steps": plain.steps_of(None)})
+
+
+def test_a_series_takes_its_settings_by_gaps_between_snapshots_in_either_direction() -> None:
+    settings = {"steps": [100, 7, 9], "next_learning_rate": [0.5, 0.3, 0.2], "next_aux_weight": [4, 6]}
+    forward, reverse = (
+        SAESeriesConfig(n_features=8, k=2, direction=direction, **settings) for direction in ("forward", "reverse")
+    )
+    assert [forward.gap_of(place, 4) for place in range(4)] == [None, 0, 1, 2]
+    assert [reverse.gap_of(place, 4) for place in range(4)] == [0, 1, 2, None]
+    assert [forward.steps_of(gap) for gap in (None, 0, 1, 2)] == [100, 7, 9, 9]
+    assert [forward.rate_over(gap) for gap in range(4)] == [0.5, 0.3, 0.2, 0.2]
+    assert [forward.of_sae(gap).aux_weight for gap in (None, 0, 1, 2)] == [1, 4, 6, 6]
+    with pytest.raises(ConfigError, match="next_learning_rate"):
+        parse(SAESeriesConfig, {"next_learning_rate": [0.5, 0]}, where="series")
+    with pytest.raises(ConfigError, match="next_aux_reach"):
+        parse(SAESeriesConfig, {"next_aux_reach": []}, where="series")

@@ -315,9 +315,9 @@ def test_drift_of_the_series_and_its_controls(series_run: Run) -> None:
     null = drift.filter(variant="null")
     assert null["step_a"].unique().to_list() == [60]
     assert null["beyond"].is_null().all()
-    for name, floor in (("forward", null), ("order", null), ("reverse", null.reverse())):  # trained in that order
+    for name in ("forward", "reverse", "order"):  # over the gap of a number all have the same tokens
         own = drift.filter(variant=name)
-        np.testing.assert_allclose(own["beyond"], own["angle"] - floor["angle"], atol=1e-4)
+        np.testing.assert_allclose(own["beyond"], own["angle"] - null["angle"], atol=1e-4)
     last = series_run.table("directions").filter(snapshot=1)["cosine_last"].mean()
     assert drift.filter(variant="forward")["cosine_last"][1] == pytest.approx(last, rel=0.05)
     formed = series_run.table("formed").drop_nulls("path_after")

@@ -23,11 +23,10 @@ def gate(run: Run) -> pl.DataFrame:
         if "single_saes" in run.study.analyses
         else {}
     )
-    order = range(len(run.steps)) if settings.direction == "forward" else reversed(range(len(run.steps)))
-    number = {place: turn for turn, place in enumerate(order)}
     taken = rounds_taken(run.folder / "series", len(run.steps))
     for row in run.table("quality").sort("snapshot").iter_rows(named=True):
         place, rounds = row["snapshot"], taken[row["snapshot"]]
+        steps = rounds * settings.steps_of(settings.gap_of(place, len(run.steps)))
         found = {
             "dead": row["dead_share"] > MOST_DEAD,
             "variance": place in cold and row["explained_variance"] < cold[place] - BELOW_COLD,
@@ -40,7 +39,7 @@ def gate(run: Run) -> pl.DataFrame:
                 **{name: row[name] for name in ("snapshot", "step", "explained_variance", "l0", "dead_share")},
                 "loss_recovered": row["loss_recovered"],
                 "rounds": rounds,
-                "tokens": rounds * settings.steps_of(number[place]) * run.study.train.batch_size,
+                "tokens": steps * run.study.train.batch_size,
                 "cold_explained_variance": cold.get(place),
                 "passed": not failed,
                 "failed": ", ".join(failed) or None,

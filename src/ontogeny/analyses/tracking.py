@@ -76,9 +76,7 @@ def track_drift(run: Run) -> pl.DataFrame:
                 "cosine_last_low": np.quantile(link.cosine_last, FEW) if len(link.cosine_last) else np.nan,
             }
             if "null" in turned and name != "null":
-                # the null's link of the same number in the order of training, with as many tokens
-                turns_back = name in ("forward", "reverse") and name != run.study.series.direction
-                floor = turned["null"][len(links) - 1 - number if turns_back else number].angles
+                floor = turned["null"][number].angles  # over the gap of the same number, with as many tokens
                 row |= _beyond(link.angles, floor, samples=settings.bootstrap, seed=settings.seed)
             rows.append(row)
     return from_rows("track_drift", rows)

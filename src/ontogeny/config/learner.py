@@ -1,8 +1,8 @@
 """Settings of the learners: what a dictionary is, and how it is optimised. Loads no torch."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ontogeny.config.settings import Positive, Settings, Share
 from ontogeny.errors import ConfigError
@@ -125,15 +125,27 @@ class CrosscoderConfig(LearnerConfig):
     """None: until the batches end; the learning rate then falls only if their number is known."""
 
 
+def _listed(given: Any) -> Any:
+    return given if given is None or isinstance(given, list) else [given]
+
+
+LISTED = BeforeValidator(_listed)
+"""One value for every gap of a series, or a list."""
+Rates = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+Weights = Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
+Shares = Annotated[list[Share], Field(min_length=1)]
+
+
 class SeriesSettings(Settings):
     """How the SAEs of a series follow each other."""
 
-    next_learning_rate: Annotated[float, Field(gt=0)] = 0.1
-    """Learning rate of every SAE but the first, as a share of the first's."""
-    next_aux_weight: Annotated[float, Field(ge=0)] | None = None
+    next_learning_rate: Annotated[Rates, LISTED] = [0.1]
+    """Learning rate of every SAE but the first, as a share of the first's. This setting and the next two take one
+    number, or one for each gap between neighbouring snapshots, the last for all that follow."""
+    next_aux_weight: Annotated[Weights | None, LISTED] = None
     """`aux_weight` of every SAE but the first; None: the first's. More of it, and of reach, leaves fewer features dead
     where activations change fast, and explains less there (docs/LOG.md)."""
-    next_aux_reach: Share | None = None
+    next_aux_reach: Annotated[Shares | None, LISTED] = None
     """`aux_reach` of every SAE but the first; None: the first's."""
     rounds: Positive = 1
     """How often a snapshot may take its tokens: again until they raise explained variance by less than `gain`."""
@@ -147,15 +159,31 @@ class SAESeriesConfig(LearnerConfig, SeriesSettings):
     """Settings of `train_sae_series`."""
 
     steps: Annotated[list[Positive], Field(min_length=1)] = [2000, 100]
-    """Of each SAE in the order of training; the last holds for all that follow."""
+    """Of the SAE that is trained from scratch, and of the one over each gap between neighbouring snapshots; the last
+    holds for all that follow."""
 
-    def of_sae(self, place: int) -> CrosscoderConfig:
-        """What `train_crosscoder` takes for one SAE, by its place in the order of training."""
+    def gap_of(self, place: int, n_snapshots: int) -> int | None:
+        """The gap between snapshots over which an SAE takes its neighbour's weights, 0 between the first two; None for
+        the SAE that is trained from scratch."""
+        gap = place - 1 if self.direction == "forward" else place
+        return gap if 0 <= gap < n_snapshots - 1 else None
+
+    def of_sae(self, gap: int | None) -> CrosscoderConfig:
+        """What `train_crosscoder` takes for one SAE, by its gap."""
         own = {name: getattr(self, name) for name in CrosscoderConfig.model_fields if name not in ("kind", "steps")}
-        others = {"aux_weight": self.next_aux_weight, "aux_reach": self.next_aux_reach} if place else {}
-        own |= {name: value for name, value in others.items() if value is not None}
-        return CrosscoderConfig(**own, steps=self.steps_of(place))
+        others = {} if gap is None else {"aux_weight": self.next_aux_weight, "aux_reach": self.next_aux_reach}
+        own |= {name: _at(values, gap or 0) for name, values in others.items() if values is not None}
+        return CrosscoderConfig(**own, steps=self.steps_of(gap))
 
-    def steps_of(self, place: int) -> int:
-        """Steps of one SAE, by its place in the order of training."""
-        return self.steps[min(place, len(self.steps) - 1)]
+    def steps_of(self, gap: int | None) -> int:
+        """Steps of one SAE, by its gap."""
+        return _at(self.steps, 0 if gap is None else gap + 1)
+
+    def rate_over(self, gap: int) -> float:
+        """Learning rate of the SAE over a gap, as a share of the first's."""
+        return _at(self.next_learning_rate, gap)
+
+
+def _at(values: list[Any], place: int) -> Any:
+    """The value at a place; the last one after the end."""
+    return values[min(place, len(values) - 1)]

@@ -42,7 +42,8 @@ class SeriesConfig(SeriesSettings):
     """The series section of a study, where its dictionary is one."""
 
     next_tokens: Annotated[list[Positive], Field(min_length=1)] | None = None
-    """Tokens of each SAE after the first, the last number for all that follow; None: a twentieth of train.tokens."""
+    """Tokens of the SAE over each gap between neighbouring snapshots, the last number for all that follow; None: a
+    twentieth of train.tokens."""
 
 
 class TrainConfig(OptimisationConfig):

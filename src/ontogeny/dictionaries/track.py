@@ -63,9 +63,10 @@ def train_sae_series(
     saes: dict[int, _Trained] = {}
     before, chain = None, ""
     for number, place in enumerate(range(n) if config.direction == "forward" else reversed(range(n))):
-        own = config.of_sae(number)
-        if before is not None:
-            rate = learning_rate_of(own, n_snapshots=1, d_model=before.sae.d_model) * config.next_learning_rate
+        gap = config.gap_of(place, n)
+        own = config.of_sae(gap)
+        if before is not None and gap is not None:
+            rate = learning_rate_of(own, n_snapshots=1, d_model=before.sae.d_model) * config.rate_over(gap)
             own = own.model_copy(update={"learning_rate": rate})
         most, gain = (config.rounds, config.gain) if rounds is None else (rounds[number], -np.inf)
         chain = fingerprint(chain, own, keys[place], most, gain)

@@ -108,7 +108,8 @@ def series(
 ) -> SAESeries:
     """An SAE series on a run's snapshots; its SAEs stay in the folder and are not trained again.
 
-    Each SAE reads on in the corpus where the one before it in the chain stopped.
+    Each SAE reads on in the corpus where the one before it in the chain stopped. Over the gap of a number it takes the
+    same tokens in every series, whichever snapshots stand at its ends.
 
     Args:
         places: snapshots in the order of the series, which may repeat or be permuted; None for the run's own order.
@@ -117,9 +118,9 @@ def series(
     """
     places = range(len(run.steps)) if places is None else places
     config = SAESeriesConfig(**run.study.sae_series.model_dump() | changes)
-    firsts = [0, *accumulate(config.rounds * config.steps_of(number) for number in range(len(places) - 1))]
-    if config.direction == "reverse":
-        firsts.reverse()
+    n, turn = len(places), 1 if config.direction == "forward" else -1
+    steps = [config.rounds * config.steps_of(config.gap_of(place, n)) for place in range(n)][::turn]
+    firsts = [0, *accumulate(steps[:-1])][::turn]
     keys = snapshot_keys(run)
     return train_sae_series(
         [SnapshotStream(run, place, first=first) for place, first in zip(places, firsts, strict=True)],

@@ -186,7 +186,8 @@ class Plan:
         steps = float(self.study.train.steps)
         if self.is_series:
             series = self.study.sae_series
-            steps = series.rounds * sum(map(series.steps_of, range(self.n_snapshots))) / self.n_snapshots
+            n = self.n_snapshots
+            steps = series.rounds * sum(series.steps_of(series.gap_of(place, n)) for place in range(n)) / n
         return steps * self.study.train.batch_size
 
     @property
