@@ -2,35 +2,38 @@
 
 All are of one size, on one layer of the reference suite. What was measured is kept and not made again.
 
-Usage: python -m benchmarks.agreement [STUDY] [--out FOLDER] [--page]
+Usage: python -m benchmarks.agreement [STUDY] [--runs FOLDER] [--page]
 """
 
 import argparse
 from itertools import combinations
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import jinja2
 import polars as pl
-from benchmarks.agreement.cold import BUDGETS, GAIN, curves, plateau, taken
+from benchmarks.agreement.cold import BUDGETS, GAIN, curves, plateaus, taken
 from benchmarks.agreement.methods import SAME, compared, methods
 from benchmarks.agreement.planted import BATCH, NEXT_STEPS, STEPS, dated
 from benchmarks.measured import Measured
 
 from ontogeny.config.study import StudyConfig, load_study
-from ontogeny.run import Run
+from ontogeny.study import run_study
+from ontogeny.sweep import members
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 
 
-def measure(study: StudyConfig, out: Path, measured: Measured) -> None:
-    """Train what is not there, and keep what it shows."""
-    found = list(methods(study, out))
+def measure(study: StudyConfig, runs: Path, measured: Measured) -> None:
+    """Run the sweep's study of its own hookpoint and train what else is not there; keep what it all shows."""
+    name, member = next((name, one) for name, one in members(study).items() if one.study.hookpoint == study.hookpoint)
+    series = run_study(member.study, out=runs / study.name / name)
+    found = list(methods(series, runs / "agreement"))
     measured.add("agreement", [compared(a, b) for a, b in combinations(found, 2)])
     if "planted" not in measured:
         measured.add("planted", dated())
-    series = Run(out / "series")
     measured.add("cost", {"series": taken(series), "snapshots": len(series.steps), "cold": curves(series)})
     measured.add("study", {"hookpoint": study.hookpoint, "features": study.dictionary.n_features,
                            "k": study.dictionary.used_k, "tokens": study.train.tokens})  # fmt: skip
@@ -42,9 +45,12 @@ def write_page(measured: Measured) -> None:
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = lambda share: "–" if share is None else f"{100 * share:.0f} %"
     environment.filters["correlation"] = correlation
+    level = plateaus(cost["cold"])
+    # what was tried most where even that was not level
+    cold = cost["snapshots"] * fmean(BUDGETS[-1] if tokens is None else tokens for tokens in level.values())
     pairs = {tuple(pair["methods"]): pair for pair in measured["agreement"]}
     text = environment.get_template("page.md.j2").render(
-        study=measured["study"], pairs=list(pairs.values()), cost=cost, plateau=plateau(cost["cold"]),
+        study=measured["study"], pairs=list(pairs.values()), cost=cost, level=level, cold=cold,
         budgets=BUDGETS, gain=GAIN, same=SAME,
         named=lambda *names: pairs[names], dated=_means(measured["planted"]),
         steps=STEPS, next_steps=NEXT_STEPS, batch=BATCH,
@@ -71,13 +77,12 @@ def correlation(pair: dict[str, Any], name: str, ends: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study", type=Path, nargs="?", default=ROOT / "studies" / "english-track.yaml")
-    parser.add_argument("--out", type=Path, default=Path("runs/agreement"))
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
     parser.add_argument("--page", action="store_true", help="write the page from what was measured")
     arguments = parser.parse_args()
     measured = Measured("agreement")
     if not arguments.page:
-        study = load_study(arguments.study).model_copy(update={"sweep": None})
-        measure(study, arguments.out, measured)
+        measure(load_study(arguments.study), arguments.runs, measured)
     write_page(measured)
 
 

@@ -12,7 +12,7 @@ from ontogeny.features.quality import reconstruct_held_out
 from ontogeny.run import Run
 from ontogeny.suites.suite import suite_of
 
-BUDGETS = [262_144, 524_288, 1_048_576, 2_097_152, 4_194_304]
+BUDGETS = [262_144, 524_288, 1_048_576, 2_097_152, 4_194_304, 8_388_608]
 GAIN = 0.005
 """Rise of explained variance with twice the tokens under which a budget is the plateau."""
 
@@ -43,16 +43,16 @@ def curves(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def plateau(rows: list[dict[str, Any]]) -> int | None:
-    """Tokens from which on twice as many raise explained variance by less than GAIN at every snapshot; None: more than
+def plateaus(rows: list[dict[str, Any]]) -> dict[int, int | None]:
+    """For each step the tokens from which on twice as many raise explained variance by less than GAIN; None: more than
     were tried."""
-    steps = sorted({row["step"] for row in rows})
     explained = {(row["step"], row["tokens"]): row["explained_variance"] for row in rows}
-    rises = {
-        few: max(explained[step, many] - explained[step, few] for step in steps) for few, many in pairwise(BUDGETS)
-    }
-    level = [few for few in rises if all(rise < GAIN for later, rise in rises.items() if later >= few)]
-    return min(level, default=None)
+    found = {}
+    for step in sorted({row["step"] for row in rows}):
+        rises = {few: explained[step, many] - explained[step, few] for few, many in pairwise(BUDGETS)}
+        level = [few for few in rises if all(rise < GAIN for later, rise in rises.items() if later >= few)]
+        found[step] = min(level, default=None)
+    return found
 
 
 def taken(run: Run) -> dict[str, Any]:

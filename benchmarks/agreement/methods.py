@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from benchmarks.agreement.planted import settled
 
-from ontogeny.config.study import StudyConfig
 from ontogeny.dictionaries.sae_series import with_mean_code
 from ontogeny.dictionaries.variants import batch_topk
 from ontogeny.features.agreement import LEVELS, agreement
@@ -111,11 +110,10 @@ def compared(a: Method, b: Method) -> dict[str, Any]:
     return {"methods": [a.name, b.name], **known, "initial": initial, "cosines": along}
 
 
-def methods(study: StudyConfig, out: Path) -> Iterator[Method]:
-    """Every way to follow features, trained and measured where that is not done."""
-    study = study.model_copy(update={"analyses": ["emergence"], "report": False})
-    series = run_study(study, out=out / "series")
+def methods(series: Run, out: Path) -> Iterator[Method]:
+    """Every way to follow features: a series, and the others, made from its settings where they are not there."""
     yield of_run("series", series)
+    study = series.study.model_copy(update={"analyses": ["emergence"], "report": False})
     shared = study.dictionary.model_copy(update={"kind": "crosscoder"})
     train = study.train.model_copy(update={"tokens": 2 * study.train.tokens, "store_gb": "auto"})
     crosscoder = study.model_copy(update={"dictionary": shared, "train": train})
