@@ -55,7 +55,7 @@ def chart(found: dict[str, Any]) -> alt.TopLevelMixin:
         "model:N",
         title=None,
         scale=alt.Scale(domain=list(named), range=COLOURS),
-        legend=alt.Legend(orient="bottom", columnPadding=24, labelLimit=240),
+        legend=alt.Legend(orient="top", columnPadding=24, labelLimit=240),
     )
     curves = (
         alt.Chart(pl.DataFrame(rows))
@@ -83,7 +83,7 @@ def chart(found: dict[str, Any]) -> alt.TopLevelMixin:
         scale = alt.Scale(domain=order)
         base = alt.Chart(cells, title=title).encode(
             x=alt.X("a:O", title=f"born in {a}", scale=scale, axis=alt.Axis(labelAngle=-60)),
-            y=alt.Y("b:O", title=f"born in {b}", scale=alt.Scale(domain=order[::-1])),
+            y=alt.Y("b:O", title=f"born in {b}", scale=alt.Scale(domain=order[::-1]), axis=alt.Axis(titlePadding=16)),
         )
         points = base.mark_circle(color=BLUE, opacity=0.85).encode(
             size=alt.Size("features:Q", title="features", scale=alt.Scale(type="sqrt", range=[12, 260]),

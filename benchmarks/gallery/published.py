@@ -109,13 +109,13 @@ def chart(found: dict[str, Any]) -> alt.TopLevelMixin:
         "settings:N",
         title=None,
         scale=alt.Scale(domain=NAMES, range=COLOURS),
-        legend=alt.Legend(orient="bottom", columnPadding=24),
+        legend=alt.Legend(orient="right"),
     )
     dash = alt.StrokeDash(
         "births:N",
         title=None,
         scale=alt.Scale(domain=["as found", "corrected by plants"], range=[[1, 0], [5, 3]]),
-        legend=alt.Legend(orient="bottom", columnPadding=24),
+        legend=alt.Legend(orient="right"),
     )
     curves = (
         alt.Chart(pl.DataFrame(born))
