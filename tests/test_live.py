@@ -101,7 +101,10 @@ def test_following_gives_what_a_run_of_the_whole_suite_gives(
     suite = tmp_path / "suite"
     said: list[str] = []
     study = series_study(small_run.suite_folder, text_file)
-    study = study.model_copy(update={"analyses": ["emergence", "turning_point", "formation"], "report": True})
+    series = study.series.model_copy(update={"next_tokens": [10_240, 5120]})
+    study = study.model_copy(
+        update={"analyses": ["emergence", "turning_point", "formation"], "report": True, "series": series}
+    )
 
     def pretraining() -> None:
         for step in (0, 10, 25, 60):
@@ -130,7 +133,8 @@ def test_following_gives_what_a_run_of_the_whole_suite_gives(
     )  # fmt: skip
     for name in ("features", "trajectories", "quality", "codes", "emergence", "formed", "levels"):
         assert run.table(name).equals(whole.table(name)), name
-    assert run.report_path.is_file()
+    page = " ".join(run.report_path.read_text(encoding="utf-8").split())
+    assert "30,000 training tokens for the first SAE, 5,120 to 10,240 for each of the next" in page
 
 
 def test_following_goes_on_after_it_was_stopped(
