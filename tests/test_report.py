@@ -11,9 +11,10 @@ import polars as pl
 import pytest
 
 from conftest import Command
+from ontogeny import tables
 from ontogeny.errors import RunError
 from ontogeny.report.figures import axes
-from ontogeny.report.page import choose_features, embeddable
+from ontogeny.report.page import choose_features, embeddable, formatted, write_report
 from ontogeny.report.sentences import summary
 from ontogeny.report.sentences.models import _passing
 from ontogeny.run import Run, open_run
@@ -141,6 +142,19 @@ def test_what_a_run_lacks_is_said(small_run: Run, tmp_path: Path) -> None:
         open_run(tmp_path)
     with pytest.raises(RunError, match="has no table 'phases' yet"):
         Run(tmp_path).table("phases")
+
+
+def test_what_a_table_does_not_know_is_a_dash_in_the_report(small_run: Run, tmp_path: Path) -> None:
+    assert [formatted("%.2f", value) for value in (1.0, None, float("nan"))] == ["1.00", "–", "–"]
+    shutil.copytree(small_run.folder, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    # eight intervals, as the demo has: too few to hold a break against quartic drift
+    row = {"variant": "all", "intervals": 8, "features": 9, "step": 25, "step_after": 10, "step_before": 60,
+           "step_ci_low": 10, "step_ci_high": 60, "p_value": 0.327, "p_value_quadratic": 0.082, "explained": 0.99,
+           "autocorrelation": 0.5}  # fmt: skip
+    run.write_table("turning_point", tables.from_rows("turning_point", [row]))
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "<td>0.327</td><td>0.082 / –</td><td>0.99</td><td>0.50</td>" in page
 
 
 @pytest.mark.slow

@@ -42,7 +42,9 @@ def write_report(run: Run) -> Path:
     from tokenizers import Tokenizer
 
     assets = files("ontogeny.report") / "assets"
-    template = Environment(autoescape=True).from_string((assets / "report.html.j2").read_text(encoding="utf-8"))
+    environment = Environment(autoescape=True)
+    environment.filters["format"] = formatted
+    template = environment.from_string((assets / "report.html.j2").read_text(encoding="utf-8"))
     tokenizer = Tokenizer.from_file(str(run.corpus_folder / "tokenizer" / "tokenizer.json"))
     analyses = run.study.analyses
     drawn = figures.drawn(run)
@@ -84,6 +86,11 @@ def write_report(run: Run) -> Path:
     )
     write_text(run.report_path, page)
     return run.report_path
+
+
+def formatted(form: str, value: float | None) -> str:
+    """A number in a form such as `%.2f`; a dash where a table does not know it."""
+    return "–" if value is None or value != value else form % value
 
 
 def _memorised(run: Run) -> list[dict[str, Any]]:
