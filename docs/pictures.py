@@ -36,7 +36,7 @@ def make(folder: Path) -> None:
     shutil.copy(folder / "figures" / "strengths.svg", DOCS / "images" / "tutorial-strengths.svg")
     first = og.open_run(folder / "runs" / "first")
     emergent = first.features.filter(~pl.col("dead")).sort("birth_step")["feature"][-1]
-    with serving(folder / "runs" / "first", folder / "runs" / "demo") as base, page(1100, 760) as tab:
+    with serving(folder / "runs" / "first", folder / "runs" / "demo") as base, page(1366, 768) as tab:
         shot(tab, base, f"first/feature/{emergent}", "tutorial-feature")
         shot(tab, base, "demo/overview", "app")
 
@@ -65,7 +65,8 @@ def page(width: int, height: int) -> Iterator[Page]:
 
 def shot(tab: Page, base: str, view: str, name: str) -> None:
     tab.goto(f"{base}#/{view}")
-    tab.wait_for_selector("figure canvas", timeout=60_000)
+    run, kind, *_ = view.split("/")
+    tab.wait_for_selector(f'main[data-ready="{run}/{kind}"] figure canvas', timeout=60_000)
     tab.wait_for_load_state("networkidle")
     tab.screenshot(path=DOCS / "images" / f"{name}.png")
 
