@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2
 import polars as pl
-from benchmarks.agreement.cold import BUDGETS, GAIN, curves, plateaus, taken
+from benchmarks.agreement.cold import GAIN, curves, plateaus, taken
 from benchmarks.agreement.methods import SAME, compared, methods
 from benchmarks.agreement.planted import BATCH, NEXT_STEPS, STEPS, dated
 from benchmarks.measured import Measured
@@ -45,13 +45,13 @@ def write_page(measured: Measured) -> None:
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = lambda share: "–" if share is None else f"{100 * share:.0f} %"
     environment.filters["correlation"] = correlation
-    level = plateaus(cost["cold"])
+    level, budgets = plateaus(cost["cold"]), sorted({row["tokens"] for row in cost["cold"]})
     # what was tried most where even that was not level
-    cold = cost["snapshots"] * fmean(BUDGETS[-1] if tokens is None else tokens for tokens in level.values())
+    cold = cost["snapshots"] * fmean(budgets[-1] if tokens is None else tokens for tokens in level.values())
     pairs = {tuple(pair["methods"]): pair for pair in measured["agreement"]}
     text = environment.get_template("page.md.j2").render(
         study=measured["study"], pairs=list(pairs.values()), cost=cost, level=level, cold=cold,
-        budgets=BUDGETS, gain=GAIN, same=SAME,
+        budgets=budgets, gain=GAIN, same=SAME,
         named=lambda *names: pairs[names], dated=_means(measured["planted"]),
         steps=STEPS, next_steps=NEXT_STEPS, batch=BATCH,
     )  # fmt: skip

@@ -44,12 +44,12 @@ def curves(run: Run) -> list[dict[str, Any]]:
 
 
 def plateaus(rows: list[dict[str, Any]]) -> dict[int, int | None]:
-    """For each step the tokens from which on twice as many raise explained variance by less than GAIN; None: more than
-    were tried."""
+    """For each step the tokens from which on twice as many raise explained variance by less than GAIN; None: no
+    fewer than the most that were tried."""
     explained = {(row["step"], row["tokens"]): row["explained_variance"] for row in rows}
-    found = {}
+    budgets, found = sorted({row["tokens"] for row in rows}), {}
     for step in sorted({row["step"] for row in rows}):
-        rises = {few: explained[step, many] - explained[step, few] for few, many in pairwise(BUDGETS)}
+        rises = {few: explained[step, many] - explained[step, few] for few, many in pairwise(budgets)}
         level = [few for few in rises if all(rise < GAIN for later, rise in rises.items() if later >= few)]
         found[step] = min(level, default=None)
     return found

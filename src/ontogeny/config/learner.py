@@ -144,7 +144,7 @@ class SeriesSettings(Settings):
     number, or one for each gap between neighbouring snapshots, the last for all that follow."""
     next_aux_weight: Annotated[Weights | None, LISTED] = None
     """`aux_weight` of every SAE but the first; None: the first's. More of it, and of reach, leaves fewer features dead
-    where activations change fast, but fewer keep their meaning, and less is explained (docs/LOG.md)."""
+    where activations change fast, and explains less there (docs/LOG.md)."""
     next_aux_reach: Annotated[Shares | None, LISTED] = None
     """`aux_reach` of every SAE but the first; None: the first's."""
     rounds: Positive = 1
