@@ -1,4 +1,7 @@
-"""The command line: one command per stage. Parse, call, say what was written and what comes next."""
+"""The command line: one command per stage. Parse, call, say what was written and what comes next.
+
+Commands that are no stage have files of their own, and are put in their place here.
+"""
 
 import json
 import os
@@ -9,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ontogeny.cli.compare import compare
 from ontogeny.cli.interop import export, import_, pull, push
+from ontogeny.cli.plan import plan
 from ontogeny.cli.serve import serve
 from ontogeny.cli.shared import JsonOption, OutOption, StudyArgument, load, load_one, print_table
 from ontogeny.cli.store import store_app
@@ -165,55 +170,7 @@ def merge_command(study: StudyArgument, out: OutOption = None) -> None:
     print(f"wrote {len(written)} tables to {written[0].parent}")
 
 
-@app.command()
-def plan(
-    study: StudyArgument,
-    out: OutOption = None,
-    as_json: JsonOption = False,
-    pace: Annotated[bool, typer.Option("--pace", help="Time a few steps here: tokens a second, hours, store.")] = False,
-) -> None:
-    """Say what a study takes before anything runs: parameters, memory, arithmetic, disk; refuse what cannot fit.
-
-    Of a sweep it says that of its first study, and refuses what any of them cannot.
-
-    Example: ontogeny plan study.yaml --pace
-    """
-    import polars as pl
-
-    from ontogeny.plan.plan import plan_study
-    from ontogeny.preflight import check_names
-
-    config, folder = load(study, out)
-    said = []
-    if config.sweep is not None:
-        from ontogeny.run import run_folder
-        from ontogeny.sweep import members
-
-        every, below = members(config), run_folder(config, folder)
-        for name, member in every.items():
-            plan_study(member.study, below / name).require_room()
-        said.append(f"of a sweep of {len(every)} studies this is the first, {next(iter(every))}")
-        config, folder = next(iter(every.values())).study, below / next(iter(every))
-    check_names(config)
-    planned = plan_study(config, folder)
-    tables = [planned.table()]
-    if not as_json:
-        print_table(tables[0])
-    try:
-        planned.require_room()
-        if pace:
-            from ontogeny.plan.pace import advice, measure_pace, pace_table
-
-            measured = measure_pace(planned)
-            tables.append(pace_table(planned, measured))
-            said.append(advice(planned, measured))
-    finally:
-        if as_json:
-            print(json.dumps(pl.concat(tables).to_dicts()))
-    if not as_json:
-        for table in tables[1:]:
-            print_table(table)
-        print(*said, f"next: ontogeny run {study}", sep="\n")
+app.command()(plan)
 
 
 @app.command()
@@ -342,34 +299,7 @@ def truth(study: StudyArgument, out: OutOption = None, as_json: JsonOption = Fal
         print_table(done.table("nulls"))
 
 
-@app.command()
-def compare(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
-    other: Annotated[Path, typer.Argument(metavar="OTHER", help="The folder of another.")],
-    as_json: JsonOption = False,
-) -> None:
-    """Match the features of two runs, and print how many are the same and whether they are born at the same time.
-
-    By directions where both read the same models, otherwise by what features are active on, as for models that were
-    pre-trained with different seeds.
-
-    Example: ontogeny compare runs/first runs/second
-    """
-    import polars as pl
-
-    from ontogeny.features.counterparts import compare_runs
-    from ontogeny.run import open_run
-
-    found = compare_runs(open_run(run), open_run(other))
-    if as_json:
-        told = {"by": found.by, "step": found.step, "tokens": found.tokens, "levels": found.agreement()}
-        print(json.dumps(told | {"pairs": found.pairs.to_dicts()}))
-        return
-    over = "directions" if found.tokens is None else f"codes over {found.tokens:,} held-out tokens"
-    print(f"features that are each other's nearest by {found.by} of {over} at step {found.step:,}")
-    levels = found.agreement()
-    named = {f"{found.by} from {level['similarity']}": list(level.values())[1:] for level in levels}
-    print_table(pl.DataFrame({"": list(levels[0])[1:], **named}, strict=False))
+app.command()(compare)
 
 
 @app.command()
