@@ -27,7 +27,7 @@ from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.features.codes import stored_codes
 from ontogeny.features.kinship import code_correlations, kin_of_births
 from ontogeny.features.life import life_history
-from ontogeny.intervals import bootstrap_mean, wilson_count
+from ontogeny.intervals import bootstrap_difference, bootstrap_mean, wilson_count
 from ontogeny.models.load import load_snapshot
 from ontogeny.run import Run
 from ontogeny.suites.suite import Snapshot, open_suite, suite_of
@@ -108,6 +108,21 @@ def test_intervals_of_few_documents_hold_the_mean_as_often_as_they_say(documents
 
 def test_too_few_documents_have_no_interval() -> None:
     assert np.isnan(bootstrap_mean(np.ones(8), np.ones(8), np.arange(8) % 4, samples=10, seed=0)).all()
+
+
+@pytest.mark.parametrize("sizes", [(5, 5), (5, 400), (12, 20), (60, 90)])
+def test_a_difference_of_means_is_held_as_often_as_it_should(sizes: tuple[int, int]) -> None:
+    rng, held = np.random.default_rng(0), []
+    for _ in range(400):
+        one, other = rng.normal(3, 1, sizes[0]), rng.normal(1, 4, sizes[1])
+        low, high = bootstrap_difference(one, other, samples=300, seed=1)
+        held.append(low < 2 < high)
+    assert 0.92 < np.mean(held) < 0.98
+
+
+def test_a_difference_of_few_has_no_interval() -> None:
+    assert np.isnan(bootstrap_difference(np.array([10.0] * 4), np.arange(50.0), samples=10, seed=0)).all()
+    assert bootstrap_difference(np.full(6, 2.0), np.full(7, 1.0), samples=10, seed=0) == (1.0, 1.0)
 
 
 def test_phases_measure_the_models_loss_and_both_divergences(small_run: Run) -> None:

@@ -16,6 +16,7 @@ import yaml
 
 import ontogeny
 from conftest import quick_study, small_study
+from ontogeny.cli import _tell
 from ontogeny.cli.shared import print_table
 from ontogeny.config.study import StudyConfig, load_study
 from ontogeny.preflight import check_study
@@ -339,6 +340,16 @@ def test_an_out_that_is_a_file_is_named(small_run: Run, tmp_path: Path) -> None:
         done = run("run", small_run.folder / "study.yaml", "--out", tmp_path / out)
         assert done.returncode == 2
         assert f"{tmp_path / 'afile'} is a file: give another --out" in done.stderr
+
+
+@pytest.mark.parametrize("stage", list(STAGES))
+def test_every_stage_says_where_its_run_is_and_what_is_next(
+    small_run: Run, stage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _tell(small_run, stage, as_json=False)
+    said = capsys.readouterr().out
+    assert str(small_run.folder) in said
+    assert "; next: ontogeny " in said
 
 
 def test_the_version_is_said() -> None:

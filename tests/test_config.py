@@ -53,6 +53,11 @@ def test_a_resolved_study_reads_back_as_itself(tmp_path: Path) -> None:
         ({"train": {"warmup": 0.9, "decay": 0.9}}, "warmup 0.9 and decay 0.9 are more than all the steps"),
         ({"train": {"k_start": 5000}}, r"k_start needs to lie in 1..n_features = 4096, found 5000"),
         ({"suite": {"pretrain": {}, "steps": []}}, "steps: an empty list studies no snapshot"),
+        ({"series": {"direction": "reverse"}}, "leave out series: it is for an SAE series"),
+        (
+            {"dictionary": {"kind": "sae_series"}, "series": {"next_tokens": [5000, 100]}},
+            r"series.next_tokens: 100 is less than a batch, train.batch_size 2,048",
+        ),
         (
             {"analyses": ["pareto"], "analysis": {"pareto_features": [10], "pareto_k": [100]}},
             r"analysis.pareto_k: 100 are more than the features of a dictionary, 10 \(analysis.pareto_features\)",
@@ -197,6 +202,14 @@ def test_every_preset_is_a_study() -> None:
     assert ctt.attribution is not None
     papers = ["ctt-bloom-1b1", "ctt-olmo-1b", "ctt-pythia-1b", "pythia-160m", "pythia-6.9b", "sae-track-pythia-410m"]
     assert presets() == sorted([*papers, "demo"])
+
+
+def test_a_series_takes_one_number_for_a_list_of_one(tmp_path: Path) -> None:
+    series = {"next_tokens": 5000, "next_learning_rate": 0.5, "next_aux_weight": 2, "next_aux_reach": 0.1}
+    one = load_study(write(tmp_path, dictionary={"kind": "sae_series"}, series=series))
+    listed = {name: [value] for name, value in series.items()}
+    assert one == load_study(write(tmp_path, dictionary={"kind": "sae_series"}, series=listed))
+    assert one.series.next_tokens == [5000]
 
 
 def test_later_saes_of_a_series_may_pull_harder_at_dead_features_than_the_first() -> None:

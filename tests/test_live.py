@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, Trainer, TrainingA
 import ontogeny as og
 from conftest import Command
 from ontogeny import live
-from ontogeny.errors import ConfigError
+from ontogeny.config.study import StudyConfig
+from ontogeny.errors import ConfigError, SuiteError
 from ontogeny.live import follow
 from ontogeny.models.snapshots import powers_of_two
 from ontogeny.run import Run
@@ -161,16 +162,38 @@ def test_following_goes_on_after_it_was_stopped(
     again = follow(study, suite, out=tmp_path / "run", idle=0.0, say=said.append)
     assert again is not None
     assert said[-1].endswith("done already")
+    # a relative folder is the same folder, and a step that no snapshot has is passed by the next
+    monkeypatch.chdir(tmp_path)
+    said.clear()
+    assert follow(study, "suite", out=tmp_path / "run", until=12, say=said.append) is not None
+    assert not [line for line in said if line.startswith("settings")]
+    assert run.study.suite.folder == suite
+    shutil.move(suite / "step10", tmp_path / "step10")
+    with pytest.raises(SuiteError, match=r"step10 of .*suite are gone: .*bring them back"):
+        follow(study, suite, out=tmp_path / "run", idle=0.0, say=said.append)
+    assert run.steps == [0, 10, 25]
     assert follow(study, tmp_path / "none", out=tmp_path / "other", idle=0.0) is None
 
 
-def test_what_cannot_follow_is_refused(command: Command, small_run: Run, tmp_path: Path) -> None:
+def test_what_cannot_follow_is_refused(command: Command, small_run: Run, text_file: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="only an SAE series can follow"):
         follow(small_run.study, tmp_path, idle=0.0)
     suite = small_run.study.suite.model_copy(update={"drift": 0.1})
     dictionary = small_run.study.dictionary.model_copy(update={"kind": "sae_series"})
     with pytest.raises(ConfigError, match=r"leave out suite\.drift"):
         follow(small_run.study.model_copy(update={"suite": suite, "dictionary": dictionary}), tmp_path, idle=0.0)
+    series = series_study(small_run.suite_folder, text_file)
+
+    def changed(section: str, **values: object) -> StudyConfig:
+        return series.model_copy(update={section: getattr(series, section).model_copy(update=values)})
+
+    for study, until, said in (
+        (changed("series", direction="reverse"), None, r"leave out series\.direction: reverse"),
+        (changed("suite", revisions="run-(?P<step>.*)"), None, r"leave out suite\.revisions"),
+        (changed("suite", steps=[0, 10]), 20, "step 20 comes after the last of suite.steps, 10"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            follow(study, tmp_path, out=tmp_path / "run", until=until, idle=0.0)
     code, lines = command("track", small_run.folder, "--follow", tmp_path)
     assert code == 2
     said = f"{small_run.folder}: track is for an SAE series: set dictionary.kind: sae_series, or use ontogeny run"

@@ -109,6 +109,7 @@ def test_a_series_reads_one_snapshot_at_a_time(text_file: Path, tmp_path: Path) 
     assert flop["train"] == 5 * 14_000 * encode
     assert flop["harvest"] == pytest.approx(14_000 * read)
     assert flop["analyse"] == pytest.approx((2 * 10_000 + 2 * 14_000) * (read + 5 * encode))
+    assert plan.tokens_passed == 10_000 + 2000 + 1000 + 1000
     assert plan.parameters == 4 * (2 * 32 * 1000 + 2 * 1000 + 32)
     parts = plan.parts("train")
     assert parts["gradients"].bytes == plan.parameters

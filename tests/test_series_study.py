@@ -12,7 +12,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 import ontogeny as og
-from conftest import small_study
+from conftest import Command, copied, small_study
 from ontogeny.activations.harvest import Harvester, usable_positions
 from ontogeny.analyses.embedding import _plane
 from ontogeny.config.study import StudyConfig
@@ -364,6 +364,29 @@ def test_drift_of_the_series_and_its_controls(series_run: Run) -> None:
     assert gaps["step_b"].to_list() == [10, 25, 60]
     assert (gaps["moved"] > 0).all()
     assert gaps["cka_distance"].is_between(0, 1).all()
+
+
+def test_a_table_that_was_written_anew_is_no_record_of_earlier_settings(series_run: Run, tmp_path: Path) -> None:
+    run = copied(series_run.folder, tmp_path)
+    keys = {name: record["key"] for name, record in run.manifest["stages"].items()}
+    assert all(run.stage_done(name, key) for name, key in keys.items())
+    run.write_table("gaps", run.table("gaps"))  # of other settings, say, and then a kill
+    assert [name for name, key in keys.items() if not run.stage_done(name, key)] == ["analyse tracking", "analyse"]
+    said: list[str] = []
+    run_study(run.study, out=run.folder, say=said.append)
+    assert [line for line in said if line.startswith("analyse") and "done already" not in line]
+    assert all(run.stage_done(name, key) for name, key in keys.items() if name.startswith("analyse"))
+
+
+def test_checks_that_are_for_a_crosscoder_leave_a_series_run_as_it_is(
+    series_run: Run, command: Command, tmp_path: Path
+) -> None:
+    run = copied(series_run.folder, tmp_path)
+    before = run.study_path.read_text()
+    code, lines = command("truth", run.folder)
+    assert code == 2
+    assert lines == ["ontogeny: small: leave out truth: these checks are for a crosscoder"]
+    assert run.study_path.read_text() == before
 
 
 def test_a_snapshot_that_comes_later_costs_only_itself(

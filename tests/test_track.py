@@ -1,5 +1,6 @@
 """The SAE series: what it computes, that features keep their index, and that a killed one goes on."""
 
+import shutil
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -348,6 +349,39 @@ def test_a_killed_series_goes_on_where_it_stopped(
     assert trained[2:] == ["sae-1", "sae-2", "sae-3"]
 
 
+def test_an_interrupted_series_keeps_to_its_kernels(
+    planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def noted(*arguments: object, **options: object) -> og.Crosscoder:
+        asked.append(str(options["kernels"]))
+        return train(*arguments, **options | {"kernels": "torch"})  # type: ignore[arg-type]
+
+    train = track.train_crosscoder
+    monkeypatch.setattr(track, "train_crosscoder", noted)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
+    batches, config = [Of(planted, place) for place in range(2)], og.SAESeriesConfig(**SETTINGS | {"steps": [4, 2]})
+    for fastest in ("compiled", "searching", "torch"):
+        monkeypatch.setattr("ontogeny.dictionaries.backends.fastest", lambda _, name=fastest: name)
+        shutil.rmtree(tmp_path / "sae-0001", ignore_errors=True)
+        og.train_sae_series(batches, config, folder=tmp_path)
+    assert asked == ["compiled", "compiled", "compiled", "torch"]
+    (tmp_path / "kernels.json").write_text('{"cpu": "searching"}')
+    monkeypatch.setattr("ontogeny.dictionaries.backends.fastest", lambda _: "compiled")
+    og.train_sae_series(batches, config, folder=tmp_path / "other")
+    assert asked[4:] == ["compiled", "compiled"]
+
+
+def test_what_is_not_for_a_series_is_refused(planted: Planted) -> None:
+    batches = [Of(planted, place) for place in range(2)]
+    with pytest.raises(ConfigError, match="per_snapshot gate is for a crosscoder"):
+        og.SAESeriesConfig(activation="jumprelu", gate="per_snapshot")
+    for given in ({"rounds": [1]}, {"key": ["a", "b", "c"]}):
+        with pytest.raises(ConfigError, match="give one for each of the 2 snapshots, found"):
+            og.train_sae_series(batches, og.SAESeriesConfig(**SETTINGS), **given)
+
+
 def test_no_snapshot_is_refused() -> None:
     with pytest.raises(ConfigError, match="one snapshot at least"):
         og.train_sae_series([], og.SAESeriesConfig(**SETTINGS))
@@ -357,3 +391,23 @@ def test_a_feature_silent_on_the_first_tokens_keeps_its_neighbours_unit() -> Non
     means = [torch.tensor(row) for row in ([0.5, 0.0, 0.0], [0.0, 2.0, 0.0], [4.0, 0.0, 0.0])]
     found = _of_neighbours(means)
     assert [row.tolist() for row in found] == [[0.5, 2.0, 0.0], [0.5, 2.0, 0.0], [4.0, 2.0, 0.0]]
+
+
+def test_a_reverse_series_has_units_from_the_snapshot_after(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, units = iter((4.0, 0.0, 0.5)), []
+
+    def told(sae: og.Crosscoder, *arguments: object, **options: object) -> track._Trained:
+        found = look(sae, *arguments, **options)  # type: ignore[arg-type]
+        found.mean_code[0] = next(seen)
+        return found
+
+    def noted(sae: og.Crosscoder, mean: Tensor) -> og.Crosscoder:
+        units.append(float(mean[0]))
+        return with_mean_code(sae, mean)
+
+    look = track._seen
+    monkeypatch.setattr(track, "_seen", told)
+    monkeypatch.setattr(track, "with_mean_code", noted)
+    config = og.SAESeriesConfig(**SETTINGS | {"steps": [4, 2], "direction": "reverse"})
+    og.train_sae_series([Of(planted, place) for place in range(3)], config)
+    assert units == [0.5, 4.0, 4.0]

@@ -15,7 +15,7 @@ import jinja2
 import polars as pl
 from benchmarks.agreement.cold import GAIN, curves, plateaus, taken
 from benchmarks.agreement.methods import SAME, compared, methods
-from benchmarks.agreement.planted import BATCH, NEXT_STEPS, STEPS, dated
+from benchmarks.agreement.planted import BATCH, KEY, NEXT_STEPS, STEPS, dated
 from benchmarks.measured import Measured
 
 from ontogeny.config.study import StudyConfig, load_study
@@ -32,11 +32,12 @@ def measure(study: StudyConfig, runs: Path, measured: Measured) -> None:
     series = run_study(member.study, out=runs / study.name / name)
     found = list(methods(series, runs / "agreement"))
     measured.add("agreement", [compared(a, b) for a, b in combinations(found, 2)])
-    if "planted" not in measured:
-        measured.add("planted", dated())
+    if KEY not in measured:
+        measured.add(KEY, dated())
     measured.add("cost", {"series": taken(series), "snapshots": len(series.steps), "cold": curves(series)})
     measured.add("study", {"hookpoint": study.hookpoint, "features": study.dictionary.n_features,
                            "k": study.dictionary.used_k, "tokens": study.train.tokens})  # fmt: skip
+    measured.keep_only({"agreement", KEY, "cost", "study"})
 
 
 def write_page(measured: Measured) -> None:
@@ -52,7 +53,7 @@ def write_page(measured: Measured) -> None:
     text = environment.get_template("page.md.j2").render(
         study=measured["study"], pairs=list(pairs.values()), cost=cost, level=level, cold=cold,
         budgets=budgets, gain=GAIN, same=SAME,
-        named=lambda *names: pairs[names], dated=_means(measured["planted"]),
+        named=lambda *names: pairs[names], dated=_means(measured[KEY]),
         steps=STEPS, next_steps=NEXT_STEPS, batch=BATCH,
     )  # fmt: skip
     (ROOT / "docs" / "agreement.md").write_text(text, encoding="utf-8")

@@ -8,6 +8,7 @@ import polars as pl
 import torch
 
 from ontogeny.config.learner import CrosscoderConfig, SAESeriesConfig
+from ontogeny.config.settings import fingerprint
 from ontogeny.dictionaries.dictionary import Dictionary
 from ontogeny.dictionaries.track import train_sae_series
 from ontogeny.dictionaries.train import train_crosscoder
@@ -18,6 +19,9 @@ from ontogeny.truth.recovery import score_recovery
 
 SEEDS, STEPS, NEXT_STEPS, BATCH = (0, 1, 2), 2000, 1000, 1024
 SIZE: dict[str, Any] = {"n_features": 320, "k": 8}
+NEXT_RATE = 0.5
+KEY = f"planted {fingerprint(SEEDS, STEPS, NEXT_STEPS, NEXT_RATE, BATCH, SIZE)}"
+"""Of what is measured here; the crosscoder's and the series' own settings are the defaults."""
 
 
 class _Snapshot:
@@ -35,7 +39,7 @@ def crosscoder(planted: Planted) -> Dictionary:
 
 
 def series(planted: Planted) -> Dictionary:
-    config = SAESeriesConfig(**SIZE, steps=[STEPS, NEXT_STEPS], next_learning_rate=0.5)
+    config = SAESeriesConfig(**SIZE, steps=[STEPS, NEXT_STEPS], next_learning_rate=NEXT_RATE)
     return train_sae_series([_Snapshot(planted, place) for place in range(len(planted.W_dec))], config)
 
 

@@ -9,6 +9,7 @@ import polars as pl
 from ontogeny.features.agreement import LEVELS
 from ontogeny.features.counterparts import compare_runs
 from ontogeny.report.figures.axes import BLUE, GREEN, GREY, VERMILION, interval_labels, short, step_axis
+from ontogeny.report.sentences.lives import middle
 from ontogeny.run import Run
 
 STUDIES, STAGE = ("english-all", "english-model-1", "english-model-2"), "analyse"
@@ -37,7 +38,7 @@ def facts(*runs: Run) -> dict[str, Any]:
 
 def shown(found: dict[str, Any]) -> dict[str, Any]:
     """What the page tells: the pairs at the lower level of similarity, and medians of births."""
-    models = [model | {"median": pl.Series(model["births"]).median()} for model in found["models"]]
+    models = [model | {"median": middle(model["births"]) if model["births"] else None} for model in found["models"]]
     pairs = [pair | pair["levels"][0] for pair in found["pairs"]]
     return found | {"models": models, "pairs": pairs}
 

@@ -8,6 +8,7 @@ import polars as pl
 from ontogeny.features.agreement import LEVELS
 from ontogeny.features.counterparts import compare_runs
 from ontogeny.report.figures.axes import BLUE, VERMILION, step_axis
+from ontogeny.report.sentences.lives import middle
 from ontogeny.run import Run
 
 STUDIES, STAGE = ("english-all", "english-published"), "truth"
@@ -54,15 +55,16 @@ def _of(run: Run) -> dict[str, Any]:
     }
 
 
-def corrected(run: dict[str, Any]) -> list[dict[str, float]]:
-    """For each step of a birth: births, and births over the share of plants born there that are recovered."""
+def corrected(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """For each step of a birth: births, and births over the share of plants born there that are recovered; None where
+    none was, or none was planted."""
     share = {row["birth_step"]: row["recovered"] for row in run["recovery"]}
     rows = []
     for row in run["births"]:
         recovered = share.get(row["birth_step"])
         rows.append(
             {"step": row["birth_step"], "births": row["births"],
-             "corrected": row["births"] / recovered if recovered else row["births"]}
+             "corrected": row["births"] / recovered if recovered else None}
         )  # fmt: skip
     return rows
 
@@ -72,15 +74,16 @@ def shown(found: dict[str, Any]) -> dict[str, Any]:
     first, runs = found["steps"][0], []
     for run in found["runs"]:
         rows = corrected(run)
-        births = pl.Series([row["step"] for row in rows for _ in range(row["births"])])
+        births = [row["step"] for row in rows for _ in range(row["births"])]
         plants = [row for row in run["recovery"] if row["birth_step"] > first]
         planted = sum(row["features"] for row in plants)
         runs.append(
             run
             | {
-                "corrected": sum(row["corrected"] for row in rows),
-                "median": births.median(),
-                "last": births.max(),
+                "corrected": sum(row["corrected"] or 0 for row in rows),
+                "beyond_correction": sum(row["births"] for row in rows if row["corrected"] is None),
+                "median": middle(births) if births else None,
+                "last": max(births, default=None),
                 "plants": planted,
                 "recovered": sum(row["features"] * row["recovered"] for row in plants) / max(1, planted),
                 "explained": [run["explained_variance"][place] for place in (0, len(found["steps"]) // 2, -1)],
@@ -98,8 +101,9 @@ def chart(found: dict[str, Any]) -> alt.TopLevelMixin:
         rows = corrected(run)
         for what, key in (("as found", "births"), ("corrected by plants", "corrected")):
             for step in steps:
-                births = sum(row[key] for row in rows if row["step"] <= step)
-                born.append({"settings": run["name"], "births": what, "step": step, "features": births})
+                births = [row[key] for row in rows if row["step"] <= step]
+                total = None if None in births else sum(births)
+                born.append({"settings": run["name"], "births": what, "step": step, "features": total})
         planted += [
             {"settings": run["name"], "step": row["birth_step"], "features": row["features"],
              "share": row["recovered"], "low": row["recovered_ci_low"], "high": row["recovered_ci_high"]}

@@ -40,6 +40,31 @@ def bootstrap_mean(
     return float(low), float(high)
 
 
+def bootstrap_difference(one: np.ndarray, other: np.ndarray, *, samples: int, seed: int) -> tuple[float, float]:
+    """Interval of the difference of two means, of units that are drawn apart: percentiles with both drawn anew.
+
+    With fewer than FEW_CLUSTERS on a side by Student's t with Welch's degrees of freedom; nan with fewer than
+    LEAST_CLUSTERS.
+
+    Args:
+        one: a value for each unit; the other's mean is taken from theirs.
+    Source: Welch 1947, the comparison of means of unequal variance.
+    """
+    sizes = np.array([len(one), len(other)])
+    if sizes.min() < LEAST_CLUSTERS:
+        return float("nan"), float("nan")
+    if sizes.min() < FEW_CLUSTERS:
+        doubt = np.array([one.var(ddof=1), other.var(ddof=1)]) / sizes
+        total = doubt.sum()
+        freedom = total**2 / (doubt**2 / (sizes - 1)).sum() if total > 0 else 1.0
+        middle, half = one.mean() - other.mean(), student.ppf(0.975, freedom) * np.sqrt(total)
+        return float(middle - half), float(middle + half)
+    rng = np.random.default_rng(seed)
+    drawn = [rng.choice(one, len(one)).mean() - rng.choice(other, len(other)).mean() for _ in range(samples)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
+
+
 def wilson_count(count: int, total: int) -> tuple[float, float]:
     """Interval of a count of `total` units of which each is or is not of a kind; not empty at 0, as a bootstrap is.
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ontogeny.config.study import StudyConfig
-from ontogeny.errors import ConfigError
-from ontogeny.run import Run
+from ontogeny.errors import ConfigError, SuiteError
+from ontogeny.run import Run, run_folder
 from ontogeny.study import run_study
 from ontogeny.suites.suite import complete_steps
 
@@ -30,12 +30,14 @@ def follow(
 
     Args:
         folder: where a pre-training saves its snapshots; it need not exist yet.
-        until: end when the snapshot of this step is done; None to go on.
+        until: end when the snapshot of this step, or a later one, is done; None to go on.
         idle: end when nothing new has come for so many seconds; None to wait for ever.
     Returns:
         The run; None if there was no snapshot.
     Raises:
-        ConfigError: the study's dictionary is not an SAE series, or it chooses snapshots by their drift.
+        ConfigError: the study's dictionary is not an SAE series from the first snapshot on, it chooses or names
+            snapshots in another way than by their steps, or it has no snapshot of the step that this is to end with.
+        SuiteError: a snapshot that the series has read is gone.
         InputError: as `run_study`.
     """
     if study.dictionary.kind != "sae_series":
@@ -43,26 +45,37 @@ def follow(
             "only an SAE series can follow a pre-training, a crosscoder is trained on all snapshots at once: "
             "set dictionary.kind: sae_series"
         )
+    if study.series.direction == "reverse":
+        raise ConfigError("leave out series.direction: reverse: it begins at the last snapshot, which is still to come")
     if study.suite.drift is not None:
         raise ConfigError("leave out suite.drift: while a suite grows, its last snapshot is always studied")
-    done: list[int] = []
-    run, since = None, time.monotonic()
+    if study.suite.revisions is not None:
+        raise ConfigError("leave out suite.revisions: a pre-training's snapshots are looked for as step0, step1, …")
     if study.suite.steps != "all" and study.suite.asked_steps is None:
         raise ConfigError(f"suite.steps: {study.suite.steps} needs all snapshots to choose from: give steps, or all")
     wanted = None if study.suite.asked_steps is None else set(study.suite.asked_steps)
+    if until is not None and wanted is not None and max(wanted) < until:
+        raise ConfigError(f"until: step {until:,} comes after the last of suite.steps, {max(wanted):,}")
+    folder, done, before = Path(folder).expanduser().absolute(), list[int](), Run(run_folder(study, out)).manifest
+    read = {snapshot["step"] for snapshot in before.get("snapshots", [])}
+    run, since = None, time.monotonic()
     if not complete_steps(folder):
         say(f"follow: {folder} has no whole snapshot yet: waiting for one")
     while True:
         steps = [step for step in complete_steps(folder) if wanted is None or step in wanted]
+        if gone := read - set(steps):
+            raise SuiteError(
+                f"{', '.join(f'step{step}' for step in sorted(gone))} of {folder} are gone: a series wants all its "
+                "snapshots where they were: bring them back, and have the pre-training remove none"
+            )
         if steps != done:
             new = sorted(set(steps) - set(done))
             say(f"follow: {'step' if len(new) == 1 else 'steps'} {', '.join(f'{step:,}' for step in new)}")
-            suite = study.suite.model_copy(
-                update={"folder": Path(folder), "repo": None, "pretrain": None, "steps": steps}
-            )
+            suite = study.suite.model_copy(update={"folder": folder, "repo": None, "pretrain": None, "steps": steps})
             run = run_study(study.model_copy(update={"suite": suite}), out=out, say=say)
-            done, since = steps, time.monotonic()
+            done, read, since = steps, set(steps), time.monotonic()
             continue
-        if (until is not None and until in done) or (idle is not None and time.monotonic() - since >= idle):
+        is_last = until is not None and bool(done) and done[-1] >= until
+        if is_last or (idle is not None and time.monotonic() - since >= idle):
             return run
         time.sleep(POLL_SECONDS)

@@ -243,7 +243,13 @@ class Run:
         write_json(self.folder / "manifest.json", self.manifest | entries)
 
     def write_table(self, name: str, table: pl.DataFrame) -> Path:
+        """Write a table; stages that are recorded with it count as done no longer, until they are recorded again."""
         path = self.folder / tables.FILES[name]
+        records = self.manifest["stages"]
+        if with_it := [record for record in records.values() if tables.FILES[name] in record["outputs"]]:
+            for record in with_it:
+                record["outputs"][tables.FILES[name]] = None
+            self.update_manifest(stages=records)
         with atomic_path(path) as temporary:
             tables.conform(name, table).write_parquet(temporary, compression="zstd")
         return path

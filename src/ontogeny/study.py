@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ontogeny.config.settings import parse
 from ontogeny.config.study import StudyConfig, TruthConfig, load_study
 from ontogeny.errors import ConfigError, CorpusError, RunError
 from ontogeny.files import remove
@@ -42,7 +43,7 @@ def run_study(
         InputError: something is asked for that cannot be done.
         TrainingError: a loss or an activation is not finite.
     """
-    config = study if isinstance(study, StudyConfig) else load_study(study)
+    config = load_study(study) if not isinstance(study, StudyConfig) else checked(study)
     if config.sweep is not None:
         raise ConfigError(f"{config.name} is a sweep of several studies: run_sweep, or give the folder of one")
     stages = stages_until(until)
@@ -172,6 +173,15 @@ def _flat(settings: dict[str, Any], above: str = "") -> dict[str, Any]:
         value = value[0] if isinstance(value, list) and len(value) == 1 else value  # as a setting may be written
         found |= _flat(value, f"{above}{name}.") if isinstance(value, dict) and value else {above + name: value}
     return found
+
+
+def checked(study: StudyConfig) -> StudyConfig:
+    """The same study; what was changed in a loaded one is looked at as a file's settings are.
+
+    Raises:
+        ConfigError: a setting is impossible, or does not go with another.
+    """
+    return parse(StudyConfig, study.model_dump(), where=study.name)
 
 
 def with_truth(study: StudyConfig) -> StudyConfig:

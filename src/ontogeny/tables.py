@@ -48,5 +48,7 @@ def markdown() -> str:
     for name, columns in TABLES.items():
         lines += ["", f"## {name}", "", f"`{FILES[name]}`", "", "| column | dtype | unit | meaning |"]
         lines += ["| --- | --- | --- | --- |"]
-        lines += [f"| `{c}` | {s.dtype} | {s.unit} | {s.meaning} |" for c, s in columns.items()]
+        for column, said in columns.items():
+            meaning = said.meaning.replace("|", r"\|")  # it would end the cell
+            lines.append(f"| `{column}` | {said.dtype} | {said.unit} | {meaning} |")
     return "\n".join(lines) + "\n"

@@ -41,6 +41,7 @@ def formation(run: Run) -> pl.DataFrame:
     leading = leading_of(stored, ranks=settings.formation_examples)
     points = (leading >= 0).sum(1)
     chance = _random_tokens(run, stored)
+    coded = np.sort(np.random.default_rng([settings.seed, 7]).permutation(chance)[:RANDOM_CODES])
     sampled = _in_feature_space(run, points)
     parts, table = [], run.table("similarity").sort("snapshot")
     with torch.no_grad(), progress_bar("formation", len(run.steps), unit="snapshots") as bar:
@@ -49,7 +50,7 @@ def formation(run: Run) -> pl.DataFrame:
             within, pairs = set_cosines(x, leading), cosines_by_token(x, leading, stored.token)
             within[points < settings.least_examples] = np.nan
             row = table.row(snapshot, named=True)
-            of_codes = _feature_space(stored_codes(run, snapshot=snapshot).codes, leading, chance, sampled)
+            of_codes = _feature_space(stored_codes(run, snapshot=snapshot).codes, leading, coded, sampled)
             parts.append(
                 pl.DataFrame(
                     {
@@ -190,7 +191,7 @@ def _feature_space(
         return torch.from_numpy(by_token[tokens.ravel()].toarray()).view(*tokens.shape, -1)
 
     found = {}
-    random = rows(chance[:RANDOM_CODES])
+    random = rows(chance)
     sets = (
         [rows(block) for block in np.array_split(leading[sampled], max(1, len(sampled) // 16))] if len(sampled) else []
     )

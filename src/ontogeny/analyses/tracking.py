@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import polars as pl
 
-from ontogeny.intervals import bootstrap_mean
+from ontogeny.intervals import bootstrap_difference, bootstrap_mean, wilson_count
 from ontogeny.run import Run
 from ontogeny.tables import from_rows
 
@@ -76,7 +76,7 @@ def track_drift(run: Run) -> pl.DataFrame:
                 "cosine_last_low": np.quantile(link.cosine_last, FEW) if len(link.cosine_last) else np.nan,
             }
             if "null" in turned and name != "null":
-                floor = turned["null"][number].angles  # over the gap of the same number, with as many tokens
+                floor = turned["null"][number].angles  # over the gap of the same number
                 row |= _beyond(link.angles, floor, samples=settings.bootstrap, seed=settings.seed)
             rows.append(row)
     return from_rows("track_drift", rows)
@@ -86,7 +86,7 @@ def identity(run: Run) -> pl.DataFrame:
     """The table `identity`: whether a feature's nearest neighbour in the next SAE is itself."""
     import torch
 
-    rows, settings = [], run.study.analysis
+    rows = []
     for name, places, series in _chains(run):
         unit, fires = _directions(series), _fires(run, series, places)
         for a, b in pairwise(range(len(places))):
@@ -94,8 +94,8 @@ def identity(run: Run) -> pl.DataFrame:
             if len(both) == 0:
                 continue
             nearest = torch.cat([(block @ unit[b, both].T).argmax(1) for block in unit[a, both].split(4096)])
-            same = (nearest.numpy() == np.arange(len(both))).astype(float)
-            low, high = _interval(same, settings.bootstrap, settings.seed)
+            same = int((nearest.numpy() == np.arange(len(both))).sum())
+            low, high = wilson_count(same, len(both))
             rows.append(
                 {
                     "variant": name,
@@ -103,9 +103,9 @@ def identity(run: Run) -> pl.DataFrame:
                     "step_a": run.steps[places[a]],
                     "step_b": run.steps[places[b]],
                     "features": len(both),
-                    "same": same.mean(),
-                    "same_ci_low": low,
-                    "same_ci_high": high,
+                    "same": same / len(both),
+                    "same_ci_low": low / len(both),
+                    "same_ci_high": high / len(both),
                 }
             )
     return from_rows("identity", rows)
@@ -224,11 +224,6 @@ def _interval(values: np.ndarray, samples: int, seed: int) -> tuple[float, float
 
 
 def _beyond(angles: np.ndarray, floor: np.ndarray, *, samples: int, seed: int) -> dict[str, float]:
-    """Mean angle less the null's, with a 95 % interval over features of both."""
-    rng = np.random.default_rng(seed)
-    drawn = [
-        rng.choice(angles, len(angles)).mean() - rng.choice(floor, len(floor)).mean()
-        for _ in range(samples if len(angles) and len(floor) else 0)
-    ]
-    low, high = np.quantile(drawn, [0.025, 0.975]) if drawn else (np.nan, np.nan)
-    return {"beyond": _mean(angles) - _mean(floor), "beyond_ci_low": float(low), "beyond_ci_high": float(high)}
+    """Mean angle less the null's, with its interval over features of both."""
+    low, high = bootstrap_difference(angles, floor, samples=samples, seed=seed)
+    return {"beyond": _mean(angles) - _mean(floor), "beyond_ci_low": low, "beyond_ci_high": high}

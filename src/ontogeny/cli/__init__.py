@@ -55,10 +55,12 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 NEXT = {
     "pack": "pretrain",
     "pretrain": "train",
+    "schedule": "train",
     "train": "measure",
     "measure": "analyse",
     "analyse": "attribute",
     "attribute": "report",
+    "truth": "report",
 }
 
 
@@ -208,14 +210,16 @@ def track(
     follow: Annotated[
         Path | None, typer.Option("--follow", help="A folder that a pre-training saves its snapshots in: read along.")
     ] = None,
-    until: Annotated[int | None, typer.Option("--until", help="With --follow: end after this step.")] = None,
+    until: Annotated[
+        int | None, typer.Option("--until", help="With --follow: end after this step, or a later one.")
+    ] = None,
     idle: Annotated[
         float | None, typer.Option("--idle", help="With --follow: end when nothing new has come for so many seconds.")
     ] = None,
 ) -> None:
     """Run a study whose dictionary is an SAE series, or extend it while its suite is still being pre-trained.
 
-    Example: ontogeny track study.yaml --follow runs/pretraining
+    Example: ontogeny track study.yaml --follow runs/pretraining/suite
     """
     from ontogeny.errors import ConfigError
     from ontogeny.live import follow as follow_suite
@@ -235,10 +239,8 @@ def track(
     )
     if run is None:
         print(f"{follow} has no whole snapshot yet: nothing was done", file=sys.stderr)
-    elif as_json:
-        print(json.dumps({"run": str(run.folder), "stages": run.manifest["stages"]}))
     else:
-        print(f"wrote {run.report_path}")
+        _tell(run, "report", as_json)
 
 
 @app.command()

@@ -19,7 +19,7 @@ FORMATION: dict[str, dict[str, Column]] = {
         "same_token_share": Column(pl.Float64, "share", "of the random pairs that are of one token"),
         "between_tokens": Column(pl.Float64, "cosine", "mean between two of different tokens"),
         "tokens": Column(pl.Int64, "tokens", "random ones, the same at all snapshots"),
-        "collapsed": Column(pl.Boolean, "", "whether all activations are so alike that progress says little"),
+        "collapsed": Column(pl.Boolean, "", "whether random tokens have become so alike that progress says little"),
     },
     "formation": {
         "feature": FEATURE,
@@ -46,7 +46,7 @@ FORMATION: dict[str, dict[str, Column]] = {
         "progress_ci_low": Column(pl.Float64, "cosine", "95 % interval over features, bootstrap"),
         "progress_ci_high": Column(pl.Float64, "cosine", "95 % interval over features, bootstrap"),
         "normalised": Column(pl.Float64, "share", "of the most that it can be, 1 - similarity of random tokens"),
-        "collapsed": Column(pl.Boolean, "", "whether all activations are alike at this snapshot"),
+        "collapsed": Column(pl.Boolean, "", "as in `similarity`"),
         "expected": Column(pl.Float64, "cosine", "mean of what tokens alone would give"),
         "same_token": Column(pl.Float64, "cosine", "mean over all examples' pairs of one token: 1 if tokens were all"),
         "other_tokens": Column(
@@ -164,7 +164,9 @@ FORMATION: dict[str, dict[str, Column]] = {
         "cka_distance": Column(pl.Float64, "share", "1 - linear CKA of their activations"),
         "tokens": Column(pl.Int64, "tokens", "sampled ones"),
         "carried": Column(
-            pl.Float64, "share", "of `features`, with the same meaning at both: their codes correlate by .5 or more"
+            pl.Float64,
+            "share",
+            "of `features`, whose index stands for the same at both: their codes correlate by .5 or more",
         ),
         "features": Column(pl.Int64, "features", "active on them at the next snapshot, and at one before"),
     },
@@ -182,10 +184,11 @@ FORMATION: dict[str, dict[str, Column]] = {
         "beyond": Column(
             pl.Float64,
             "degree",
-            "that less the angle of the null's link of the same number in training: drift beyond retraining",
+            "that less the angle of the null's link over the gap of the same number, which is trained alike: drift "
+            "beyond retraining",
         ),
-        "beyond_ci_low": Column(pl.Float64, "degree", "95 % interval over features of both, bootstrap"),
-        "beyond_ci_high": Column(pl.Float64, "degree", "95 % interval over features of both, bootstrap"),
+        "beyond_ci_low": Column(pl.Float64, "degree", "95 % interval over features of both"),
+        "beyond_ci_high": Column(pl.Float64, "degree", "95 % interval over features of both"),
     },
     "identity": {
         "variant": CHAIN,
@@ -194,8 +197,8 @@ FORMATION: dict[str, dict[str, Column]] = {
         "step_b": Column(pl.Int64, "step", "of the chain's next snapshot"),
         "features": Column(pl.Int64, "features", "active at both"),
         "same": Column(pl.Float64, "share", "whose nearest direction in the next SAE is their own"),
-        "same_ci_low": Column(pl.Float64, "share", "95 % interval over features, bootstrap"),
-        "same_ci_high": Column(pl.Float64, "share", "95 % interval over features, bootstrap"),
+        "same_ci_low": Column(pl.Float64, "share", "95 % interval (Wilson) over features"),
+        "same_ci_high": Column(pl.Float64, "share", "95 % interval (Wilson) over features"),
     },
     "track_matches": {
         "variant": CHAIN,

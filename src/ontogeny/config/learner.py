@@ -126,26 +126,35 @@ class CrosscoderConfig(LearnerConfig):
 
 
 def _listed(given: Any) -> Any:
-    return given if given is None or isinstance(given, list) else [given]
+    return given if isinstance(given, list) else [given]
 
 
-LISTED = BeforeValidator(_listed)
-"""One value for every gap of a series, or a list."""
-Rates = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
-Weights = Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
-Shares = Annotated[list[Share], Field(min_length=1)]
+Rate = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+# one value for every gap of a series, or a list
+Rates = Annotated[list[Rate], Field(min_length=1), BeforeValidator(_listed, json_schema_input_type=Rate | list[Rate])]
+Weights = Annotated[
+    list[Weight], Field(min_length=1), BeforeValidator(_listed, json_schema_input_type=Weight | list[Weight])
+]
+Shares = Annotated[
+    list[Share], Field(min_length=1), BeforeValidator(_listed, json_schema_input_type=Share | list[Share])
+]
+Counts = Annotated[
+    list[Positive], Field(min_length=1), BeforeValidator(_listed, json_schema_input_type=Positive | list[Positive])
+]
 
 
 class SeriesSettings(Settings):
     """How the SAEs of a series follow each other."""
 
-    next_learning_rate: Annotated[Rates, LISTED] = [0.1]
-    """Learning rate of every SAE but the first, as a share of the first's. This setting and the next two take one
-    number, or one for each gap between neighbouring snapshots, the last for all that follow."""
-    next_aux_weight: Annotated[Weights | None, LISTED] = None
+    next_learning_rate: Rates = [0.1]
+    """Learning rate of every SAE but the first, as a share of the first's. This setting and the others whose name
+    begins with `next_` take one number, or one for each gap between neighbouring snapshots, the last for all that
+    follow."""
+    next_aux_weight: Weights | None = None
     """`aux_weight` of every SAE but the first; None: the first's. More of it, and of reach, leaves fewer features dead
     where activations change fast, and explains less there (docs/LOG.md)."""
-    next_aux_reach: Annotated[Shares | None, LISTED] = None
+    next_aux_reach: Shares | None = None
     """`aux_reach` of every SAE but the first; None: the first's."""
     rounds: Positive = 1
     """How often a snapshot may take its tokens: again until they raise explained variance by less than `gain`."""
@@ -158,6 +167,7 @@ class SeriesSettings(Settings):
 class SAESeriesConfig(LearnerConfig, SeriesSettings):
     """Settings of `train_sae_series`."""
 
+    kind: Literal["sae_series"] = "sae_series"  # type: ignore[assignment]
     steps: Annotated[list[Positive], Field(min_length=1)] = [2000, 100]
     """Of the SAE that is trained from scratch, and of the one over each gap between neighbouring snapshots; the last
     holds for all that follow."""

@@ -17,6 +17,7 @@ from ontogeny.config.analysis import AnalysesConfig
 from ontogeny.config.attribution import AttributionConfig
 from ontogeny.config.corpus import CorpusConfig
 from ontogeny.config.learner import (
+    Counts,
     CrosscoderConfig,
     DictionaryConfig,
     OptimisationConfig,
@@ -41,9 +42,8 @@ HookpointName = Annotated[str, AfterValidator(_hookpoint)]
 class SeriesConfig(SeriesSettings):
     """The series section of a study, where its dictionary is one."""
 
-    next_tokens: Annotated[list[Positive], Field(min_length=1)] | None = None
-    """Tokens of the SAE over each gap between neighbouring snapshots, the last number for all that follow; None: a
-    twentieth of train.tokens."""
+    next_tokens: Counts | None = None
+    """Tokens of every SAE but the first; None: a twentieth of train.tokens."""
 
 
 class TrainConfig(OptimisationConfig):
@@ -163,6 +163,8 @@ class StudyConfig(Settings):
             ):
                 if asked:
                     raise ConfigError(f"leave out {name}")
+        elif self.series != SeriesConfig():
+            raise ConfigError("leave out series: it is for an SAE series (dictionary.kind: sae_series)")
         elif self.attribution is not None and self.train.seed in self.attribution.seeds:
             raise ConfigError(f"attribution.seeds: {self.train.seed} is the study's own seed: give others")
         elif self.truth is not None and self.train.seed in self.truth.seeds:
@@ -183,6 +185,11 @@ class StudyConfig(Settings):
         if self.train.batch_size > self.train.tokens:
             raise ConfigError(
                 f"train.batch_size: {self.train.batch_size:,} is more than train.tokens, {self.train.tokens:,}"
+            )
+        few = [tokens for tokens in self.series.next_tokens or () if tokens < self.train.batch_size]
+        if few:
+            raise ConfigError(
+                f"series.next_tokens: {min(few):,} is less than a batch, train.batch_size {self.train.batch_size:,}"
             )
         _ = self.sae_series if self.dictionary.kind == "sae_series" else self.crosscoder
         if "pareto" in self.analyses and max(self.pareto.k) > min(self.pareto.features):

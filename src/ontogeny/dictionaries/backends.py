@@ -77,6 +77,15 @@ def fastest(device: torch.device) -> str:
     return "searching" if device.type == "cpu" and _rounding_pays() else "compiled"
 
 
+def settled(device: torch.device, before: str | None) -> str:
+    """What was the fastest before, where it can be had here as well, so that a chain of trainings ends in the same bits
+    wherever it was interrupted; else the fastest now."""
+    now = fastest(device)
+    if before is None or now == "torch":
+        return now
+    return now if before == "searching" and not torch.cpu._is_avx512_bf16_supported() else before
+
+
 @cache
 def _rounding_pays() -> bool:
     """Whether products in bfloat16 take so much less time here than those in float32, both as `numerics` has them."""

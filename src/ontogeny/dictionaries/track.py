@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ontogeny.config.learner import CrosscoderConfig, SAESeriesConfig
 from ontogeny.config.settings import fingerprint
+from ontogeny.dictionaries.backends import settled
 from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.learner import learning_rate_of
 from ontogeny.dictionaries.load import load_dictionary
@@ -19,7 +20,7 @@ from ontogeny.dictionaries.sae_series import SAESeries, with_mean_code
 from ontogeny.dictionaries.start import Moments, moments_of
 from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.errors import ConfigError, CorpusError
-from ontogeny.files import is_kept, keeping, remove
+from ontogeny.files import is_kept, keeping, read_json, remove, write_json
 from ontogeny.loop import Resumable
 from ontogeny.progress import Events
 
@@ -53,15 +54,19 @@ def train_sae_series(
     Returns:
         The series on the CPU, inference thresholds set.
     Raises:
-        ConfigError: there is no snapshot, or batches cannot be read again.
+        ConfigError: there is no snapshot, there are more or fewer keys or rounds than snapshots, or batches cannot be
+            read again.
         TrainingError: an activation or a loss is not finite.
     """
     n = len(batches_per_snapshot)
     if n == 0:
         raise ConfigError("a series needs the batches of one snapshot at least, found none")
     keys = [key] * n if isinstance(key, str) else list(key)
+    for name, given in (("key", keys), ("rounds", rounds)):
+        if given is not None and len(given) != n:
+            raise ConfigError(f"{name}: give one for each of the {n} snapshots, found {len(given)}")
     saes: dict[int, _Trained] = {}
-    before, chain = None, ""
+    before, chain, kernels = None, "", _kernels(folder, device)
     for number, place in enumerate(range(n) if config.direction == "forward" else reversed(range(n))):
         gap = config.gap_of(place, n)
         own = config.of_sae(gap)
@@ -75,18 +80,31 @@ def train_sae_series(
         while found is None or not found.is_done:
             found = _next_round(
                 found, batches_per_snapshot[place], own, before=before, most=most, gain=gain, folder=kept, key=chain,
-                events=events, device=device, stage=f"sae-{place}",
+                events=events, device=device, kernels=kernels, stage=f"sae-{place}",
             )  # fmt: skip
         chain = fingerprint(chain, found.rounds)
         before = saes[place] = found
-    means = _of_neighbours([saes[place].mean_code for place in range(n)])
-    return SAESeries.of([with_mean_code(saes[place].sae, mean) for place, mean in enumerate(means)])
+    means = dict(zip(saes, _of_neighbours([sae.mean_code for sae in saes.values()]), strict=True))
+    return SAESeries.of([with_mean_code(saes[place].sae, means[place]) for place in range(n)])
+
+
+def _kernels(folder: Path | None, device: torch.device | str | None) -> str:
+    """What products of all SAEs are made by where their settings leave it open, decided once: it is kept in the folder,
+    so that a series that was killed between two SAEs ends in the same bits."""
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    path = None if folder is None else folder / "kernels.json"
+    kept = {} if path is None or not path.is_file() else read_json(path, mend="remove it")
+    chosen = settled(device, kept.get(device.type))
+    if path is not None and device.type not in kept:
+        write_json(path, kept | {device.type: chosen})
+    return chosen
 
 
 def _of_neighbours(means: list[Tensor]) -> list[Tensor]:
-    """Mean codes with those of the snapshot before, or else after, where a feature is silent on the first tokens.
+    """Mean codes of SAEs in the order of their training, with those of the one before, or else of the next, where a
+    feature is silent on the first tokens.
 
-    Its code and direction come from there, and the unit of both with them.
+    Its code and direction come from the one before, and the unit of both with them.
     """
     for order in (range(1, len(means)), range(len(means) - 2, -1, -1)):
         for place in order:

@@ -62,6 +62,7 @@ def train_crosscoder(
     events: Events | None = None,
     device: torch.device | str | None = None,
     stage: str = "train",
+    kernels: str | None = None,
     start: Crosscoder | None = None,
     start_inputs: Moments | None = None,
     ranks: Ranks = ALONE,
@@ -74,6 +75,7 @@ def train_crosscoder(
         checkpoint: file for the state of a training that may be interrupted; remove it when the result is saved.
         key: fingerprint of what the batches depend on; a checkpoint of other settings or batches is ignored.
         stage: what progress and events call this training.
+        kernels: what `config.kernels` = auto is to mean; None: the fastest here.
         start: a crosscoder to take weights and learned thresholds from, in place of random ones.
         start_inputs: of what `start` reads, in its normalised units; it is carried over to those of these batches
             (`tie_undetermined`, `carry_over`).
@@ -97,13 +99,14 @@ def train_crosscoder(
     steps = config.steps
     with numerics(), ExitStack() as stack:
         saved = kept.read()
-        kernels = _kernels(config, device) if saved is None else saved["learner"]["kernels"]
-        stack.enter_context(using(kernels, device))
+        asked = (kernels or fastest(device)) if config.kernels == "auto" else config.kernels
+        used: str = asked if saved is None else saved["learner"]["kernels"]
+        stack.enter_context(using(used, device))
         if saved is None:
             source, learner = _start(batches, config, device, start, start_inputs, ranks)
         else:
             source, learner = batches, _restored(saved["learner"], config, device, ranks)
-        learner.kernels = kernels
+        learner.kernels = used
         del saved
         run_loop(
             learner,
@@ -143,10 +146,6 @@ def _feature_axis(name: str) -> int | None:
     if last in ("exp_avg", "exp_avg_sq"):
         return None if int(group) == PARAMETERS.index("b_dec") else 0
     return 0 if last in ("silent_tokens", "learned") else None
-
-
-def _kernels(config: CrosscoderConfig, device: torch.device) -> str:
-    return fastest(device) if config.kernels == "auto" else config.kernels
 
 
 def _restored(state: dict[str, Any], config: CrosscoderConfig, device: torch.device, ranks: Ranks) -> CrosscoderLearner:

@@ -108,8 +108,9 @@ def series(
 ) -> SAESeries:
     """An SAE series on a run's snapshots; its SAEs stay in the folder and are not trained again.
 
-    Each SAE reads on in the corpus where the one before it in the chain stopped. Over the gap of a number it takes the
-    same tokens in every series, whichever snapshots stand at its ends.
+    Each SAE reads on in the corpus after all the rounds that the one before it in the chain may have taken. Over the
+    gap of a number it takes as many tokens in every series, whichever snapshots stand at its ends, and the same ones
+    in every series of one direction.
 
     Args:
         places: snapshots in the order of the series, which may repeat or be permuted; None for the run's own order.

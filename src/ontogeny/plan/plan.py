@@ -191,6 +191,12 @@ class Plan:
         return steps * self.study.train.batch_size
 
     @property
+    def tokens_passed(self) -> float:
+        """Tokens of the corpus that it passes: a crosscoder each once, for all snapshots, a series one SAE after the
+        other."""
+        return self.tokens_trained * (self.n_snapshots if self.is_series else 1)
+
+    @property
     def _read_by_seeds(self) -> float:
         return 0.0 if self.study.truth is None else len(self.study.truth.seeds) * self.tokens_trained
 
@@ -280,7 +286,7 @@ class Plan:
             yield "corpus", None, "tokens", "not packed yet"
         else:
             yield "corpus", self.corpus_tokens, "tokens", f"packed in {self.folder / 'corpus'}"
-            yield "epochs", train.steps * train.batch_size / self.corpus_tokens, "epochs", "of the corpus, in training"
+            yield "epochs", self.tokens_passed / self.corpus_tokens, "epochs", "of the corpus, in training"
         for stage in self.heavy_stages:
             for name, part in self.parts(stage).items():
                 yield f"{stage}: {name}", part.bytes / GB, "GB", part.note

@@ -29,13 +29,17 @@ def formation(run: Run) -> Sentence:
         foretold += (
             f". Tokens alone would make two contexts of one token the same; they are alike by {', '.join(pairs)}"
         )
-    alike = [f"{step:,}" for step in run.table("similarity").filter("collapsed")["step"]]
+    similarity = run.table("similarity").sort("snapshot")
+    alike, others = similarity.filter("collapsed"), similarity.filter(~pl.col("collapsed"))
+    steps = ", ".join(f"{step:,}" for step in alike["step"])
+    elsewhere = f", elsewhere at most {others['random'].max():.2f}" if len(others) else ""
     return Sentence(
         f"The mean progress of formation goes from {first['progress']:.3f} at step {first['step']:,} to "
         f"{last['progress']:.3f} at step {last['step']:,} ({last['features']:,} features){foretold}."
         + (
-            f" All activations are alike at {'step' if len(alike) == 1 else 'steps'} {', '.join(alike)}."
-            if alike
+            f" At {'step' if len(alike) == 1 else 'steps'} {steps} random tokens become alike (mean cosine up to "
+            f"{alike['random'].max():.2f}{elsewhere}), and progress says little."
+            if len(alike)
             else ""
         ),
         ("progress", "similarity"),
@@ -65,7 +69,7 @@ def tracking(run: Run) -> Sentence:
     carried = run.table("gaps").drop_nulls("carried").sort("carried")
     worst = carried.row(0, named=True)
     kept = (
-        f"{carried['carried'].median():.0%} of the features keep their meaning in the median link, "
+        f"{carried['carried'].median():.0%} of the indices stand for the same feature at both ends of the median link, "
         f"{worst['carried']:.0%} from step {worst['step_a']:,} to {worst['step_b']:,}"
         + (": what is born there may have been in the model before" if worst["carried"] < LOST else "")
     )

@@ -1,5 +1,7 @@
 """When features are born, how they turn, how much room they have."""
 
+from collections.abc import Iterable
+
 import polars as pl
 
 from ontogeny.analyses.lineage import LABELS
@@ -15,7 +17,7 @@ def births(run: Run) -> Sentence:
     text = f"Of {len(living):,} living features {len(living) - len(emergent):,} are there at step {run.steps[0]:,} and "
     text += f"{len(emergent):,} emerge{'s' if len(emergent) == 1 else ''} later"
     if len(emergent):
-        text += f" ({kinds}), half of them by step {_middle(emergent['birth_step']):,}"
+        text += f" ({kinds}), half of them by step {middle(emergent['birth_step']):,}"
         if (widths := emergent["rise_width"].drop_nulls()).len():
             text += f"; a rise from 10 % to 90 % of full strength takes {widths.median():.1f} log-steps in the median"
             text += "" if len(widths) == len(emergent) else f" of the {len(widths):,} that were below 10 % before"
@@ -26,9 +28,10 @@ def births(run: Run) -> Sentence:
     )
 
 
-def _middle(steps: pl.Series) -> int:
+def middle(steps: Iterable[int]) -> int:
     """The first step by which half of the values have come."""
-    return steps.sort()[(len(steps) - 1) // 2]
+    ordered = sorted(steps)
+    return ordered[(len(ordered) - 1) // 2]
 
 
 def sensitivity(run: Run) -> list[Sentence]:
