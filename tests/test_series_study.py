@@ -82,7 +82,7 @@ def test_each_snapshot_is_measured_by_its_own_sae(series_run: Run) -> None:
     rates = (code > 0).double().mean(1)
     np.testing.assert_allclose(series_run.matrix("firing_rate"), rates, atol=1e-3)
     sampled = [as_csr(stored_codes(series_run, snapshot=place).codes) for place in range(4)]
-    there = carried(correlations_before(sampled))
+    there = carried(correlations_before(sampled), rates.numpy() > 0)
     assert 0 < there[:-1].mean() < 1
     strength = series.strength().numpy() * (rates.numpy() > 0) * there
     np.testing.assert_allclose(series_run.matrix("strength"), strength, rtol=1e-5)

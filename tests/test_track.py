@@ -238,7 +238,15 @@ def test_correlations_are_with_the_codes_where_a_feature_was_last_active() -> No
 def test_a_feature_goes_back_to_where_its_index_stood_for_another() -> None:
     correlation = np.array([[0.9, 0.1, 0.9, np.nan], [0.8, 0.9, 0.4, 0.9], [0.6, 0.9, np.nan, 0.9]])
     expected = [[True, False, False, True], [True, True, False, True], [True] * 4, [True] * 4]
-    assert carried(correlation).tolist() == expected
+    always = np.ones((4, 4), dtype=bool)
+    assert carried(correlation, always).tolist() == expected
+
+
+def test_a_feature_that_has_faded_is_what_it_last_was() -> None:
+    # active at the first two of three snapshots; a chance token of the sample at the third goes with nothing
+    active = np.array([[True, True], [True, True], [False, True]])
+    correlation = np.array([[0.9, 0.9], [0.0, 0.0]])
+    assert carried(correlation, active).tolist() == [[True, False], [True, False], [True, True]]
 
 
 def test_births_in_a_series_are_where_an_index_came_to_stand_for_the_feature() -> None:

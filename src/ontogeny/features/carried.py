@@ -1,9 +1,9 @@
 """Since when an index of an SAE series stands for its feature.
 
 Each SAE starts from its neighbour's weights, so that an index is handed on; but where activations change fast it may
-come to stand for other tokens. What is followed back from the last snapshot is the feature that it is there: it begins
-where codes of the same tokens last stopped to go with those of the SAE before. On planted suites births so dated are
-right, where births by strength alone come too early (docs/agreement.md).
+come to stand for other tokens. What is followed back is the feature that it is at the last snapshot, or at the last one
+at which it is active: it begins where codes of the same tokens last stopped to go with those of the SAE before. On
+planted suites births so dated are right, where births by strength alone come too early (docs/agreement.md).
 """
 
 from collections.abc import Sequence
@@ -34,9 +34,19 @@ def correlations_before(codes: Sequence[csr_array]) -> Float[np.ndarray, "link f
     return np.stack(found) if found else np.empty((0, latest.shape[0]))  # pyright: ignore[reportOptionalSubscript]
 
 
-def carried(correlation: Float[np.ndarray, "link feature"]) -> Bool[np.ndarray, "snapshot feature"]:
-    """Where an index stands for the feature that it is at the last snapshot; silence breaks nothing by itself."""
-    breaks = correlation < KEPT
+def carried(
+    correlation: Float[np.ndarray, "link feature"], active: Bool[np.ndarray, "snapshot feature"]
+) -> Bool[np.ndarray, "snapshot feature"]:
+    """Where an index stands for the feature that it is at the last snapshot at which it is active.
+
+    Silence breaks nothing by itself, nor does a chance activation on the sample after that snapshot.
+
+    Args:
+        correlation: as `correlations_before` gives it.
+        active: where a feature is, on the tokens that it is measured on.
+    """
+    still_active = np.cumsum(active[::-1], axis=0)[::-1] > 0
+    breaks = (correlation < KEPT) & still_active[1:]
     broken_later = np.cumsum(breaks[::-1], axis=0)[::-1] > 0
     return np.concatenate([~broken_later, np.ones((1, correlation.shape[1]), dtype=bool)])
 

@@ -49,7 +49,7 @@ def measure_dictionary(run: Run, *, key: str) -> Tables:
         tables = measure_part(run, parts[0].crosscoder, suite, key=key, checkpoint=run.checkpoints / "measure.pt")
     else:
         tables = joined([_kept_part(run, part, suite) for part in parts], run.study.measure)
-        tables["trajectories"] = _as_carried(tables["trajectories"], _carried(run, tables["codes"]))
+        tables["trajectories"] = _as_carried(run, tables["trajectories"], tables["codes"])
     features = features_table(tables.pop("found"), tables["trajectories"], tables["quality"], run.study.measure)
     return {"features": features} | tables
 
@@ -125,18 +125,15 @@ def joined(parts: list[Tables], config: MeasureConfig) -> Tables:
     }
 
 
-def _carried(run: Run, codes: pl.DataFrame) -> np.ndarray:
-    """Where each index stands for the feature that it is at the last snapshot [snapshot, feature]."""
+def _as_carried(run: Run, trajectories: pl.DataFrame, codes: pl.DataFrame) -> pl.DataFrame:
+    """Strengths that are 0 where an index stands for another feature than at the end."""
     lengths = Corpus(run.corpus_folder / "held_out").lengths
     tokens = int((lengths[codes["sequence"].unique().to_numpy()].astype(np.int64) - 1).sum())
     n, n_features = len(run.steps), run.study.dictionary.n_features
-    return carried(correlations_before(tables_codes(codes, n_snapshots=n, n_features=n_features, tokens=tokens)))
-
-
-def _as_carried(trajectories: pl.DataFrame, carried: np.ndarray) -> pl.DataFrame:
-    """Strengths that are 0 where an index stands for another feature than at the end."""
+    correlation = correlations_before(tables_codes(codes, n_snapshots=n, n_features=n_features, tokens=tokens))
     table = trajectories.sort("snapshot", "feature")
-    strength = table["strength"].to_numpy().reshape(carried.shape) * carried
+    strength = table["strength"].to_numpy().reshape(n, n_features)
+    strength = strength * carried(correlation, strength > 0)
     found = {"strength": strength, "strength_relative": relative_strength(strength)}
     columns = [pl.Series(name, values.ravel()) for name, values in found.items()]
     return table.with_columns(columns).sort("feature", "snapshot")

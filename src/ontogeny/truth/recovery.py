@@ -172,7 +172,9 @@ def _carried(dictionary: Dictionary, batches: Iterable[Tensor]) -> np.ndarray:
         return np.ones((dictionary.n_snapshots, dictionary.n_features), dtype=bool)
     codes = [dictionary.encode(raw * dictionary.norm_scale[:, None]).permute(1, 2, 0) for raw in batches]
     of_snapshot = (torch.cat(parts, dim=1) for parts in zip(*codes, strict=True))
-    return carried(correlations_before([csr_array(code.double().numpy()) for code in of_snapshot]))
+    matrices = [csr_array(code.double().numpy()) for code in of_snapshot]
+    active = np.stack([np.diff(matrix.indptr) > 0 for matrix in matrices])
+    return carried(correlations_before(matrices), active)
 
 
 def _firing(dictionary: Dictionary, batches: Iterable[Tensor]) -> tuple[Tensor, float, np.ndarray]:
