@@ -14,7 +14,7 @@ import ontogeny as og
 from conftest import Command
 from ontogeny import live
 from ontogeny.config.study import StudyConfig
-from ontogeny.errors import ConfigError, SuiteError
+from ontogeny.errors import ConfigError, CorpusError, SuiteError
 from ontogeny.live import follow
 from ontogeny.models.snapshots import powers_of_two
 from ontogeny.run import Run
@@ -115,6 +115,8 @@ def test_following_gives_what_a_run_of_the_whole_suite_gives(
                 if stopped.wait(0.05):
                     return
 
+    corpus = study.corpus.model_copy(update={"tokenizer": small_run.suite_folder / "step0"})
+    study = study.model_copy(update={"corpus": corpus})
     suite.mkdir()
     stopped = threading.Event()
     trainer = threading.Thread(target=pretraining)
@@ -127,6 +129,9 @@ def test_following_gives_what_a_run_of_the_whole_suite_gives(
     assert run is not None
     told = [line for line in said if line.startswith("follow")]
     assert told[0] == f"follow: {suite} has no whole snapshot yet: waiting for one"
+    # the text is packed while nothing is there
+    assert said[1].startswith("pack: ")
+    assert said[2:4] == ["follow: step 0", next(line for line in said if line.startswith("settings changed"))]
     assert told[1:] == [f"follow: step {step}" for step in (0, 10, 25, 60)]
     whole = run_study(
         study.model_copy(update={"suite": run.study.suite.model_copy(update={"steps": "all"})}),
@@ -173,6 +178,19 @@ def test_following_goes_on_after_it_was_stopped(
         follow(study, suite, out=tmp_path / "run", idle=0.0, say=said.append)
     assert run.steps == [0, 10, 25]
     assert follow(study, tmp_path / "none", out=tmp_path / "other", idle=0.0) is None
+
+
+def test_text_that_cannot_be_packed_is_told_before_the_first_snapshot(
+    small_run: Run, text_file: Path, tmp_path: Path
+) -> None:
+    study = series_study(tmp_path / "suite", text_file)
+    (tmp_path / "empty.jsonl").touch()
+    corpus = study.corpus.model_copy(
+        update={"files": str(tmp_path / "empty.jsonl"), "tokenizer": small_run.suite_folder / "step0"}
+    )
+    with pytest.raises(CorpusError):
+        follow(study.model_copy(update={"corpus": corpus}), tmp_path / "suite", out=tmp_path / "run", idle=0.0)
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_cannot_follow_is_refused(command: Command, small_run: Run, text_file: Path, tmp_path: Path) -> None:

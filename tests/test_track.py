@@ -273,6 +273,26 @@ def test_batches_that_can_be_read_once_are_refused(planted: Planted) -> None:
         og.train_sae_series([islice(Of(planted, 0), 40)], og.SAESeriesConfig(**SETTINGS | {"steps": [40]}))
 
 
+def test_what_was_trained_on_is_not_read_again(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    class Counted(Of):
+        def starting_at(self, batch: int) -> Iterator[Tensor]:
+            for number, x in enumerate(super().starting_at(batch), batch):
+                read.append(number)
+                yield x
+
+    monkeypatch.setattr(track, "FIRST_TOKENS", 256 * 12)
+    config = og.SAESeriesConfig(**SETTINGS | {"steps": [30, 8], "norm_tokens": 1024})
+    found = og.train_sae_series([Counted(planted, place) for place in range(2)], config)
+    assert read == [*range(30), *range(12)]
+    monkeypatch.setattr(track, "MOST_NUMBERS", 0)
+    again = og.train_sae_series([Counted(planted, place) for place in range(2)], config)
+    assert read[42:] == [*range(30), *range(12), *range(8), *range(12)]
+    for name, tensor in found.tensors().items():
+        assert torch.equal(again.tensors()[name], tensor), name
+
+
 def test_a_snapshot_takes_its_tokens_again_while_that_helps(planted: Planted, tmp_path: Path) -> None:
     batches = [Of(planted, place) for place in range(2)]
     settings = SETTINGS | {"steps": [50, 20]}

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from benchmarks.agreement.planted import settled
 
+from ontogeny.config.study import SeriesConfig
 from ontogeny.dictionaries.sae_series import with_mean_code
 from ontogeny.dictionaries.variants import batch_topk
 from ontogeny.features.agreement import LEVELS, agreement
@@ -116,7 +117,7 @@ def methods(series: Run, out: Path) -> Iterator[Method]:
     study = series.study.model_copy(update={"analyses": ["emergence"], "report": False})
     shared = study.dictionary.model_copy(update={"kind": "crosscoder"})
     train = study.train.model_copy(update={"tokens": 2 * study.train.tokens, "store_gb": "auto"})
-    crosscoder = study.model_copy(update={"dictionary": shared, "train": train})
+    crosscoder = study.model_copy(update={"dictionary": shared, "train": train, "series": SeriesConfig()})
     yield of_run("crosscoder", run_study(crosscoder, out=out / "crosscoder"))
     steps = [series.steps[0], series.steps[len(series.steps) // 2], series.steps[-1]]
     suite = study.suite.model_copy(update={"steps": steps})

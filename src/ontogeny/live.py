@@ -7,7 +7,7 @@ from pathlib import Path
 from ontogeny.config.study import StudyConfig
 from ontogeny.errors import ConfigError, SuiteError
 from ontogeny.run import Run, run_folder
-from ontogeny.study import run_study
+from ontogeny.study import pack_ahead, run_study
 from ontogeny.suites.suite import complete_steps
 
 POLL_SECONDS = 2.0
@@ -25,7 +25,8 @@ def follow(
     """Run an SAE series' study on the snapshots in a folder, and again whenever there are more.
 
     What was trained and measured of earlier snapshots is kept, so a new one costs its own SAE, its own measurement, and
-    the analyses. Snapshots that are still being written are left for later. Whether this is stopped or killed, the
+    the analyses. Snapshots that are still being written are left for later. While there is none, the text is packed, if
+    the study names its tokenizer. Whether this is stopped or killed, the
     same call goes on from there.
 
     Args:
@@ -61,6 +62,8 @@ def follow(
     run, since = None, time.monotonic()
     if not complete_steps(folder):
         say(f"follow: {folder} has no whole snapshot yet: waiting for one")
+        if isinstance(study.corpus.tokenizer, Path):
+            pack_ahead(study, out=out, say=say)
     while True:
         steps = [step for step in complete_steps(folder) if wanted is None or step in wanted]
         if gone := read - set(steps):

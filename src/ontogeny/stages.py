@@ -45,8 +45,9 @@ class Stage:
 
 
 def _suite_tokenizer(run: Run) -> "PreTrainedTokenizerFast | None":
-    """The tokenizer of the suite; None where the study pre-trains its own models."""
-    return None if run.study.suite.pretrain is not None else study_suite(run.study, run).tokenizer()
+    """The tokenizer of the suite; None where the study names it, or pre-trains its own models."""
+    named = isinstance(run.study.corpus.tokenizer, Path) or run.study.suite.pretrain is not None
+    return None if named else study_suite(run.study, run).tokenizer()
 
 
 def _pack_key(run: Run) -> str:

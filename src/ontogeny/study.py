@@ -11,7 +11,7 @@ from ontogeny.config.settings import parse
 from ontogeny.config.study import StudyConfig, TruthConfig, load_study
 from ontogeny.errors import ConfigError, CorpusError, RunError
 from ontogeny.files import remove
-from ontogeny.preflight import check_study, require_room, require_shareable
+from ontogeny.preflight import check_names, check_study, require_room, require_shareable
 from ontogeny.progress import Events, speaks, started_together
 from ontogeny.run import Run, run_folder
 from ontogeny.stages import STAGES, Stage, stages_until, trained_crosscoder
@@ -74,12 +74,10 @@ def _run_stages(config: StudyConfig, stages: list[str], out: str | Path | None, 
         run.prepare(config)
         pin(run)
         for stage in map(STAGES.__getitem__, stages):
-            try:
+            if stage.name == "pack":
+                _pack(run, is_new=is_new, say=say)
+            else:
                 _run_stage(run, stage, say)
-            except CorpusError:
-                if is_new and stage.name == "pack":
-                    shutil.rmtree(run.folder)
-                raise
             if stage.name == ("pretrain" if config.suite.drift is None else "schedule"):
                 suite = suite_of(run)
                 name = suite.name if config.suite.pretrain is None else config.name
@@ -89,6 +87,30 @@ def _run_stages(config: StudyConfig, stages: list[str], out: str | Path | None, 
         if stages[-1] == list(STAGES)[-1]:
             run.update_manifest(study=run.study_path.read_text(encoding="utf-8"))
     return run
+
+
+def pack_ahead(study: StudyConfig, *, out: str | Path | None = None, say: Say = print) -> None:
+    """Pack a study's text before its suite is there; the study has to name the suite's tokenizer.
+
+    Raises:
+        InputError: as `run_study`, as far as the suite has no part in it.
+    """
+    check_names(study)
+    run = Run(run_folder(study, out))
+    is_new = run.require_own_folder(study)
+    with _lock(run.folder):
+        run.prepare(study)
+        _pack(run, is_new=is_new, say=say)
+
+
+def _pack(run: Run, *, is_new: bool, say: Say) -> None:
+    """A new run whose text cannot be packed leaves nothing."""
+    try:
+        _run_stage(run, STAGES["pack"], say)
+    except CorpusError:
+        if is_new:
+            shutil.rmtree(run.folder)
+        raise
 
 
 def report_again(folder: Path) -> Run | None:

@@ -26,6 +26,8 @@ from ontogeny.progress import Events
 
 FIRST_TOKENS = 65_536
 """Tokens from which the mean codes and the explained variance are taken."""
+MOST_NUMBERS = 64_000_000
+"""Numbers of their activations that are kept in memory, so that what was just trained on is not harvested again."""
 
 
 def train_sae_series(
@@ -61,6 +63,8 @@ def train_sae_series(
     n = len(batches_per_snapshot)
     if n == 0:
         raise ConfigError("a series needs the batches of one snapshot at least, found none")
+    if any(isinstance(batches, Iterator) for batches in batches_per_snapshot):
+        raise ConfigError("the batches of a snapshot can be read only once: give a list, a stream or a store")
     keys = [key] * n if isinstance(key, str) else list(key)
     for name, given in (("key", keys), ("rounds", rounds)):
         if given is not None and len(given) != n:
@@ -155,7 +159,8 @@ def _next_round(
     if start is not None:
         options |= {"start": start.sae, "start_inputs": start.inputs}
     checkpoint = None if folder is None else folder.with_suffix(".pt")
-    further = _OneSnapshot(batches, first=turn * (config.steps or 0))
+    whole, further = _OneSnapshot(batches), _OneSnapshot(batches, first=turn * (config.steps or 0))
+    further = whole if turn == 0 else further
     try:
         sae = train_crosscoder(further, config, key=fingerprint(key, turn), checkpoint=checkpoint, **options)
     except CorpusError:
@@ -163,7 +168,7 @@ def _next_round(
             raise
         trained = found._replace(is_done=True)  # the batches have come to their end
     else:
-        trained = _seen(sae, _OneSnapshot(batches), head=config.norm_tokens)
+        trained = _seen(sae, whole, head=config.norm_tokens)
         level = found is not None and trained.explained_variance - found.explained_variance < gain
         trained = trained._replace(rounds=turn + 1, is_done=level or turn + 1 >= most)
     if folder is not None:
@@ -177,7 +182,7 @@ def _seen(sae: Crosscoder, batches: "_OneSnapshot", *, head: int) -> _Trained:
     code_sum, count, n = torch.zeros(sae.n_features, dtype=torch.float64), torch.zeros(sae.n_features), 0
     x_sum, squares, error = torch.zeros(sae.d_model, dtype=torch.float64), 0.0, 0.0
     first: list[Tensor] = []
-    for raw in batches.starting_at(0):
+    for raw in batches.once_more():
         x = raw.cpu().float() * sae.norm_scale[:, None]
         code, x_hat = sae(x)
         if n < head:
@@ -190,8 +195,6 @@ def _seen(sae: Crosscoder, batches: "_OneSnapshot", *, head: int) -> _Trained:
         n += len(x)
         if n >= FIRST_TOKENS:
             break
-    if n == 0:
-        raise ConfigError("the batches of a snapshot can be read only once: give a list, a stream or a store")
     explained = 1 - error / (squares - float(x_sum.square().sum()) / n)
     mean_code = (code_sum / count.clamp_min(1)).float()
     return _Trained(sae, mean_code, moments_of(torch.cat(first)), explained, rounds=0, is_done=False)
@@ -227,12 +230,26 @@ class _OneSnapshot:
 
     def __init__(self, batches: Iterable[Tensor], *, first: int = 0) -> None:
         self.batches, self.first = batches, first
+        self.head: list[Tensor] = []
 
     def __iter__(self) -> Iterator[Tensor]:
         return self.starting_at(0)
 
     def starting_at(self, batch: int) -> Iterator[Tensor]:
-        """Batches from number `first` + `batch` on."""
+        """Batches from number `first` + `batch` on; the first of all are kept as they pass."""
+        for number, x in enumerate(self._read(batch), batch):
+            wanted = number == len(self.head) and number * len(x) < FIRST_TOKENS
+            if wanted and (number + 1) * x.numel() <= MOST_NUMBERS:
+                self.head.append(x.clone())  # a view would hold its window
+            yield x
+
+    def once_more(self) -> Iterator[Tensor]:
+        """Batches from the first on, as far as they were kept from memory."""
+        kept = list(self.head)
+        yield from kept
+        yield from self._read(len(kept))
+
+    def _read(self, batch: int) -> Iterator[Tensor]:
         batch += self.first
         if isinstance(self.batches, Resumable):
             return map(_with_axis, self.batches.starting_at(batch))
