@@ -143,6 +143,19 @@ def test_following_gives_what_a_run_of_the_whole_suite_gives(
     assert "30,000 training tokens for the first SAE, 5,120 to 10,240 for each of the next" in page
 
 
+def test_snapshots_that_came_together_are_taken_a_few_at_a_time(
+    small_run: Run, text_file: Path, tmp_path: Path
+) -> None:
+    study = series_study(small_run.suite_folder, text_file).model_copy(update={"analyses": ["emergence"]})
+    said: list[str] = []
+    run = follow(study, small_run.suite_folder, out=tmp_path / "run", idle=0.0, say=said.append)
+    assert [line for line in said if line.startswith("follow")] == [
+        "follow: steps 0, 10 (2 more are waiting)", "follow: steps 25, 60",
+    ]  # fmt: skip
+    assert run is not None
+    assert run.steps == [0, 10, 25, 60]
+
+
 def test_following_goes_on_after_it_was_stopped(
     small_run: Run, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,9 @@ from ontogeny.study import pack_ahead, run_study
 from ontogeny.suites.suite import complete_steps
 
 POLL_SECONDS = 2.0
+FEWEST, SHARE = 2, 4
+"""Of snapshots that came together so many are taken at once, or a quarter of what is read already, so that the first of
+them are in a report before the last are trained; while a series is short that costs little."""
 
 
 def follow(
@@ -72,11 +75,15 @@ def follow(
                 "snapshots where they were: bring them back, and have the pre-training remove none"
             )
         if steps != done:
-            new = sorted(set(steps) - set(done))
-            say(f"follow: {'step' if len(new) == 1 else 'steps'} {', '.join(f'{step:,}' for step in new)}")
-            suite = study.suite.model_copy(update={"folder": folder, "repo": None, "pretrain": None, "steps": steps})
+            waiting = [step for step in steps if step not in read]
+            later = waiting[max(FEWEST, len(read) // SHARE) :]
+            taken = [step for step in steps if step not in later]
+            new = [f"{step:,}" for step in taken if step not in done]
+            more = f" ({len(later):,} more are waiting)" if later else ""
+            say(f"follow: {'step' if len(new) == 1 else 'steps'} {', '.join(new)}{more}")
+            suite = study.suite.model_copy(update={"folder": folder, "repo": None, "pretrain": None, "steps": taken})
             run = run_study(study.model_copy(update={"suite": suite}), out=out, say=say)
-            done, read, since = steps, set(steps), time.monotonic()
+            done, read, since = taken, set(taken), time.monotonic()
             continue
         is_last = until is not None and bool(done) and done[-1] >= until
         if is_last or (idle is not None and time.monotonic() - since >= idle):

@@ -168,7 +168,7 @@ def _next_round(
             raise
         trained = found._replace(is_done=True)  # the batches have come to their end
     else:
-        trained = _seen(sae, whole, head=config.norm_tokens)
+        trained = _seen(sae, whole, head=config.norm_tokens, steps=config.steps)
         level = found is not None and trained.explained_variance - found.explained_variance < gain
         trained = trained._replace(rounds=turn + 1, is_done=level or turn + 1 >= most)
     if folder is not None:
@@ -177,12 +177,15 @@ def _next_round(
 
 
 @torch.no_grad()
-def _seen(sae: Crosscoder, batches: "_OneSnapshot", *, head: int) -> _Trained:
-    """An SAE with what its snapshot's first tokens say of it; moments are of the first `head`, as in its training."""
+def _seen(sae: Crosscoder, batches: "_OneSnapshot", *, head: int, steps: int | None) -> _Trained:
+    """An SAE with what the first tokens of its training say of it; moments are of the first `head`, as in its training.
+
+    A training of a few steps has fewer tokens than FIRST_TOKENS; no more are read.
+    """
     code_sum, count, n = torch.zeros(sae.n_features, dtype=torch.float64), torch.zeros(sae.n_features), 0
     x_sum, squares, error = torch.zeros(sae.d_model, dtype=torch.float64), 0.0, 0.0
     first: list[Tensor] = []
-    for raw in batches.once_more():
+    for number, raw in enumerate(batches.once_more(), 1):
         x = raw.cpu().float() * sae.norm_scale[:, None]
         code, x_hat = sae(x)
         if n < head:
@@ -193,7 +196,7 @@ def _seen(sae: Crosscoder, batches: "_OneSnapshot", *, head: int) -> _Trained:
         squares += float(x.square().sum(dtype=torch.float64))
         error += float((x - x_hat).square().sum(dtype=torch.float64))
         n += len(x)
-        if n >= FIRST_TOKENS:
+        if n >= FIRST_TOKENS or (steps is not None and n >= head and number >= steps):
             break
     explained = 1 - error / (squares - float(x_sum.square().sum()) / n)
     mean_code = (code_sum / count.clamp_min(1)).float()
