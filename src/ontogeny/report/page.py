@@ -104,13 +104,15 @@ def _memorised(run: Run) -> list[dict[str, Any]]:
 
 
 def _track(run: Run) -> list[dict[str, Any]]:
-    """The links of the series, with the share of features that are nearest to themselves, and the same of its null."""
+    """The links of the series: how far activations move there, how far directions turn, the share of features that are
+    nearest to themselves, and the same of its null."""
     both = run.table("track_drift").join(
         run.table("identity").select("variant", "link", "same"), on=["variant", "link"], how="left"
     )
     null = both.filter(variant="null").select("link", null_angle="angle", null_same="same")
     own = both.filter(variant=run.study.series.direction)
-    return own.join(null, on="link", how="left").sort("link").to_dicts()
+    gaps = run.table("gaps").select("step_a", "moved", "cka_distance", "carried")
+    return own.join(null, on="link", how="left").join(gaps, on="step_a", how="left").sort("link").to_dicts()
 
 
 def _tasks(run: Run) -> list[dict[str, Any]]:

@@ -65,7 +65,7 @@ def progress(run: Run) -> Spec:
         layers.append(rules.encode(x="step:Q", tooltip=[alt.Tooltip("step:Q", title="collapsed at step")]))
     title = alt.Title(
         "How alike the activations at features' examples are",
-        subtitle="examples: leading tokens at the last snapshot; dashed: snapshots at which all activations are alike"
+        subtitle="examples: leading tokens at the last snapshot; dashed: snapshots at which random tokens become alike"
         if table["collapsed"].any()
         else "examples: leading tokens at the last snapshot",
     )

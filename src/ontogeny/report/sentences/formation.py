@@ -81,7 +81,7 @@ def tracking(run: Run) -> Sentence:
     judged += ["the number of active features"] if run.study.sae_series.used_k is not None else []
     judged += ["cold SAEs' explained variance"] if gate["cold_explained_variance"].is_not_null().any() else []
     passes = f"By {', '.join(judged)}, {len(gate) - len(failed)} of {len(gate)} SAEs pass the gate"
-    passes += f" (not step {steps})" if steps else ""
+    passes += f" (not step{'s' if len(failed) > 1 else ''} {steps})" if steps else ""
     return Sentence(
         f"{passes}. From one SAE to the next directions turn by {own['angle'].mean():.1f}° in the mean{floor}{links}. "
         f"In the worst link {same.min():.1%} of the features have themselves for nearest neighbour in the next SAE; "
