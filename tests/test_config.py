@@ -12,6 +12,7 @@ from ontogeny.config.study import dump_study, load_study
 from ontogeny.errors import ConfigError
 from ontogeny.preflight import check_study
 
+STUDIES = Path(__file__).parents[1] / "studies"
 STUDY = {
     "name": "s",
     "suite": {"pretrain": {"steps": 20}},
@@ -89,6 +90,11 @@ def test_numbers_of_tokens_may_be_written_with_an_exponent(tmp_path: Path, writt
     study = load_study(path)
     assert study.train.tokens == 1_000_000
     assert study.train.learning_rate == 3e-4
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_projects_own_studies_load_and_are_called_as_their_files(path: Path) -> None:
+    assert load_study(path).name == path.stem
 
 
 def test_a_missing_setting_file_or_yaml_is_named_in_one_line(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def write_page(measured: Measured) -> None:
     """docs/agreement.md."""
     cost = measured["cost"]
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), trim_blocks=True, lstrip_blocks=True)
-    environment.filters["percent"] = lambda share: "–" if share is None else f"{100 * share:.0f} %"
+    environment.filters["percent"] = lambda share: "–" if share is None else f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
     environment.filters["correlation"] = correlation
     level, budgets = plateaus(cost["cold"]), sorted({row["tokens"] for row in cost["cold"]})
     # what was tried most where even that was not level

@@ -31,7 +31,7 @@ def measure(case: ModuleType, runs: Path) -> dict:
 def write_page(measured: Measured) -> None:
     """docs/gallery.md and docs/images/gallery-*.svg, of the cases that were measured."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True)
-    environment.filters["percent"] = lambda share: f"{100 * share:.0f} %"
+    environment.filters["percent"] = lambda share: f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
     found = {name: measured[name] for name in CASES if name in measured}
     for name, facts in found.items():
         image = ROOT / "docs" / "images" / f"gallery-{name}.svg"

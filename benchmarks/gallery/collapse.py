@@ -17,7 +17,7 @@ from ontogeny.report.figures.axes import BLUE, GREY, ORANGE, VERMILION, step_axi
 from ontogeny.run import Run
 from ontogeny.suites.suite import suite_of
 
-STUDIES, STAGE = ("english-all",), "analyse"
+STUDIES, STAGE = ("english",), "analyse"
 DIRECTIONS = 8
 """Leading directions whose share of the variance is told."""
 DASHES = [[1, 0], [5, 3]]

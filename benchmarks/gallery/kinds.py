@@ -10,7 +10,7 @@ from ontogeny.features.agreement import LEVELS
 from ontogeny.report.figures.axes import BLUE, GREEN, GREY, ORANGE, step_axis
 from ontogeny.run import Run
 
-STUDIES, STAGE = ("english-all",), "truth"
+STUDIES, STAGE = ("english",), "truth"
 KINDS = {"token": BLUE, "context sensitive": GREEN, "previous token": ORANGE, "other": GREY}
 ORIGINS = ("initial", "emergent")
 ORDERED = ("context sensitive", "previous token")

@@ -12,7 +12,7 @@ from ontogeny.report.figures.axes import BLUE, GREEN, GREY, VERMILION, interval_
 from ontogeny.report.sentences.lives import middle
 from ontogeny.run import Run
 
-STUDIES, STAGE = ("english-all", "english-model-1", "english-model-2"), "analyse"
+STUDIES, STAGE = ("english", "english-model-1", "english-model-2"), "analyse"
 NAMES = ("reference", "seed 1", "seed 2")
 COLOURS = (VERMILION, BLUE, GREEN)
 

@@ -11,7 +11,7 @@ from ontogeny.report.figures.axes import BLUE, VERMILION, step_axis
 from ontogeny.report.sentences.lives import middle
 from ontogeny.run import Run
 
-STUDIES, STAGE = ("english-all", "english-published"), "truth"
+STUDIES, STAGE = ("english", "english-published"), "truth"
 NAMES = ("our defaults", "published settings")
 COLOURS = (VERMILION, BLUE)
 

@@ -10,7 +10,7 @@ from ontogeny.intervals import wilson_count
 from ontogeny.report.figures.axes import BLUE, VERMILION
 from ontogeny.run import Run
 
-STUDIES, STAGE = ("english-all",), "truth"
+STUDIES, STAGE = ("english",), "truth"
 ORIGINS = ("initial", "emergent")
 
 

@@ -17,7 +17,7 @@ export async function overview(root, { run, about, source }) {
   const leading = about.figures.flatMap((group) => group.figures).filter((name) => name === "births");
   const groups = about.figures.map((group) => ({ ...group, figures: group.figures.filter((name) => !leading.includes(name)) })).filter((group) => group.figures.length);
   add(root, [
-    h("h1", {}, about.name), h("p", { class: "soft" }, `a study of ${about.suite ?? "a suite that is not there yet"}`),
+    h("h1", {}, about.name), h("p", { class: "soft" }, studied(about)),
     h("div", { class: "facts" }, facts.map(([name, value]) => h("div", { class: "fact" }, h("b", {}, value), h("span", {}, name)))),
     Object.entries(about.missing).map(([name, why]) => problem(`${words(name)}: ${why}`)),
     h("div", { class: "two" },
@@ -27,6 +27,11 @@ export async function overview(root, { run, about, source }) {
     about.columns.length ? await start(run, about, source) : null,
     groups.map((group) => [h("h2", {}, group.title), h("div", { class: "figures" }, group.figures.map((name) => chart(name, () => source.figure(run, name))))]),
   ]);
+}
+
+// a model that is pre-trained for a study has its name
+function studied({ name, suite }) {
+  return suite === name ? "a study that pre-trains its own model" : `a study of ${suite ?? "a suite that is not there yet"}`;
 }
 
 // features to look at first: the strongest of those that emerge
