@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2
 import polars as pl
-from benchmarks.agreement.cold import GAIN, curves, plateaus, taken
+from benchmarks.agreement.cold import GAIN, beside_alone, curves, plateaus, taken
 from benchmarks.agreement.methods import SAME, compared, methods
 from benchmarks.agreement.planted import BATCH, KEY, NEXT_STEPS, STEPS, dated
 from benchmarks.measured import Measured
@@ -35,9 +35,10 @@ def measure(study: StudyConfig, runs: Path, measured: Measured) -> None:
     if KEY not in measured:
         measured.add(KEY, dated())
     measured.add("cost", {"series": taken(series), "snapshots": len(series.steps), "cold": curves(series)})
+    measured.add("alone", beside_alone(series))
     measured.add("study", {"hookpoint": study.hookpoint, "features": study.dictionary.n_features,
                            "k": study.dictionary.used_k, "tokens": study.train.tokens})  # fmt: skip
-    measured.keep_only({"agreement", KEY, "cost", "study"})
+    measured.keep_only({"agreement", KEY, "cost", "alone", "study"})
 
 
 def write_page(measured: Measured) -> None:
@@ -51,7 +52,7 @@ def write_page(measured: Measured) -> None:
     cold = cost["snapshots"] * fmean(budgets[-1] if tokens is None else tokens for tokens in level.values())
     pairs = {tuple(pair["methods"]): pair for pair in measured["agreement"]}
     text = environment.get_template("page.md.j2").render(
-        study=measured["study"], pairs=list(pairs.values()), cost=cost, level=level, cold=cold,
+        study=measured["study"], pairs=list(pairs.values()), cost=cost, level=level, cold=cold, alone=measured["alone"],
         budgets=budgets, gain=GAIN, same=SAME,
         named=lambda *names: pairs[names], dated=_means(measured[KEY]),
         steps=STEPS, next_steps=NEXT_STEPS, batch=BATCH,

@@ -7,6 +7,7 @@ from ontogeny.activations.harvest import harvester_of
 from ontogeny.analyses.gate import gate
 from ontogeny.analyses.single_saes import compared_places
 from ontogeny.corpus.pack import Corpus
+from ontogeny.dictionaries.crosscoder import Crosscoder
 from ontogeny.dictionaries.variants import batch_topk
 from ontogeny.features.quality import reconstruct_held_out
 from ontogeny.run import Run
@@ -19,28 +20,43 @@ GAIN = 0.005
 
 def curves(run: Run) -> list[dict[str, Any]]:
     """A row for each snapshot and budget: explained variance and L0 on held-out tokens, share of silent features."""
-    suite, held_out, rows = suite_of(run), Corpus(run.corpus_folder / "held_out"), []
-    for place in compared_places(run):
-        harvester = harvester_of(run, suite=suite.only([place]))
-        for tokens in BUDGETS:
-            sae = batch_topk(
-                run,
-                f"cold-step{run.steps[place]}-{tokens}",
-                k=run.study.dictionary.used_k or 32,
-                snapshot=place,
-                steps=tokens // run.study.train.batch_size,
-            )
-            measured = reconstruct_held_out(sae.to(harvester.device), harvester, held_out, run.study.measure)
-            rows.append(
-                {
-                    "step": run.steps[place],
-                    "tokens": tokens,
-                    "explained_variance": float(measured.explained_variance[0]),
-                    "l0": float(measured.l0[0]),
-                    "silent": measured.silent_share,
-                }
-            )
-    return rows
+    return [
+        {"step": run.steps[place], "tokens": tokens, **_measured(run, place, _cold(run, place, tokens))}
+        for place in compared_places(run)
+        for tokens in BUDGETS
+    ]
+
+
+def alone(run: Run, place: int) -> Crosscoder:
+    """An SAE of one snapshot, trained from the start on as many tokens as the first of a series."""
+    return batch_topk(run, f"alone-step{run.steps[place]}", k=run.study.dictionary.used_k or 32, snapshot=place)
+
+
+def beside_alone(run: Run) -> list[dict[str, Any]]:
+    """For every snapshot what the SAE of a series explains and which share of it is silent on held-out tokens, and the
+    same of one trained from the start."""
+    took = gate(run).select("step", "tokens").to_dicts()
+    own = run.table("quality").sort("snapshot").select("explained_variance", "l0", silent="silent_share").to_dicts()
+    return [
+        row | {"series": own[place], "alone": _measured(run, place, alone(run, place))} for place, row in enumerate(took)
+    ]
+
+
+def _cold(run: Run, place: int, tokens: int) -> Crosscoder:
+    steps, k = tokens // run.study.train.batch_size, run.study.dictionary.used_k or 32
+    return batch_topk(run, f"cold-step{run.steps[place]}-{tokens}", k=k, snapshot=place, steps=steps)
+
+
+def _measured(run: Run, place: int, sae: Crosscoder) -> dict[str, float]:
+    """An SAE on held-out tokens of its snapshot."""
+    harvester = harvester_of(run, suite=suite_of(run).only([place]))
+    held_out = Corpus(run.corpus_folder / "held_out")
+    found = reconstruct_held_out(sae.to(harvester.device), harvester, held_out, run.study.measure)
+    return {
+        "explained_variance": float(found.explained_variance[0]),
+        "l0": float(found.l0[0]),
+        "silent": found.silent_share,
+    }
 
 
 def plateaus(rows: list[dict[str, Any]]) -> dict[int, int | None]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.agreement.cold import alone
 from benchmarks.agreement.planted import settled
 
 from ontogeny.config.study import SeriesConfig
 from ontogeny.dictionaries.sae_series import with_mean_code
-from ontogeny.dictionaries.variants import batch_topk
 from ontogeny.features.agreement import LEVELS, agreement
 from ontogeny.features.codes import sampled_sequences
 from ontogeny.features.life import alive_mask
@@ -63,8 +63,7 @@ def aligned(run: Run) -> Method:
     """
     sequences, unit, strength = sampled_sequences(run), [], []
     for snapshot in reversed(range(len(run.steps))):
-        k = run.study.dictionary.used_k or 32
-        sae = batch_topk(run, f"alone-step{run.steps[snapshot]}", k=k, snapshot=snapshot)
+        sae = alone(run, snapshot)
         code = sae.encode((stored_activations(run, snapshot, sequences) * sae.norm_scale)[:, None])
         count = (code > 0).sum(0)
         sized = with_mean_code(sae, code.sum(0) / count.clamp_min(1))
