@@ -11,6 +11,8 @@ from ontogeny.config.settings import fingerprint, parse
 from ontogeny.config.study import dump_study, load_study
 from ontogeny.errors import ConfigError
 from ontogeny.preflight import check_study
+from ontogeny.run import Run
+from ontogeny.study import changes
 
 STUDIES = Path(__file__).parents[1] / "studies"
 STUDY = {
@@ -241,3 +243,12 @@ def test_a_series_takes_its_settings_by_gaps_between_snapshots_in_either_directi
         parse(SAESeriesConfig, {"next_learning_rate": [0.5, 0]}, where="series")
     with pytest.raises(ConfigError, match="next_aux_reach"):
         parse(SAESeriesConfig, {"next_aux_reach": []}, where="series")
+
+
+def test_settings_that_a_run_cannot_be_read_by_any_more_are_told(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path))
+    run = Run(tmp_path)
+    assert changes(run, study) == []
+    assert changes(run, study.model_copy(update={"name": "other"})) == ["settings changed: name s → other"]
+    write(tmp_path, corpora={"files": "*.jsonl"})
+    assert changes(run, study)[0].startswith("settings changed; the ones before are no longer settings of a study")

@@ -14,7 +14,7 @@ import ontogeny as og
 from conftest import Command
 from ontogeny import live
 from ontogeny.config.study import StudyConfig
-from ontogeny.errors import ConfigError, CorpusError, SuiteError
+from ontogeny.errors import ConfigError, CorpusError, RunError, SuiteError
 from ontogeny.live import follow
 from ontogeny.models.snapshots import powers_of_two
 from ontogeny.run import Run
@@ -108,6 +108,9 @@ def test_following_gives_what_a_run_of_the_whole_suite_gives(
     )
 
     def pretraining() -> None:
+        while not any(line.startswith("pack") for line in said):
+            if stopped.wait(0.05):
+                return
         for step in (0, 10, 25, 60):
             shutil.copytree(small_run.suite_folder / f"step{step}", suite / f".part{step}")
             (suite / f".part{step}").rename(suite / f"step{step}")
@@ -154,6 +157,38 @@ def test_snapshots_that_came_together_are_taken_a_few_at_a_time(
     ]  # fmt: skip
     assert run is not None
     assert run.steps == [0, 10, 25, 60]
+
+
+def test_following_ends_with_the_step_that_is_asked_for(small_run: Run, text_file: Path, tmp_path: Path) -> None:
+    study = series_study(small_run.suite_folder, text_file).model_copy(update={"analyses": ["emergence"]})
+    said: list[str] = []
+    run = follow(study, small_run.suite_folder, out=tmp_path / "run", until=5, say=said.append)
+    assert [line for line in said if line.startswith("follow")] == ["follow: steps 0, 10"]
+    assert run is not None
+    assert run.steps == [0, 10]
+    # what is read stays read, whatever the next call ends with; steps that are no longer asked for are not missed
+    run = follow(study, small_run.suite_folder, out=tmp_path / "run", until=0, say=said.append)
+    assert run is not None
+    assert run.steps == [0, 10]
+    fewer = study.model_copy(update={"suite": study.suite.model_copy(update={"steps": [0, 25]})})
+    run = follow(fewer, small_run.suite_folder, out=tmp_path / "run", idle=0.0, say=said.append)
+    assert run is not None
+    assert run.steps == [0, 25]
+
+
+def test_a_folder_without_snapshots_leaves_a_run_as_it_is(small_run: Run, text_file: Path, tmp_path: Path) -> None:
+    corpus = series_study(small_run.suite_folder, text_file).corpus
+    corpus = corpus.model_copy(update={"tokenizer": small_run.suite_folder / "step0"})
+    study = series_study(small_run.suite_folder, text_file).model_copy(update={"analyses": [], "corpus": corpus})
+    run = follow(study, small_run.suite_folder, out=tmp_path / "run", until=0, say=lambda line: None)
+    assert run is not None
+    before = run.study_path.read_text(encoding="utf-8")
+    with pytest.raises(SuiteError, match=r"step0 of .*empty are gone"):
+        follow(study, tmp_path / "empty", out=tmp_path / "run", idle=0.0, say=lambda line: None)
+    assert run.study_path.read_text(encoding="utf-8") == before
+    other = study.model_copy(update={"name": "another"})
+    with pytest.raises(RunError, match="is a run of"):
+        follow(other, small_run.suite_folder, out=tmp_path / "run", idle=0.0, say=lambda line: None)
 
 
 def test_following_goes_on_after_it_was_stopped(

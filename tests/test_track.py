@@ -13,6 +13,7 @@ from torch import Tensor
 
 import ontogeny as og
 from ontogeny.dictionaries import start, track
+from ontogeny.dictionaries.backends import settled
 from ontogeny.dictionaries.sae_series import with_mean_code
 from ontogeny.dictionaries.start import carry_over, moments_of, tie_undetermined
 from ontogeny.dictionaries.track import _of_neighbours, rounds_taken
@@ -395,10 +396,30 @@ def test_an_interrupted_series_keeps_to_its_kernels(
         shutil.rmtree(tmp_path / "sae-0001", ignore_errors=True)
         og.train_sae_series(batches, config, folder=tmp_path)
     assert asked == ["compiled", "compiled", "compiled", "torch"]
-    (tmp_path / "kernels.json").write_text('{"cpu": "searching"}')
-    monkeypatch.setattr("ontogeny.dictionaries.backends.fastest", lambda _: "compiled")
-    og.train_sae_series(batches, config, folder=tmp_path / "other")
-    assert asked[4:] == ["compiled", "compiled"]
+    # where they are named nothing is decided, or kept
+    named = og.SAESeriesConfig(**SETTINGS | {"steps": [4, 2], "kernels": "torch"})
+    og.train_sae_series(batches, named, folder=tmp_path / "named")
+    assert asked[4:] == ["None", "None"]
+    assert not (tmp_path / "named" / "kernels.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "bfloat16", "found"),
+    [
+        (None, "compiled", False, "compiled"),
+        ("torch", "compiled", False, "torch"),
+        ("compiled", "searching", True, "compiled"),
+        ("searching", "compiled", True, "searching"),
+        ("searching", "compiled", False, "compiled"),  # the processor is another
+        ("compiled", "torch", True, "torch"),  # there is no compiler any more
+    ],
+)
+def test_kernels_stay_those_of_before_where_they_can_be_had(
+    before: str | None, now: str, bfloat16: bool, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: bfloat16)
+    monkeypatch.setattr("ontogeny.dictionaries.backends.fastest", lambda _: now)
+    assert settled(torch.device("cpu"), before) == found
 
 
 def test_what_is_not_for_a_series_is_refused(planted: Planted) -> None:

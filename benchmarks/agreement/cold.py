@@ -38,7 +38,8 @@ def beside_alone(run: Run) -> list[dict[str, Any]]:
     took = gate(run).select("step", "tokens").to_dicts()
     own = run.table("quality").sort("snapshot").select("explained_variance", "l0", silent="silent_share").to_dicts()
     return [
-        row | {"series": own[place], "alone": _measured(run, place, alone(run, place))} for place, row in enumerate(took)
+        one | {"series": own[place], "alone": _measured(run, place, alone(run, place))}
+        for place, one in enumerate(took)
     ]
 
 

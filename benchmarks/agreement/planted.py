@@ -19,9 +19,10 @@ from ontogeny.truth.recovery import score_recovery
 
 SEEDS, STEPS, NEXT_STEPS, BATCH = (0, 1, 2), 2000, 1000, 1024
 SIZE: dict[str, Any] = {"n_features": 320, "k": 8}
-NEXT_RATE = 0.5
-KEY = f"planted {fingerprint(SEEDS, STEPS, NEXT_STEPS, NEXT_RATE, BATCH, SIZE)}"
-"""Of what is measured here; the crosscoder's and the series' own settings are the defaults."""
+CROSSCODER = CrosscoderConfig(**SIZE, steps=STEPS)
+SERIES = SAESeriesConfig(**SIZE, steps=[STEPS, NEXT_STEPS], next_learning_rate=0.5)
+KEY = f"planted {fingerprint(SEEDS, BATCH, CROSSCODER, SERIES)}"
+"""Of what is measured here."""
 
 
 class _Snapshot:
@@ -35,12 +36,11 @@ class _Snapshot:
 
 
 def crosscoder(planted: Planted) -> Dictionary:
-    return train_crosscoder(planted.batches(BATCH), CrosscoderConfig(**SIZE, steps=STEPS))
+    return train_crosscoder(planted.batches(BATCH), CROSSCODER)
 
 
 def series(planted: Planted) -> Dictionary:
-    config = SAESeriesConfig(**SIZE, steps=[STEPS, NEXT_STEPS], next_learning_rate=NEXT_RATE)
-    return train_sae_series([_Snapshot(planted, place) for place in range(len(planted.W_dec))], config)
+    return train_sae_series([_Snapshot(planted, place) for place in range(len(planted.W_dec))], SERIES)
 
 
 def settled(unit: np.ndarray, *, level: float) -> np.ndarray:

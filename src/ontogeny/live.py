@@ -29,12 +29,11 @@ def follow(
 
     What was trained and measured of earlier snapshots is kept, so a new one costs its own SAE, its own measurement, and
     the analyses. Snapshots that are still being written are left for later. While there is none, the text is packed, if
-    the study names its tokenizer. Whether this is stopped or killed, the
-    same call goes on from there.
+    the study names its tokenizer. Whether this is stopped or killed, the same call goes on from there.
 
     Args:
         folder: where a pre-training saves its snapshots; it need not exist yet.
-        until: end when the snapshot of this step, or a later one, is done; None to go on.
+        until: end when the snapshot of this step, or the first later one, is done; None to go on.
         idle: end when nothing new has come for so many seconds; None to wait for ever.
     Returns:
         The run; None if there was no snapshot.
@@ -42,6 +41,7 @@ def follow(
         ConfigError: the study's dictionary is not an SAE series from the first snapshot on, it chooses or names
             snapshots in another way than by their steps, or it has no snapshot of the step that this is to end with.
         SuiteError: a snapshot that the series has read is gone.
+        RunError: the run's folder is another study's, or no run's.
         InputError: as `run_study`.
     """
     if study.dictionary.kind != "sae_series":
@@ -60,32 +60,42 @@ def follow(
     wanted = None if study.suite.asked_steps is None else set(study.suite.asked_steps)
     if until is not None and wanted is not None and max(wanted) < until:
         raise ConfigError(f"until: step {until:,} comes after the last of suite.steps, {max(wanted):,}")
-    folder, done, before = Path(folder).expanduser().absolute(), list[int](), Run(run_folder(study, out)).manifest
-    read = {snapshot["step"] for snapshot in before.get("snapshots", [])}
-    run, since = None, time.monotonic()
-    if not complete_steps(folder):
+    folder, done, run = Path(folder).expanduser().absolute(), list[int](), Run(run_folder(study, out))
+    run.require_own_folder(study)
+    read = {snapshot["step"] for snapshot in run.manifest.get("snapshots", [])}
+    read = read if wanted is None else read & wanted
+    since = time.monotonic()
+    if not read and not complete_steps(folder):
         say(f"follow: {folder} has no whole snapshot yet: waiting for one")
         if isinstance(study.corpus.tokenizer, Path):
-            pack_ahead(study, out=out, say=say)
+            pack_ahead(_reading(study, folder, study.suite.steps), out=out, say=say)
     while True:
-        steps = [step for step in complete_steps(folder) if wanted is None or step in wanted]
-        if gone := read - set(steps):
+        there = complete_steps(folder)
+        if gone := read - set(there):
             raise SuiteError(
                 f"{', '.join(f'step{step}' for step in sorted(gone))} of {folder} are gone: a series wants all its "
                 "snapshots where they were: bring them back, and have the pre-training remove none"
             )
+        steps = [step for step in there if wanted is None or step in wanted]
+        enough = next((step for step in steps if until is not None and step >= until), None)
+        steps = [step for step in steps if enough is None or step <= enough or step in read]
         if steps != done:
             waiting = [step for step in steps if step not in read]
             later = waiting[max(FEWEST, len(read) // SHARE) :]
             taken = [step for step in steps if step not in later]
             new = [f"{step:,}" for step in taken if step not in done]
-            more = f" ({len(later):,} more are waiting)" if later else ""
+            more = f" ({len(later):,} more {'is' if len(later) == 1 else 'are'} waiting)" if later else ""
             say(f"follow: {'step' if len(new) == 1 else 'steps'} {', '.join(new)}{more}")
-            suite = study.suite.model_copy(update={"folder": folder, "repo": None, "pretrain": None, "steps": taken})
-            run = run_study(study.model_copy(update={"suite": suite}), out=out, say=say)
+            run_study(_reading(study, folder, taken), out=out, say=say)
             done, read, since = taken, set(taken), time.monotonic()
             continue
         is_last = until is not None and bool(done) and done[-1] >= until
         if is_last or (idle is not None and time.monotonic() - since >= idle):
-            return run
+            return run if done else None
         time.sleep(POLL_SECONDS)
+
+
+def _reading(study: StudyConfig, folder: Path, steps: str | list[int | str]) -> StudyConfig:
+    """The study, of snapshots in a folder."""
+    suite = study.suite.model_copy(update={"folder": folder, "repo": None, "pretrain": None, "steps": steps})
+    return study.model_copy(update={"suite": suite})

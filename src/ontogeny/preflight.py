@@ -112,7 +112,11 @@ def _is_pretrained(run: Run, study: StudyConfig, steps: list[int]) -> bool:
     """Whether a run has the models that a study asks for; then they need not be built to see that they can be."""
     if "pretrain" not in run.manifest["stages"]:
         return False
-    same = (run.study.suite.pretrain, run.study.corpus) == (study.suite.pretrain, study.corpus)
+    try:
+        before = run.study
+    except ConfigError:
+        return False
+    same = (before.suite.pretrain, before.corpus) == (study.suite.pretrain, study.corpus)
     return same and set(steps) <= set(complete_steps(run.suite_folder))
 
 

@@ -116,19 +116,22 @@ def _train(run: Run) -> list[Path]:
     from ontogeny.dictionaries.backends import fastest
     from ontogeny.loop import matmul_precision
 
+    device, asked = torch.device("cuda" if torch.cuda.is_available() else "cpu"), run.study.train.kernels
     if run.study.dictionary.kind == "sae_series":
+        from ontogeny.dictionaries.track import series_kernels
         from ontogeny.dictionaries.variants import series
 
         dictionary: Dictionary = series(run, run.folder / "series")
+        kernels = series_kernels(run.folder / "series") if asked == "auto" else asked
     else:
         dictionary = _train_crosscoder(run)
+        kernels = fastest(device) if asked == "auto" else asked
     dictionary.save(run.dictionary_folder)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     run.update_manifest(
         numerics={
             "threads": torch.get_num_threads(),
             "matmul_precision": matmul_precision(),
-            "kernels": fastest(device) if run.study.train.kernels == "auto" else run.study.train.kernels,
+            "kernels": kernels,
         }
     )
     return [run.dictionary_folder]

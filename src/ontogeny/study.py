@@ -179,7 +179,10 @@ def changes(run: Run, study: StudyConfig) -> list[str]:
     """What a study changes of the settings that a run was made with, in lines to be told."""
     if not run.study_path.is_file():
         return []
-    before, now = (_flat(one.model_dump(mode="json")) for one in (run.study, study))
+    try:
+        before, now = (_flat(one.model_dump(mode="json")) for one in (run.study, study))
+    except ConfigError as error:
+        return [f"settings changed; the ones before are no longer settings of a study ({error})"]
     differ = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     told = [f"{name} {_short(before.get(name))} → {_short(now.get(name))}" for name in differ]
     return [f"settings changed: {', '.join(told)}"] if told else []

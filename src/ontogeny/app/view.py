@@ -61,6 +61,7 @@ class View:
         return {
             "name": study.name,
             "suite": self.suite,
+            "pretrained": study.suite.pretrain is not None,
             "steps": [snapshot["step"] for snapshot in manifest.get("snapshots", [])],
             "hookpoint": study.hookpoint,
             "dictionary": study.dictionary.model_dump(mode="json"),

@@ -159,7 +159,8 @@ class SeriesSettings(Settings):
     rounds: Positive = 1
     """How often a snapshot may take its tokens: again until they raise explained variance by less than `gain`."""
     gain: Annotated[float, Field(gt=0)] = 0.005
-    """Rise of explained variance over a round below which it counts as level; on the snapshot's first 65,536 tokens."""
+    """Rise of explained variance over a round below which it counts as level; on the snapshot's first tokens, 65,536
+    at most."""
     direction: Literal["forward", "reverse"] = "forward"
     """Whether the first snapshot's SAE is trained from scratch, or the last one's."""
 

@@ -21,11 +21,11 @@ from ontogeny.dictionaries.start import Moments, moments_of
 from ontogeny.dictionaries.train import train_crosscoder
 from ontogeny.errors import ConfigError, CorpusError
 from ontogeny.files import is_kept, keeping, read_json, remove, write_json
-from ontogeny.loop import Resumable
+from ontogeny.loop import Resumable, numerics
 from ontogeny.progress import Events
 
 FIRST_TOKENS = 65_536
-"""Tokens from which the mean codes and the explained variance are taken."""
+"""Tokens, at most, from which the mean codes and the explained variance are taken: no more than an SAE trains on."""
 MOST_NUMBERS = 64_000_000
 """Numbers of their activations that are kept in memory, so that what was just trained on is not harvested again."""
 
@@ -70,7 +70,8 @@ def train_sae_series(
         if given is not None and len(given) != n:
             raise ConfigError(f"{name}: give one for each of the {n} snapshots, found {len(given)}")
     saes: dict[int, _Trained] = {}
-    before, chain, kernels = None, "", _kernels(folder, device)
+    before, chain = None, ""
+    kernels = series_kernels(folder, device) if config.kernels == "auto" else None
     for number, place in enumerate(range(n) if config.direction == "forward" else reversed(range(n))):
         gap = config.gap_of(place, n)
         own = config.of_sae(gap)
@@ -92,13 +93,20 @@ def train_sae_series(
     return SAESeries.of([with_mean_code(saes[place].sae, means[place]) for place in range(n)])
 
 
-def _kernels(folder: Path | None, device: torch.device | str | None) -> str:
+def series_kernels(folder: Path | None, device: torch.device | str | None = None) -> str:
     """What products of all SAEs are made by where their settings leave it open, decided once: it is kept in the folder,
-    so that a series that was killed between two SAEs ends in the same bits."""
+    so that a series that was killed between two SAEs ends in the same bits.
+
+    Args:
+        folder: of the series, as in `train_sae_series`; None to keep nothing.
+    Returns:
+        One of `backends.KERNELS`.
+    """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     path = None if folder is None else folder / "kernels.json"
     kept = {} if path is None or not path.is_file() else read_json(path, mend="remove it")
-    chosen = settled(device, kept.get(device.type))
+    with numerics():
+        chosen = settled(device, kept.get(device.type))
     if path is not None and device.type not in kept:
         write_json(path, kept | {device.type: chosen})
     return chosen

@@ -29,9 +29,8 @@ export async function overview(root, { run, about, source }) {
   ]);
 }
 
-// a model that is pre-trained for a study has its name
-function studied({ name, suite }) {
-  return suite === name ? "a study that pre-trains its own model" : `a study of ${suite ?? "a suite that is not there yet"}`;
+function studied({ suite, pretrained }) {
+  return pretrained ? "a study that pre-trains its own model" : `a study of ${suite ?? "a suite that is not there yet"}`;
 }
 
 // features to look at first: the strongest of those that emerge
