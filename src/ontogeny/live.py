@@ -1,7 +1,7 @@
 """Follow a pre-training: run a study again whenever its suite has a new snapshot."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ontogeny.config.study import StudyConfig
@@ -95,7 +95,7 @@ def follow(
         time.sleep(POLL_SECONDS)
 
 
-def _reading(study: StudyConfig, folder: Path, steps: str | list[int | str]) -> StudyConfig:
+def _reading(study: StudyConfig, folder: Path, steps: str | Sequence[int | str]) -> StudyConfig:
     """The study, of snapshots in a folder."""
     suite = study.suite.model_copy(update={"folder": folder, "repo": None, "pretrain": None, "steps": steps})
     return study.model_copy(update={"suite": suite})
