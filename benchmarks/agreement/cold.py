@@ -1,4 +1,4 @@
-"""How many tokens an SAE trained from the start takes: explained variance over budgets, at single snapshots."""
+"""SAEs trained from the start: explained variance over budgets of tokens, and beside a series at every snapshot."""
 
 from itertools import pairwise
 from typing import Any
@@ -29,7 +29,7 @@ def curves(run: Run) -> list[dict[str, Any]]:
 
 def alone(run: Run, place: int) -> Crosscoder:
     """An SAE of one snapshot, trained from the start on as many tokens as the first of a series."""
-    return batch_topk(run, f"alone-step{run.steps[place]}", k=run.study.dictionary.used_k or 32, snapshot=place)
+    return _new(run, f"alone-step{run.steps[place]}", place)
 
 
 def beside_alone(run: Run) -> list[dict[str, Any]]:
@@ -44,8 +44,12 @@ def beside_alone(run: Run) -> list[dict[str, Any]]:
 
 
 def _cold(run: Run, place: int, tokens: int) -> Crosscoder:
-    steps, k = tokens // run.study.train.batch_size, run.study.dictionary.used_k or 32
-    return batch_topk(run, f"cold-step{run.steps[place]}-{tokens}", k=k, snapshot=place, steps=steps)
+    steps = tokens // run.study.train.batch_size
+    return _new(run, f"cold-step{run.steps[place]}-{tokens}", place, steps=steps)
+
+
+def _new(run: Run, name: str, place: int, **changes: Any) -> Crosscoder:
+    return batch_topk(run, name, k=run.study.dictionary.used_k or 32, snapshot=place, **changes)
 
 
 def _measured(run: Run, place: int, sae: Crosscoder) -> dict[str, float]:
