@@ -212,6 +212,7 @@ def _chart(table: str, column: str, title: str) -> alt.FacetChart:
     seeds = base.mark_line(opacity=0.5, strokeWidth=1, color=GREY).encode(detail="seed:N")
     mean = base.mark_line(point=True, strokeWidth=2.5).encode(
         y="mean(recovered):Q",
+        detail="recipe:N",
         color=alt.condition(f"datum.recipe == '{OURS}'", alt.value(VERMILION), alt.value(BLUE)),
     )
     titles = {"by_birth": "Who finds the features that are born late?", "by_frequency": "Who finds the rare features?"}
