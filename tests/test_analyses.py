@@ -273,6 +273,29 @@ def test_a_newborn_feature_finds_the_one_it_split_from_or_took_over_from(small_r
     assert table["lost"].gather([0, 3]).to_list() == [0, 0]
 
 
+def test_a_parent_that_turns_into_the_newborn_hands_over_and_a_copy_does_not() -> None:
+    n, tokens = 4, 2000
+    directions = np.repeat(np.eye(6, 16, dtype=np.float32)[None], n, 0)
+    # 0 turns into 3 when that is born, 1 has 4's direction all the time, 2 keeps its own
+    directions[:, 3] = 0.5 * directions[:, 0] + 0.8 * directions[:, 3]
+    directions[2:, 0] = -directions[2:, 3]
+    directions[:, 4] = directions[:, 1]
+    directions[:, 5] = 0.5 * directions[:, 2] + 0.8 * directions[:, 5]
+    active = np.random.default_rng(0).random((3, tokens)) < 0.1
+    codes = torch.from_numpy(np.concatenate([active, active]).astype(np.float32)).to_sparse()
+    relative = np.ones((n, 6), dtype=np.float32)
+    relative[:2, 3:] = 0
+    kin = kin_of_births(
+        torch.from_numpy(directions * relative[..., None]),
+        lambda _: codes,
+        tokens=tokens,
+        relative=relative,
+        birth=np.array([0, 0, 0, 2, 2, 2]),
+        kin_threshold=0.4,
+    )
+    assert [(one.parent, one.label) for one in kin] == [(0, "handover"), (1, "split"), (2, "split")]
+
+
 def test_what_was_one_direction_and_became_two_is_a_split_or_an_absorption(small_run: Run) -> None:
     n_features, n, tokens = 9, len(small_run.steps), 2500
     unit = np.repeat(np.eye(n_features, 32, dtype=np.float32)[None], n, 0)

@@ -14,7 +14,9 @@ from benchmarks.truth.cases import (
     OURS,
     PUBLISHED,
     RECIPES,
+    SEEDS,
     STEPS,
+    UNSEEN_SEEDS,
     VERSION,
     Case,
     of_recipe,
@@ -259,6 +261,11 @@ CONTROLS: dict[str, Callable[[int], Result]] = {
     "shrinkage": shrinkage,
     "trust": trust,
 }
+
+
+def seeds_of(name: str) -> tuple[int, ...]:
+    """The seeds that a control is reported for."""
+    return UNSEEN_SEEDS if name == "relations" else SEEDS
 
 
 def control_key(name: str, seed: int) -> str:

@@ -25,7 +25,7 @@ from benchmarks.truth.cases import (
     of_recipe,
     unseen,
 )
-from benchmarks.truth.controls import control_key
+from benchmarks.truth.controls import control_key, seeds_of
 
 from ontogeny.report.figures.axes import BLUE, GREY, VERMILION
 
@@ -125,7 +125,7 @@ def _nulls() -> str:
 
 
 def _relations() -> str:
-    found = [control("relations", seed) for seed in SEEDS]
+    found = [control("relations", seed) for seed in seeds_of("relations")]
     rows = []
     for setting in found[0]:
         for name in ("split", "absorption", "handover", "novel"):

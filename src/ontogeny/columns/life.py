@@ -61,8 +61,8 @@ LIFE: dict[str, dict[str, Column]] = {
         "label": Column(
             pl.String,
             "",
-            "`novel` (kinship below the threshold), `handover` (the parent fades), `absorption` (it lives on but loses "
-            "much), `split` (it lives on)",
+            "`novel` (kinship below the threshold), `handover` (the parent fades or turns into the newborn), "
+            "`absorption` (it lives on but loses much), `split` (it lives on)",
         ),
     },
     "partings": {

@@ -33,8 +33,8 @@ class Kin:
         code_correlation: Pearson, of the two codes at the birth; the parent's just before it where it is gone by then.
         kinship: mean of the cosine, whatever its sign, and the code correlation.
         lost: share of what the parent says, by code and tokens, from where its direction goes with the birth.
-        label: `novel` where kinship is small; else `handover` where the parent fades, `absorption` where it loses much,
-            `split` where it does not.
+        label: `novel` where kinship is small; else `handover` where the parent fades or turns into the newborn,
+            `absorption` where it loses much, `split` where it does not.
     """
 
     feature: int
@@ -83,7 +83,8 @@ def kin_of_births(
                 feature, parent = int(block[row]), int(earlier[place])
                 was = snapshot - 1 if before[parent] else snapshot
                 lost = lost_share(W_dec, codes_at, parent, feature, was, snapshot, relative=relative)
-                label = "handover" if fades[parent] else _kind(lost)
+                gone = fades[parent] or _turns_into(W_dec, parent, feature, was, snapshot)
+                label = "handover" if gone else _kind(lost)
                 yield Kin(
                     feature=feature,
                     snapshot=snapshot,
@@ -94,6 +95,16 @@ def kin_of_births(
                     lost=lost,
                     label="novel" if kinship[row, place] < kin_threshold else label,
                 )
+
+
+def _turns_into(W_dec: Tensor, parent: int, feature: int, was: int, snapshot: int) -> bool:
+    """Whether a parent had another direction than the newborn has at its birth, and has the same at the last snapshot.
+
+    What a dictionary's feature stood for is then gone, however strong it is: it is active together with the newborn.
+    """
+    then = torch.cosine_similarity(W_dec[was, parent], W_dec[snapshot, feature], dim=0).abs()
+    last = torch.cosine_similarity(W_dec[-1, parent], W_dec[-1, feature], dim=0).abs()
+    return bool(then < SAME <= last)
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def kin(run: Run) -> Spec:
     title = alt.Title(
         "Where emergent features come from",
         subtitle=f"novel: no earlier feature of kinship {run.study.analysis.kin_threshold:g}; split: it lives on; "
-        "handover: it fades; absorption: it loses tokens",
+        "handover: it fades or turns into it; absorption: it loses tokens",
     )
     return finished(bars.properties(width=WIDTH, height=HEIGHT, title=title))
 
