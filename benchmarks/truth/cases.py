@@ -78,6 +78,7 @@ UNSEEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "16 snapshots": ({"n_snapshots": 16}, {}),
     "noise .3": ({"noise": 0.3}, {}),
     "frequencies as 1 / rank": ({"exponent": 1.0}, {}),
+    "frequencies as 1 / rank, twice the tokens": ({"exponent": 1.0}, {"steps": 2 * STEPS}),
     "correlated by half": ({"correlated": 0.5}, {}),
     "12 snapshots, d 96": ({"n_snapshots": 12, "d_model": 96}, {}),
     "512 features, d 96": ({"n_features": 512, "d_model": 96}, {}),
